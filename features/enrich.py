@@ -156,9 +156,7 @@ class Enricher:
                 age_ms[rows] = np.where(view.last >= 0, np.minimum(view.since_last_ms, 1 << 62), -1)
         return Enriched(values, epoch, sequence, repeated, stale, age_ms)
 
-    def _view(
-        self, entity: Entity, logs: Logs, own: Ints, slot: Ints, batch: PaymentBatch, rows: Ints
-    ) -> View:
+    def _view(self, entity: Entity, logs: Logs, own: Ints, slot: Ints, batch: PaymentBatch, rows: Ints) -> View:
         subject = Subject(
             event_time=batch.event_time[rows],
             amount=batch.amount[rows],
@@ -187,5 +185,3 @@ def _ids(batch: PaymentBatch, entity: Entity) -> list[str | None]:
     if entity == "merchant":
         return [payment.merchant_id for payment in batch.payments]
     return [payment.device_id for payment in batch.payments]
-
-

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.resources import files
 from typing import Any, Final, TypeVar
 
@@ -57,7 +58,7 @@ class RedisStore:
                 retry=Retry(NoBackoff(), 0),
                 protocol=2,
             )
-            self._connection = pool.make_connection()
+            self._connection: Any = pool.make_connection()  # redis-py types it loosely
         except (ValueError, TypeError, redis.RedisError) as error:
             raise ConfigError(
                 "store.url is not a Redis address: use redis://HOST:PORT/DB, rediss:// for TLS, or unix://PATH"
@@ -68,7 +69,7 @@ class RedisStore:
         """Refuse a server that could lose or hide state. Raises StoreUnsuitable, StoreUnavailable."""
         info: dict[str, str] = {}
         for section in (b"server", b"memory", b"persistence", b"replication"):
-            text = self._guarded(lambda section=section: self._ask(b"INFO", section))
+            text = self._guarded(partial(self._ask, b"INFO", section))
             info.update(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
         version = info.get("redis_version", "0")
         if int(version.split(".", 1)[0]) < 7:
@@ -113,7 +114,7 @@ class RedisStore:
         if status == b"epoch":
             raise StateBehind(f"{self._where} has another epoch: its state was lost or replaced")
         raise StoreUnsuitable(
-            f"{self._where} holds a key under {self._prefix.decode()} that is no entity log: use another store.namespace"
+            f"{self._where} holds a key under {self._prefix.decode()} that is no log: use another store.namespace"
         )
 
     def close(self) -> None:

@@ -103,7 +103,8 @@ class View:
     @cached_property
     def _first(self) -> Ints:
         starts = self.logs.ends - self.logs.lengths
-        return np.maximum(starts[self.slot], self.own - self.keep + 1)
+        first: Ints = np.maximum(starts[self.slot], self.own - self.keep + 1)
+        return first
 
     @cached_property
     def _lengths(self) -> Ints:

@@ -1,0 +1,63 @@
+# Everything a person or CI does here. Needs make and Python 3.11 or newer; `make test` runs what the machine offers.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast check bench faults lock
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-stamp
+PYTHONS ?= python3.14 python3.13 python3.12 python3.11 python3
+USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP) ## Make .venv and install the locked dependencies and the project; quick when nothing changed
+
+$(STAMP): requirements-dev.txt pyproject.toml
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  for python in $(PYTHONS); do \
+	    if $$python -c '$(USABLE)' >/dev/null 2>&1; then found=$$python; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo "error: no Python 3.11 or newer with venv was found: install one (on Debian: python3 and python3-venv)." >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "making $(VENV) with $$($$found --version)"; \
+	  $$found -m venv --clear $(VENV) || exit 1; \
+	fi
+	@echo "installing the locked dependencies into $(VENV) (a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r requirements-dev.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --no-index -e .
+	@touch $@
+
+demo: setup ## Watch fraud being caught; needs nothing but Python
+	@$(BIN)/fraudline demo $(ARGS)
+
+test: setup ## Run the whole suite; ARGS="-k name" narrows it, REQUIRE_KAFKA=1 forbids skipping
+	$(BIN)/pytest $(ARGS)
+
+test-fast: setup ## Run the tests that need nothing but Python
+	$(BIN)/pytest -m fast $(ARGS)
+
+check: setup ## Lint, types, import contracts, lock: what CI and pre-commit run
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/test_front_door.py
+
+bench: setup ## Measure speed and latency on real Kafka and Redis, and write bench/RESULTS.md
+	$(BIN)/python -m bench.run $(ARGS)
+
+faults: setup ## Kill, stall and restart real processes, and check the invariants after each
+	REQUIRE_KAFKA=1 $(BIN)/pytest -m faults $(ARGS)
+
+lock: setup ## Compile the locks from pyproject.toml; UPGRADE=1 takes the newest versions
+	$(LOCK) --output-file requirements.txt
+	$(LOCK) --group dev --constraint requirements.txt --output-file requirements-dev.txt

@@ -1,0 +1,1 @@
+"""What is measured: speed and latency on real Kafka and real Redis, against the loop that most people write."""

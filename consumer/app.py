@@ -1,0 +1,218 @@
+"""The composition root: the only place where clients are built and parts are joined."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import structlog
+from models.bundle import load
+from models.explain import Explainer
+from models.score import SCORING_ERRORS, Scorer
+
+from consumer.decode import Decoder
+from consumer.kafka.client import within
+from consumer.kafka.logreader import LogReader
+from consumer.kafka.publisher import AcknowledgedPublisher, Publisher, Step, TransactionalPublisher
+from consumer.kafka.source import KafkaSource
+from consumer.loop import Loop
+from consumer.pace import Pace
+from consumer.pipeline import Brain, Pipeline
+from consumer.publish import Outbox
+from consumer.records import Digests, JournalEntry, ModelRef
+from consumer.settings import Settings, TopicSettings
+from consumer.state import StateKeeper
+from consumer.telemetry import Health, Telemetry, serve
+from features.catalog import DEFAULT
+from features.enrich import Enricher
+from features.errors import StoreUnavailable
+from features.redis_store import RedisStore
+from features.store import StateStore
+
+_LOG: Final = structlog.get_logger("app")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A loaded bundle, ready to decide."""
+
+    reference: ModelRef
+    digests: Digests
+    brain: Brain
+    device: str
+
+    def outbox(self, topics: TopicSettings) -> Outbox:
+        """How its decisions are published."""
+        return Outbox(topics, self.reference, self.digests, self.brain.policy, self.device)
+
+
+def load_model(path: Path, *, device: str, threads: int) -> Model:
+    """Verify and load a bundle for the catalog. Raises BundleError, ConfigError."""
+    bundle = load(path, DEFAULT)
+    scorer = Scorer(bundle, device=device, threads=threads)
+    scorer.warm_up()
+    explainer = Explainer(bundle, threads=threads)
+    return Model(
+        ModelRef(bundle.manifest.name, bundle.manifest.version, bundle.digest),
+        Digests(bundle=bundle.digest, catalog=DEFAULT.fingerprint, policy=bundle.policy.digest),
+        Brain(scorer, bundle.policy, explainer.explain, SCORING_ERRORS),
+        device,
+    )
+
+
+class Processor:
+    """A composed processor: `run` it on the caller's thread, `stop` it from anywhere, `close` it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        model: Model,
+        store: StateStore,
+        telemetry: Telemetry,
+        health: Health,
+        step: Step = lambda _name: None,
+    ) -> None:
+        """Connect to Kafka and join the parts. `step` is told of each step; the fault tests crash in it."""
+        kafka, topics, processing = settings.kafka, settings.topics, settings.processing
+        self._health = health
+        self.source = KafkaSource(kafka, topics.payments, lambda kind: telemetry.rebalances[kind].inc())
+        outputs = (topics.decisions, topics.alerts, topics.dead_letters, topics.journal)
+        self.source.start(outputs)
+        delivery = TransactionalPublisher if processing.delivery == "exactly_once" else AcknowledgedPublisher
+        self.publisher: Publisher = delivery(kafka, self.source, step)
+        outbox = model.outbox(topics)
+        enricher = Enricher(DEFAULT, store)
+        decoder = Decoder(max_payment_bytes=processing.max_payment_bytes, max_future_ms=processing.max_future_ms)
+        self._log_reader = LogReader(kafka, topics.payments)
+        pause = settings.store.outage == "pause"
+        self.state = StateKeeper(
+            topic=topics.payments,
+            store=store,
+            enricher=enricher,
+            decoder=decoder,
+            log=self._log_reader,
+            journal=self._publish_journal(outbox),
+            telemetry=telemetry,
+            allow_cold_state=settings.store.allow_cold_state,
+        )
+        self.pipeline = Pipeline(
+            decoder=decoder,
+            enricher=enricher,
+            state=self.state,
+            brain=model.brain,
+            outbox=outbox,
+            publisher=self.publisher,
+            telemetry=telemetry,
+            budget_ms=processing.budget_ms,
+            pause_on_outage=pause,
+            step=step,
+        )
+        self._loop = Loop(
+            source=self.source,
+            publisher=self.publisher,
+            pipeline=self.pipeline,
+            state=self.state,
+            pace=Pace(linger_ms=processing.linger_ms, budget_ms=processing.budget_ms),
+            telemetry=telemetry,
+            health=health,
+            max_batch=processing.max_batch,
+            pause_on_outage=pause,
+            give_up_after_s=kafka.max_poll_interval_ms / 1000,
+        )
+        self._store = store
+
+    def run(self) -> None:
+        """Process until `stop`. Raises FraudlineError when going on would be wrong or pointless."""
+        self._loop.run()
+
+    def stop(self) -> None:
+        """Finish the batch in flight and return from `run`."""
+        self._loop.stop()
+
+    def close(self) -> None:
+        """Leave the group and release every client; none is waited for longer than a few seconds."""
+        self._health.ready(False, "stopping")
+        self.source.close()
+        self.publisher.close()
+        within(self._log_reader.close, 2.0)
+        self._store.close()
+
+    def _publish_journal(self, outbox: Outbox) -> Callable[[Sequence[JournalEntry]], None]:
+        def publish(entries: Sequence[JournalEntry]) -> None:
+            if entries:
+                self.publisher.publish(outbox.journal(entries))
+                self.publisher.commit(())
+
+        return publish
+
+
+def run(settings: Settings) -> int:
+    """Run the processor until SIGTERM or SIGINT; returns the exit code. Raises FraudlineError."""
+    model = load_model(settings.model.bundle, device=settings.model.device, threads=settings.model.threads)
+    store = RedisStore(
+        settings.store.url.get_secret_value(),
+        namespace=settings.store.namespace,
+        keep=DEFAULT.keep,
+        timeout_ms=settings.store.timeout_ms,
+    )
+    check_store(store)
+    telemetry, health = Telemetry(), Health(stale_after_s=settings.kafka.max_poll_interval_ms / 1000)
+    telemetry.model(name=model.reference.name, version=model.reference.version, digest=model.reference.digest)
+    server = serve(telemetry, health, settings.telemetry.host, settings.telemetry.port)
+    try:
+        processor = Processor(settings, model=model, store=store, telemetry=telemetry, health=health)
+        stop_on_signals(processor.stop, settings.processing.drain_deadline_ms / 1000)
+        _LOG.info("started", model=model.reference.version, delivery=settings.processing.delivery, port=server.port)
+        try:
+            processor.run()
+        finally:
+            processor.close()
+    finally:
+        server.close()
+    _LOG.info("stopped")
+    return 0
+
+
+STORE_CHECK_TRIES: Final = 5
+
+
+def check_store(store: StateStore) -> None:
+    """Check the store at the start, with a few tries at one that does not answer. Raises StoreError."""
+    for attempt in range(STORE_CHECK_TRIES):
+        try:
+            store.check()
+        except StoreUnavailable:
+            if attempt == STORE_CHECK_TRIES - 1:
+                raise
+            time.sleep(0.2 * (attempt + 1))
+        else:
+            return
+
+
+def stop_on_signals(stop: Callable[[], None], deadline_s: float) -> None:
+    """On SIGTERM or SIGINT call `stop`; if the process still lives `deadline_s` later, end it with exit code 1.
+
+    Ending there loses nothing: what is not committed is read again by the next owner of its partition.
+    """
+
+    def overdue() -> None:
+        _LOG.error("drain_deadline_passed", seconds=deadline_s)
+        os._exit(1)
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        _LOG.info("stopping", signal=signal.Signals(number).name)
+        timer = threading.Timer(deadline_s, overdue)
+        timer.daemon = True
+        timer.start()
+        stop()
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)

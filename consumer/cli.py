@@ -1,0 +1,291 @@
+"""The command line: what a person types, turned into one call of the part that does it.
+
+Heavy imports stay inside the commands, so that `fraudline --help` answers at once. An error of ours is one line on
+standard error and exit status 2 (a setting, an argument or an input file) or 1 (anything else).
+"""
+
+# ruff: noqa: PLC0415  heavy imports stay inside the commands, see above
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Final, NoReturn
+
+import typer
+
+from consumer import __version__
+from consumer.cli_output import error_line, print_json, print_mapping, print_table, progress_bar, progress_stages
+from features.errors import ConfigError, FraudlineError
+
+EXIT_FAILED: Final = 1
+EXIT_MISUSED: Final = 2
+EXIT_INTERRUPTED: Final = 130
+EXIT_BROKEN_PIPE: Final = 141
+
+app = typer.Typer(
+    name="fraudline",
+    help="Real-time fraud detection on Kafka: a decision for every payment, an alert for every suspicious one.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Look at the settings.")
+features_app = typer.Typer(help="Look at the features.")
+app.add_typer(config_app, name="config")
+app.add_typer(features_app, name="features")
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Settings in TOML (default: FRAUDLINE_CONFIG, if set).")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+Share = Annotated[float, typer.Option(min=0.0, max=1.0)]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fraudline {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(*, config: ConfigFile = None) -> int:
+    """Decide payments from Kafka until told to stop (SIGTERM drains, then exits)."""
+    from consumer import logs, settings
+
+    loaded = settings.load(config)
+    logs.configure(loaded.telemetry.log_level, loaded.telemetry.log_format)
+    from consumer.app import run as run_app
+
+    return run_app(loaded)
+
+
+@app.command()
+def demo(
+    *,
+    payments: Annotated[int, typer.Option(min=1, help="How many payments to show.")] = 20_000,
+    rate: Annotated[float, typer.Option(min=1, help="Payments a second.")] = 1_000.0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another world.")] = 7,
+    as_json: AsJson = False,
+) -> int:
+    """Watch fraud being caught: simulated payments, an in-process broker, nothing to install."""
+    from consumer import logs
+    from consumer.demo import run_demo
+
+    logs.configure("warning")
+    return run_demo(payments=payments, rate=rate, seed=seed, as_json=as_json)
+
+
+@app.command()
+def generate(
+    *,
+    payments: Annotated[int, typer.Option(min=1, help="How many payments.")],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same payments.")] = 1,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write payments.jsonl and labels.jsonl here.")] = None,
+    topic: Annotated[
+        str | None, typer.Option(help="Or produce the payments to this topic (brokers: --config).")
+    ] = None,
+    config: ConfigFile = None,
+    late: Share = 0.0,
+    duplicate: Share = 0.0,
+    malformed: Share = 0.0,
+    fraud_rate: Share = 0.005,
+    start: Annotated[str | None, typer.Option(metavar="TIME", help="First payment's time, ISO 8601.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Simulate payments, some of them fraud, and the labels that become known later."""
+    if (out is None) == (topic is None):
+        raise ConfigError("Say where the payments go: give either --out DIR or --topic NAME.")
+    from consumer import logs
+    from consumer.simulator import MONDAY_MS, Simulation, simulate, write
+
+    logs.configure("warning")
+    simulation = Simulation(
+        payments=payments,
+        seed=seed,
+        start_ms=MONDAY_MS if start is None else _epoch_ms(start, "--start"),
+        fraud_rate=fraud_rate,
+        late=late,
+        duplicate=duplicate,
+        malformed=malformed,
+    )
+    with progress_bar("payments", simulation.records) as advance:
+        if out is not None:
+            summary = write(simulation, out, progress=advance)
+        else:
+            from consumer import settings
+            from consumer.kafka.history import produce_history
+
+            history = simulate(simulation)
+            sent = produce_history(settings.load(config), str(topic), history.records(), advance)
+            summary = history.summary | {"topic": topic, "sent": sent}
+    print_mapping("Simulated", summary, as_json=as_json)
+    return 0
+
+
+@app.command()
+def train(
+    *,
+    payments: Annotated[Path, typer.Option(metavar="FILE", help="payments.jsonl, in log order.")],
+    labels: Annotated[Path, typer.Option(metavar="FILE", help="labels.jsonl.")],
+    out: Annotated[Path, typer.Option(metavar="BUNDLE", help="The directory that becomes the model bundle.")],
+    alert_budget: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of payments that may be stopped or reviewed.")
+    ] = 0.01,
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to train with (default: all).")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Train a model bundle from payments and labels, and print how good it is on later payments."""
+    from models.train import TrainOptions
+    from models.train import train as train_bundle
+
+    from consumer import logs
+
+    logs.configure("warning")
+    options = TrainOptions(alert_share=alert_budget, seed=seed, threads=threads or os.cpu_count() or 1)
+    with progress_stages() as advance:
+        metrics = train_bundle(payments, labels, out, options=options, progress=advance)
+    print_mapping(f"Trained {out}", metrics, as_json=as_json)
+    return 0
+
+
+@app.command()
+def score(
+    *,
+    bundle: Annotated[Path, typer.Option(metavar="BUNDLE", help="The model bundle.")],
+    labels: Annotated[Path | None, typer.Option(metavar="FILE", help="labels.jsonl, known as the payments go.")] = None,
+    rejects: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where rejected lines go (default: standard error).")
+    ] = None,
+    as_of: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Payments after this time (ISO 8601) are future-dated.")
+    ] = None,
+) -> int:
+    """Decide payments from standard input, one decision a line to standard output; no Kafka, no Redis."""
+    from consumer import logs
+    from consumer.edge import score_stream
+
+    logs.configure("warning")
+    as_of_ms = None if as_of is None else _epoch_ms(as_of, "--as-of")
+    try:
+        rejects_to = nullcontext(None) if rejects is None else rejects.open("wb")
+    except OSError as error:
+        raise ConfigError(f"Rejected lines can't be written to {rejects} ({error.strerror}).") from None
+    with rejects_to as rejected:
+        return score_stream(
+            bundle=bundle,
+            payments=sys.stdin.buffer,
+            decisions=sys.stdout.buffer,
+            rejects=rejected,
+            labels=labels,
+            as_of_ms=as_of_ms,
+        )
+
+
+@app.command()
+def schemas(
+    *,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write one file a record type here.")] = None,
+) -> int:
+    """Print the JSON Schemas of all records, or write them to a directory."""
+    from consumer.records import json_schemas
+
+    if out is None:
+        print_json(json_schemas())
+        return 0
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, schema in json_schemas().items():
+            with (out / f"{name}.schema.json").open("w", encoding="utf-8") as file:
+                print_json(schema, file)
+    except OSError as error:
+        raise ConfigError(f"The schemas can't be written to {out} ({error.strerror}).") from None
+    return 0
+
+
+@config_app.command("show")
+def config_show(*, config: ConfigFile = None, as_json: AsJson = False) -> int:
+    """Show every setting, its value (secrets masked) and where it came from."""
+    from consumer import settings
+
+    rows = settings.describe(settings.load(config))
+    print_table("Settings", ("name", "value", "origin"), rows, as_json=as_json)
+    return 0
+
+
+@features_app.command("list")
+def features_list(*, as_json: AsJson = False) -> int:
+    """List the features in the order of the model's columns."""
+    from features.catalog import DEFAULT
+
+    rows = [(f.name, f.entity, f.op, f.window_ms, f.help) for f in DEFAULT.features]
+    print_table("Features", ("name", "entity", "op", "window_ms", "help"), rows, as_json=as_json)
+    return 0
+
+
+def _epoch_ms(text: str, option: str) -> int:
+    """An ISO 8601 time as ms since the epoch; without an offset it is UTC."""
+    from datetime import UTC, datetime
+
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{option} is not an ISO 8601 time such as 2026-01-05T00:00:00Z.") from None
+    return round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1_000)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The entry point: run one command and exit with its status."""
+    status = exit_status(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(status)
+
+
+def exit_status(arguments: Sequence[str]) -> int:
+    """Run one command; every way in which it can end becomes an exit status and at most one line."""
+    try:
+        result = app(args=list(arguments) or ["--help"], prog_name="fraudline", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _point_at_null(sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except (KeyboardInterrupt, typer.Abort):
+        return EXIT_INTERRUPTED
+    except ConfigError as error:
+        error_line(str(error))
+        return EXIT_MISUSED
+    except FraudlineError as error:
+        error_line(str(error))
+        return EXIT_FAILED
+    except Exception as error:
+        return _other(error)
+    return result if isinstance(result, int) else 0
+
+
+def _other(error: Exception) -> int:
+    """An argument that the parser refused, or a bug: its place is told, its message may quote a payload."""
+    if hasattr(error, "format_message"):  # typer's own, whose classes moved between its versions
+        error_line(f"{error.format_message().rstrip('.')}; see fraudline --help.")
+        return EXIT_MISUSED
+    from consumer.logs import places
+
+    at = ", from ".join(reversed(places(error, innermost=4)))
+    error_line(f"unexpected {type(error).__name__} in {at}; this is a bug of fraudline, please report this line.")
+    return EXIT_FAILED
+
+
+def _point_at_null(descriptor: int) -> None:
+    """The reader went away: let the interpreter's own flush at exit find a place to write to."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)

@@ -1,0 +1,201 @@
+"""Decode: bytes to valid payments, or to a `Rejected` that says why.
+
+A reason is one of a closed set (it is a metric's label) and a detail is one sentence; neither ever holds a value of
+the payload.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from features.currencies import CURRENCIES
+from features.event import Payment, PaymentBatch, batch_of
+
+
+class Message(Protocol):
+    """A source record, as the Kafka client gives it; files and tests bring their own."""
+
+    def topic(self) -> str: ...  # noqa: D102
+    def partition(self) -> int: ...  # noqa: D102
+    def offset(self) -> int: ...  # noqa: D102
+    def key(self) -> bytes | None: ...  # noqa: D102
+    def value(self) -> bytes | None: ...  # noqa: D102
+    def headers(self) -> list[tuple[str, bytes | None]] | None: ...  # noqa: D102
+    def timestamp(self) -> tuple[int, int]:
+        """(type, ms since the epoch); type 0 means that there is none."""
+        ...
+
+
+REASONS: Final = (
+    "empty",
+    "too_large",
+    "not_utf8",
+    "not_json",
+    "not_an_object",
+    "too_deep",
+    "duplicate_key",
+    "missing_field",
+    "wrong_type",
+    "out_of_range",
+    "unknown_currency",
+    "card_number",
+    "future_event_time",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record that can't be decided: it goes to the dead-letter topic as it came."""
+
+    message: Message
+    stage: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The valid payments of a micro-batch as columns, and what was rejected."""
+
+    batch: PaymentBatch
+    rejected: list[Rejected]
+
+
+class _Invalid(Exception):
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason)
+        self.reason, self.detail = reason, detail
+
+
+class Decoder:
+    """Validates payments. One instance a process."""
+
+    def __init__(self, *, max_payment_bytes: int, max_future_ms: int) -> None:
+        """Refuse records over `max_payment_bytes`, and event times later than the record's timestamp + a margin."""
+        self._max_bytes = max_payment_bytes
+        self._max_future_ms = max_future_ms
+        self._decode = msgspec.json.Decoder(Payment).decode
+
+    def decode(self, messages: Sequence[Message]) -> Decoded:
+        """Decode n messages of one topic, grouped by partition and in offset order within each."""
+        payments: list[Payment] = []
+        partitions: list[int] = []
+        offsets: list[int] = []
+        ingested: list[int] = []
+        rejected: list[Rejected] = []
+        for message in messages:
+            kind, timestamp_ms = message.timestamp()
+            try:
+                payment = self._payment(message.value())
+                if kind:
+                    if payment.event_time > timestamp_ms + self._max_future_ms:
+                        raise _Invalid("future_event_time", "event_time is later than the record's own timestamp")
+                else:
+                    timestamp_ms = payment.event_time
+            except _Invalid as invalid:
+                rejected.append(Rejected(message, "decode", invalid.reason, invalid.detail))
+                continue
+            payments.append(payment)
+            partitions.append(message.partition())
+            offsets.append(message.offset())
+            ingested.append(timestamp_ms)
+        topic = messages[0].topic() if messages else ""
+        batch = batch_of(payments, topic=topic, partition=partitions, offset=offsets, ingest_time=ingested)
+        return Decoded(batch, rejected)
+
+    def _payment(self, value: bytes | None) -> Payment:
+        if not value:
+            raise _Invalid("empty", "the record has no value")
+        if len(value) > self._max_bytes:
+            raise _Invalid("too_large", f"the record has more than {self._max_bytes} bytes")
+        try:
+            payment = self._decode(value)
+        except msgspec.ValidationError as error:
+            raise _Invalid(*_explain(str(error))) from None
+        except msgspec.DecodeError:
+            raise _Invalid("not_json", "the record is not JSON") from None
+        except UnicodeDecodeError:
+            raise _Invalid("not_utf8", "the record is not UTF-8") from None
+        except RecursionError:
+            raise _Invalid("too_deep", "the record is nested too deeply") from None
+        if value.count(b'"') != _quotes_expected(payment):
+            _refuse_hidden_trouble(value)
+        if payment.currency not in CURRENCIES:
+            raise _Invalid("unknown_currency", "currency is not an active ISO 4217 code")
+        if looks_like_card_number(payment.card_id):
+            raise _Invalid("card_number", "card_id looks like a card number: send a token")
+        return payment
+
+
+def _quotes_expected(p: Payment) -> int:
+    """Quotation marks in a payment that has each known field once and nothing else: anything more needs a look."""
+    optional = (
+        (p.device_id is not None)
+        + (p.ip is not None)
+        + (p.mcc is not None)
+        + (p.country is not None)
+        + (p.card_country is not None)
+        + (p.channel is not None)
+        + (p.terminal_id is not None)
+        + (p.account_id is not None)
+    )
+    return 20 + 4 * optional
+
+
+def _refuse_hidden_trouble(value: bytes) -> None:
+    """The slow look at a record with unknown fields, escapes or repeated keys, of which msgspec keeps the last."""
+
+    def once(pairs: list[tuple[str, Any]]) -> None:
+        if len({key for key, _ in pairs}) != len(pairs):
+            raise _Invalid("duplicate_key", "the record has a key twice in one object")
+
+    try:
+        json.loads(value.decode(), object_pairs_hook=once, parse_int=_ignore, parse_float=_ignore)
+    except UnicodeDecodeError:
+        raise _Invalid("not_utf8", "the record is not UTF-8") from None
+    except RecursionError:
+        raise _Invalid("too_deep", "the record is nested too deeply") from None
+    except ValueError:
+        raise _Invalid("not_json", "the record is not JSON") from None
+
+
+def _ignore(_digits: str) -> None:
+    """Numbers of unknown fields are not converted: a long one costs quadratic time."""
+
+
+def _explain(text: str) -> tuple[str, str]:
+    """Msgspec's message as (reason, detail). It names types and our own fields only, never a value."""
+    if text.startswith("Object missing required field"):
+        return "missing_field", text[0].lower() + text[1:]
+    if text.startswith("Expected `object`") and " - at " not in text:
+        return "not_an_object", "the record is not a JSON object"
+    if ", got" in text:
+        return "wrong_type", text[0].lower() + text[1:]
+    return "out_of_range", text[0].lower() + text[1:]
+
+
+def looks_like_card_number(text: str) -> bool:
+    """Whether a token is really a card number: 12 to 19 digits that pass the Luhn check (ISO/IEC 7812-1)."""
+    if not (text[0].isdecimal() and text[-1].isdecimal()):
+        return False
+    digits = text.replace(" ", "").replace("-", "")
+    if not (12 <= len(digits) <= 19 and digits.isdecimal()):
+        return False
+    total = 0
+    for place, character in enumerate(reversed(digits)):
+        digit = int(character) * (1 + place % 2)
+        total += digit - 9 if digit > 9 else digit
+    return total % 10 == 0
+
+
+def in_log_order(messages: Sequence[Message]) -> list[Message]:
+    """Group messages by partition, keeping the order inside each."""
+    if all(a.partition() == b.partition() for a, b in pairwise(messages)):
+        return list(messages)
+    return sorted(messages, key=lambda message: message.partition())

@@ -1,0 +1,174 @@
+"""`fraudline demo`: the whole processor in one process, on simulated payments, with nothing installed but Python."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import orjson
+from models.train import TrainOptions, train
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from consumer.app import Model, Processor, load_model
+from consumer.demo_view import LiveView, summary_table
+from consumer.kafka.demo_client import DemoReader, produce_at_rate
+from consumer.kafka.embedded import EmbeddedBroker
+from consumer.logs import configure
+from consumer.score_card import ScoreCard, Summary
+from consumer.settings import KafkaSettings, ProcessingSettings, Settings, TelemetrySettings
+from consumer.simulator import Simulation, simulate, write
+from consumer.telemetry import Health, Telemetry
+from features.catalog import DAY_MS, DEFAULT
+from features.errors import FraudlineError, KafkaUnavailable
+from features.store import MemoryStore
+
+TRAINING_PAYMENTS: Final = 150_000
+TRAINING_SEED_OFFSET: Final = 1_000_003  # the model never sees what is shown
+SHOWN_DAYS_AGO: Final = 60
+START_LIMIT_S: Final = 30.0
+STALL_LIMIT_S: Final = 30.0
+VIEW_INTERVAL_S: Final = 0.25
+
+
+def run_demo(*, payments: int, rate: float, seed: int, as_json: bool) -> int:
+    """Train a model if there is none, decide `payments` simulated payments at `rate` a second; returns the exit code.
+
+    Standard output gets a live view and a summary, or one JSON object. Raises FraudlineError.
+    """
+    configure(level="warning")
+    console = Console(stderr=as_json)
+    bundle = demo_bundle(seed, console)
+    model = load_model(bundle, device="cpu", threads=1)
+    today_ms = int(time.time() * 1000) // DAY_MS * DAY_MS
+    history = simulate(Simulation(payments=payments, seed=seed, start_ms=today_ms - SHOWN_DAYS_AGO * DAY_MS))
+    card = ScoreCard(history.fraud_event_ids)
+    with EmbeddedBroker() as broker:
+        settings = _settings(broker.brokers)
+        summary = _Run(settings, model, card, console).run(history.records(), payments, rate, quiet=as_json)
+    if as_json:
+        console.file.flush()
+        os.write(1, orjson.dumps(summary.as_dict()) + b"\n")
+    else:
+        console.print(summary_table(summary))
+    return 0 if summary.decisions + summary.dead_letters >= payments else 1
+
+
+def demo_bundle(seed: int, console: Console) -> Path:
+    """The demo's model, trained on first use and kept in the user's cache for this catalog and seed."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fraudline"
+    bundle = cache / f"demo-{DEFAULT.fingerprint[:12]}-{seed}"
+    if (bundle / "manifest.json").exists():
+        return bundle
+    cache.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=cache) as scratch,
+        Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as progress,
+    ):
+        bar = progress.add_task("Simulating history to train on (first run only)", total=1.0)
+        start_ms = int(time.time() * 1000) // DAY_MS * DAY_MS - 365 * DAY_MS
+        simulation = Simulation(payments=TRAINING_PAYMENTS, seed=seed + TRAINING_SEED_OFFSET, start_ms=start_ms)
+        folder = Path(scratch)
+        write(simulation, folder)
+        train(
+            folder / "payments.jsonl",
+            folder / "labels.jsonl",
+            bundle,
+            options=TrainOptions(seed=seed),
+            progress=lambda what, share: progress.update(bar, description=f"Training: {what}", completed=share),
+        )
+    return bundle
+
+
+def _settings(brokers: str) -> Settings:
+    return Settings(
+        kafka=KafkaSettings(brokers=brokers, group_id="fraudline-demo", transactional_id="fraudline-demo"),
+        processing=ProcessingSettings(delivery="at_least_once"),
+        telemetry=TelemetrySettings(port=0),
+    )
+
+
+class _Run:
+    """One showing: the processor on a thread, the producer on another, the reader and the view on this one."""
+
+    def __init__(self, settings: Settings, model: Model, card: ScoreCard, console: Console) -> None:
+        self._settings, self._card, self._console = settings, card, console
+        self._processor = Processor(
+            settings,
+            model=model,
+            store=MemoryStore(DEFAULT.keep),
+            telemetry=Telemetry(),
+            health=Health(),
+        )
+        self._failure: BaseException | None = None
+
+    def run(self, records: Iterable[tuple[bytes, bytes, int]], payments: int, rate: float, *, quiet: bool) -> Summary:
+        worker = threading.Thread(target=self._work, name="processor", daemon=True)
+        reader = DemoReader(self._settings)
+        try:
+            worker.start()
+            self._await_assignment(reader)
+            producer = threading.Thread(target=self._produce, args=(records, rate), name="producer", daemon=True)
+            producer.start()
+            with LiveView(self._console, self._card, payments, enabled=not quiet) as view:
+                self._watch(reader, view, payments)
+            producer.join(STALL_LIMIT_S)
+        finally:
+            self._processor.stop()
+            worker.join(STALL_LIMIT_S)
+            self._processor.close()
+            reader.close()
+        self._check()
+        return self._card.summary(self._settings.processing.delivery)
+
+    def _watch(self, reader: DemoReader, view: LiveView, payments: int) -> None:
+        progress_at = refreshed_at = time.monotonic()
+        while self._card.answered < payments:
+            self._check()
+            before = self._card.answered
+            for kind, value, received_ns in reader.poll():
+                self._card.received(kind, value, received_ns)
+            now = time.monotonic()
+            if self._card.answered > before:
+                progress_at = now
+            elif now - progress_at > STALL_LIMIT_S:
+                raise KafkaUnavailable(
+                    f"the demo made no progress for {STALL_LIMIT_S:.0f} s: is the machine overloaded?"
+                )
+            if now - refreshed_at > VIEW_INTERVAL_S:
+                view.refresh()
+                refreshed_at = now
+        view.refresh()
+
+    def _await_assignment(self, reader: DemoReader) -> None:
+        deadline = time.monotonic() + START_LIMIT_S
+        while not self._processor.source.owned:
+            self._check()
+            reader.poll()
+            if time.monotonic() > deadline:
+                raise KafkaUnavailable(f"the embedded broker gave no partitions in {START_LIMIT_S:.0f} s")
+
+    def _work(self) -> None:
+        try:
+            self._processor.run()
+        except BaseException as error:
+            self._failure = error
+
+    def _produce(self, records: Iterable[tuple[bytes, bytes, int]], rate: float) -> None:
+        try:
+            produce_at_rate(self._settings, records, rate, self._card.sent)
+        except BaseException as error:
+            self._failure = error
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise (
+                self._failure
+                if isinstance(self._failure, FraudlineError)
+                else FraudlineError(f"the demo stopped: {type(self._failure).__name__}: {self._failure}")
+            ) from self._failure

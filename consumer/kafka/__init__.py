@@ -1,0 +1,1 @@
+"""Kafka, and nothing else: the only package that imports `confluent_kafka`."""

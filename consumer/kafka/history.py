@@ -1,0 +1,55 @@
+"""Produce a whole history to a topic, as fast as it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from confluent_kafka import Consumer, Producer
+from confluent_kafka import KafkaError as Code
+
+from consumer.kafka.client import common_config, group_config, require_topics
+from consumer.settings import Settings
+from features.errors import KafkaUnavailable
+
+
+def produce_history(
+    settings: Settings, topic: str, records: Iterable[tuple[bytes, bytes, int]], progress: Callable[[int], None]
+) -> int:
+    """Send (key, value, event time) records in order; returns how many were acknowledged.
+
+    The Kafka timestamp is the time of sending: the budget of a payment runs from there. Raises KafkaUnavailable.
+    """
+    checker = Consumer(group_config(settings.kafka))
+    try:
+        require_topics(checker, settings.kafka, [topic])
+    finally:
+        checker.close()
+    failed: list[Code] = []
+
+    def delivered(error: Code | None, _message: object) -> None:
+        if error is not None:
+            failed.append(error)
+
+    producer = Producer(
+        common_config(settings.kafka)
+        | {"enable.idempotence": True, "linger.ms": 5, "delivery.report.only.error": True, "compression.type": "lz4"}
+    )
+    sent = 0
+    for key, value, _ in records:
+        while True:
+            try:
+                producer.produce(topic, value, key, on_delivery=delivered)
+                break
+            except BufferError:
+                producer.poll(0.1)
+        sent += 1
+        if sent % 1_000 == 0:
+            producer.poll(0)
+            progress(1_000)
+        if failed:
+            break
+    if producer.flush(settings.kafka.request_timeout_ms / 1000) or failed:
+        why = failed[0].str() if failed else "records were not acknowledged in time"
+        raise KafkaUnavailable(f"Kafka at {settings.kafka.brokers} did not take every record of {topic}: {why}")
+    progress(sent % 1_000)
+    return sent

@@ -1,0 +1,73 @@
+"""Reads any part of the payments log without being a member: for catching state up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from consumer.decode import Message
+from consumer.kafka.client import group_config, unavailable
+from consumer.settings import KafkaSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """One partition: its oldest offset, its end (exclusive), and the group's committed offset (None: none yet)."""
+
+    low: int
+    high: int
+    committed: int | None
+
+
+class LogReader:
+    """Reads ranges of one topic by explicit assignment; commits nothing and joins nothing."""
+
+    def __init__(self, kafka: KafkaSettings, topic: str) -> None:
+        """Connect lazily."""
+        self._kafka = kafka
+        self._topic = topic
+        self._timeout_s = kafka.request_timeout_ms / 1000
+        self._consumer = Consumer(group_config(kafka))
+        self._reading: tuple[int, int] | None = None
+
+    def extents(self) -> Mapping[int, Extent]:
+        """Every partition of the topic. Raises KafkaUnavailable."""
+        try:
+            topic = self._consumer.list_topics(self._topic, timeout=self._timeout_s).topics[self._topic]
+            partitions = [TopicPartition(self._topic, number) for number in sorted(topic.partitions)]
+            committed = {known.partition: known for known in self._consumer.committed(partitions, self._timeout_s)}
+            extents = {}
+            for partition in partitions:
+                known = committed[partition.partition]
+                if known.error:
+                    raise KafkaException(known.error)
+                low, high = self._consumer.get_watermark_offsets(partition, self._timeout_s)
+                extents[partition.partition] = Extent(low, high, known.offset if known.offset >= 0 else None)
+        except KafkaException as exception:
+            raise unavailable(self._kafka, exception) from exception
+        return extents
+
+    def read(self, partition: int, start: int, end: int, limit: int, deadline_s: float) -> list[Message]:
+        """Up to `limit` records of [start, end), in order; empty when none came before `deadline_s` (monotonic)."""
+        try:
+            if self._reading != (partition, start):
+                self._consumer.assign([TopicPartition(self._topic, partition, start)])
+            wait_s = max(0.0, deadline_s - time.monotonic())
+            messages = self._consumer.consume(min(limit, end - start), wait_s)
+            self._reading = None
+            for message in messages:
+                if message.error():
+                    raise KafkaException(message.error())
+            taken: list[Message] = [message for message in messages if start <= message.offset() < end]
+            if messages:
+                self._reading = (partition, messages[-1].offset() + 1)
+        except KafkaException as exception:
+            raise unavailable(self._kafka, exception) from exception
+        return taken
+
+    def close(self) -> None:
+        """Release the connection."""
+        self._consumer.close()

@@ -1,0 +1,244 @@
+"""Publish and commit: the two deliveries, behind one seam.
+
+A batch is `publish`ed, then `commit`ted with the offsets it covers. When either raises `TransactionAborted` nothing of
+the batch can be seen by a read_committed reader (exactly_once) or its offsets stand where they were (at_least_once):
+rewind and go on. When `ProducerLost` is raised the outcome is unknown: call `renew`, which settles it, then rewind.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+from confluent_kafka import KafkaError as Code
+from confluent_kafka import KafkaException, Producer
+
+from consumer.kafka.client import Config, common_config, error_of, unavailable, within
+from consumer.kafka.source import KafkaSource, offsets_of
+from consumer.settings import KafkaSettings
+from features.errors import Fenced, KafkaUnavailable, ProducerLost, TransactionAborted
+from features.store import Span
+
+Headers = list[tuple[str, bytes | None]]
+Step = Callable[[str], None]
+
+_FENCED: Final = frozenset(
+    {Code._FENCED, Code.INVALID_PRODUCER_EPOCH, Code.PRODUCER_FENCED, Code.INVALID_PRODUCER_ID_MAPPING}
+)
+CLOSE_LIMIT_S: Final = 5.0
+FENCE_LIMIT: Final = 3
+FENCE_WINDOW_S: Final = 60.0
+
+
+class Outgoing(NamedTuple):
+    """A record to publish."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers | None = None
+    timestamp_ms: int = 0
+
+
+class Publisher(Protocol):
+    """See the module's text for what may be raised, and what is then true."""
+
+    def publish(self, records: Iterable[Outgoing]) -> None:
+        """Hand records to the client, in order."""
+
+    def commit(self, spans: Sequence[Span]) -> None:
+        """Make everything published since the last commit visible, and the spans' ends the group's offsets."""
+
+    def renew(self) -> None:
+        """Replace the producer after ProducerLost. Raises KafkaUnavailable, Fenced."""
+
+    def close(self) -> None:
+        """Release the producer, dropping what was not committed."""
+
+
+def producer_config(kafka: KafkaSettings) -> Config:
+    """Settings of the processor's producers: idempotent, every acknowledgement, small waits, bounded queues."""
+    return common_config(kafka) | {
+        "enable.idempotence": True,
+        "acks": "all",
+        "linger.ms": 0,
+        "queue.buffering.max.messages": 100_000,
+        "queue.buffering.max.kbytes": 65_536,
+        "message.max.bytes": 2_000_000,
+        "delivery.report.only.error": True,
+    }
+
+
+class _Producing:
+    """What both deliveries share: handing records over, with back-pressure from the client's own queue."""
+
+    _producer: Producer
+
+    def __init__(self, kafka: KafkaSettings, step: Step) -> None:
+        self._kafka = kafka
+        self._timeout_s = kafka.request_timeout_ms / 1000
+        self._step = step
+        self._undelivered: Code | None = None
+
+    def publish(self, records: Iterable[Outgoing]) -> None:
+        for record in records:
+            self._produce(record)
+        self._producer.poll(0)
+        self._step("after_produce")
+
+    def _produce(self, record: Outgoing) -> None:
+        options: dict[str, Any] = {}
+        if record.headers:
+            options["headers"] = record.headers
+        if record.timestamp_ms:
+            options["timestamp"] = record.timestamp_ms
+        deadline = 0.0
+        while True:
+            try:
+                self._producer.produce(record.topic, record.value, record.key, on_delivery=self._failed, **options)
+                return
+            except BufferError:
+                deadline = deadline or time.monotonic() + self._timeout_s
+                if time.monotonic() > deadline:
+                    raise ProducerLost("the producer's queue stays full: the brokers do not keep up") from None
+                self._producer.poll(0.05)
+
+    def close(self) -> None:
+        """Drop what was not committed. A transaction still open is left to the next producer with this id."""
+        self._producer.purge()
+        within(self._producer.close, CLOSE_LIMIT_S)
+
+    def _failed(self, error: Code | None, _message: Any) -> None:
+        self._undelivered = self._undelivered or error
+
+    def _flush(self) -> None:
+        if self._producer.flush(self._timeout_s):
+            raise ProducerLost("records were not acknowledged in time")
+        self._step("after_flush")
+
+
+class TransactionalPublisher(_Producing):
+    """exactly_once: one transaction a batch, with the group's offsets in it."""
+
+    def __init__(self, kafka: KafkaSettings, source: KafkaSource, step: Step) -> None:
+        """Fence any earlier producer with the same transactional id. Raises KafkaUnavailable."""
+        super().__init__(kafka, step)
+        self._source = source
+        self._open = False
+        self._fenced_at: list[float] = []
+        self._start()
+
+    def publish(self, records: Iterable[Outgoing]) -> None:
+        """See `Publisher`."""
+        self._within(self._begin)
+        self._within(lambda: super(TransactionalPublisher, self).publish(records))
+
+    def commit(self, spans: Sequence[Span]) -> None:
+        """Commit a batch.
+
+        1. open a transaction if nothing was published
+        2. wait until every record is acknowledged
+        3. add the spans' ends, under the group membership that read them: a worker that was replaced fails here
+        4. commit; a timeout leaves the outcome open, so the producer is replaced
+        """
+        self._within(self._begin)
+        self._within(self._flush)
+        if spans:
+            self._within(self._send_offsets, spans)
+        self._step("in_commit")
+        self._within(self._commit_transaction)
+        self._open = False
+        self._step("after_commit")
+
+    def renew(self) -> None:
+        """See `Publisher`."""
+        self.close()
+        self._start()
+
+    def _start(self) -> None:
+        self._undelivered = None
+        self._open = False
+        self._producer = Producer(
+            producer_config(self._kafka)
+            | {
+                "transactional.id": self._kafka.transactional_id,
+                "transaction.timeout.ms": self._kafka.transaction_timeout_ms,
+            }
+        )
+        try:
+            self._producer.init_transactions(self._timeout_s)
+        except KafkaException as exception:
+            raise unavailable(self._kafka, exception) from exception
+
+    def _begin(self) -> None:
+        if not self._open:
+            self._producer.begin_transaction()
+            self._open = True
+
+    def _send_offsets(self, spans: Sequence[Span]) -> None:
+        self._producer.send_offsets_to_transaction(offsets_of(spans), self._source.group_metadata(), self._timeout_s)
+
+    def _commit_transaction(self) -> None:
+        self._producer.commit_transaction(self._timeout_s)
+
+    def _within(self, action: Callable[..., None], *arguments: Any) -> None:
+        try:
+            action(*arguments)
+        except KafkaException as exception:
+            self._settle(error_of(exception), exception)
+        except ProducerLost:
+            self._open = False
+            raise
+
+    def _settle(self, error: Code, cause: KafkaException) -> None:
+        """Turn librdkafka's three kinds of transaction error into ours."""
+        if error.code() in _FENCED:
+            self._note_fence()
+            raise ProducerLost("the transactional id was taken over, or its transaction ran out of time") from cause
+        if error.txn_requires_abort():
+            try:
+                self._producer.abort_transaction(self._timeout_s)
+            except KafkaException as exception:
+                raise ProducerLost(f"the transaction could not be aborted: {error_of(exception).str()}") from exception
+            self._open = False
+            raise TransactionAborted(f"the transaction was aborted: {error.str()}") from cause
+        raise ProducerLost(f"the transaction's outcome is unknown: {error.str()}") from cause
+
+    def _note_fence(self) -> None:
+        now = time.monotonic()
+        self._fenced_at = [at for at in self._fenced_at if now - at < FENCE_WINDOW_S] + [now]
+        if len(self._fenced_at) >= FENCE_LIMIT:
+            raise Fenced(
+                f"another processor uses the transactional id {self._kafka.transactional_id}: "
+                "give each replica its own kafka.transactional_id"
+            )
+
+
+class AcknowledgedPublisher(_Producing):
+    """at_least_once: records acknowledged first, offsets committed after. A crash between the two repeats a batch."""
+
+    def __init__(self, kafka: KafkaSettings, source: KafkaSource, step: Step) -> None:
+        """Make the producer; it connects in the background."""
+        super().__init__(kafka, step)
+        self._source = source
+        self._producer = Producer(producer_config(kafka))
+
+    def commit(self, spans: Sequence[Span]) -> None:
+        """See `Publisher`."""
+        self._flush()
+        if self._undelivered:
+            raise ProducerLost(f"a record was not delivered: {self._undelivered.str()}")
+        self._step("in_commit")
+        if spans:
+            try:
+                self._source.commit(spans)
+            except KafkaUnavailable as error:
+                raise TransactionAborted(f"the offsets were not committed: {error}") from error
+        self._step("after_commit")
+
+    def renew(self) -> None:
+        """See `Publisher`."""
+        self.close()
+        self._undelivered = None
+        self._producer = Producer(producer_config(self._kafka))

@@ -1,0 +1,232 @@
+"""The payments topic as a member of the group reads it: owned partitions, positions, and where to rewind to."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+from confluent_kafka import OFFSET_INVALID, Consumer, KafkaException, TopicPartition
+from confluent_kafka import KafkaError as Code
+
+from consumer.decode import Message
+from consumer.kafka.client import error_of, group_config, require_topics, unavailable, within
+from consumer.settings import KafkaSettings
+from features.errors import FraudlineError, KafkaUnavailable
+from features.store import Span
+
+_LOG: Final = structlog.get_logger("kafka")
+POLL_SLICE_S: Final = 0.1  # librdkafka does not notice signals while it waits
+CLOSE_LIMIT_S: Final = 5.0
+
+
+@dataclass(slots=True)
+class _Owned:
+    """A partition that is ours: the next offset to take, and the committed one."""
+
+    position: int
+    committed: int
+
+
+class KafkaSource:
+    """Reads micro-batches. Not thread-safe: rebalances happen inside `poll`, on the caller's thread.
+
+    A batch's `Span.start` is where the last batch ended, so that holes in the log are covered; offsets are computed
+    from what was processed, never asked from the client.
+    """
+
+    def __init__(self, kafka: KafkaSettings, topic: str, on_rebalance: Callable[[str], None]) -> None:
+        """Connect lazily; `on_rebalance` is told `assign`, `revoke` or `lost`."""
+        self._kafka = kafka
+        self._topic = topic
+        self._on_rebalance = on_rebalance
+        self._owned: dict[int, _Owned] = {}
+        self._failure: FraudlineError | None = None
+        self._paused = False
+        self._consumer = Consumer(group_config(kafka))
+
+    def start(self, topics: Iterable[str]) -> None:
+        """Check that every topic exists, then join the group. Raises KafkaUnavailable."""
+        require_topics(self._consumer, self._kafka, [self._topic, *topics])
+        self._consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+
+    @property
+    def owned(self) -> tuple[int, ...]:
+        """The partitions that are assigned to us now."""
+        return tuple(self._owned)
+
+    def poll(self, limit: int, wait_s: float) -> list[Message]:
+        """Take up to `limit` records, waiting up to `wait_s` for that many. Raises KafkaError.
+
+        Only records of partitions that are ours when the call returns are given.
+        """
+        try:
+            messages = self._consumer.consume(limit, wait_s)
+        except KafkaException as exception:
+            raise unavailable(self._kafka, exception) from exception
+        if self._failure:
+            raise self._failure
+        return [message for message in messages if self._is_ours(message)]
+
+    def still_owned(self, messages: Sequence[Message]) -> list[Message]:
+        """Drop what a rebalance has taken away since it was read, or has made us read twice."""
+        due = {partition: owned.position for partition, owned in self._owned.items()}
+        kept = []
+        for message in messages:
+            partition, offset = message.partition(), message.offset()
+            if partition in due and offset >= due[partition]:
+                due[partition] = offset + 1
+                kept.append(message)
+        return kept
+
+    def spans(self, messages: Sequence[Message]) -> tuple[Span, ...]:
+        """What a batch covers of each partition; messages are grouped by partition, offsets rising."""
+        last = {message.partition(): message.offset() for message in messages}
+        return tuple(
+            Span(self._topic, partition, self._owned[partition].position, offset + 1, self._owned[partition].committed)
+            for partition, offset in last.items()
+        )
+
+    def committed(self, spans: Iterable[Span]) -> None:
+        """Move on: these spans are decided, published and committed."""
+        for span in spans:
+            owned = self._owned.get(span.partition)
+            if owned:
+                owned.position = owned.committed = span.end
+
+    def rewind(self) -> None:
+        """Go back to the committed offset of every owned partition, as the broker knows it.
+
+        Raises KafkaUnavailable; then call it again before anything is polled.
+        """
+        partitions = [TopicPartition(self._topic, partition) for partition in self._owned]
+        if not partitions:
+            return
+        try:
+            known = self._committed(partitions)
+        except KafkaException as exception:
+            raise unavailable(self._kafka, exception) from exception
+        for partition in known:
+            owned = self._owned[partition.partition]
+            if partition.offset >= 0:
+                owned.committed = partition.offset
+            owned.position = owned.committed
+            with contextlib.suppress(KafkaException):  # a partition that is being taken away can't be sought
+                self._consumer.seek(TopicPartition(self._topic, partition.partition, owned.committed))
+
+    def pause(self) -> None:
+        """Stop fetching but stay in the group; `poll` then only serves rebalances."""
+        if not self._paused:
+            self._consumer.pause([TopicPartition(self._topic, partition) for partition in self._owned])
+            self._paused = True
+
+    def resume(self) -> None:
+        """Fetch again."""
+        if self._paused:
+            self._consumer.resume([TopicPartition(self._topic, partition) for partition in self._owned])
+            self._paused = False
+
+    def lag_records(self) -> int:
+        """Records between our positions and the ends of the owned partitions, as far as the client has heard."""
+        lag = 0
+        for partition, owned in self._owned.items():
+            _, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
+            lag += max(0, high - owned.position) if high >= 0 else 0
+        return lag
+
+    def group_metadata(self) -> Any:
+        """What a transaction needs to fence us when we are no longer a member."""
+        return self._consumer.consumer_group_metadata()
+
+    def commit(self, spans: Iterable[Span]) -> None:
+        """Commit offsets outside a transaction and wait. Raises KafkaUnavailable."""
+        try:
+            self._consumer.commit(offsets=offsets_of(spans), asynchronous=False)
+        except KafkaException as exception:
+            raise unavailable(self._kafka, exception) from exception
+
+    def close(self) -> None:
+        """Leave the group; a broker that does not answer is not waited for."""
+        within(self._consumer.close, CLOSE_LIMIT_S)
+
+    def _is_ours(self, message: Any) -> bool:
+        error = message.error()
+        if error is None:
+            owned = self._owned.get(message.partition())
+            return owned is not None and message.offset() >= owned.position
+        if error.code() in (Code._AUTO_OFFSET_RESET, Code.OFFSET_OUT_OF_RANGE):
+            raise KafkaUnavailable(
+                f"{self._topic}/{message.partition()} no longer holds the offsets that are due: payments were lost by "
+                "retention; reset the group's offsets to go on"
+            )
+        if error.fatal() or not error.retriable():
+            raise KafkaUnavailable(f"Kafka at {self._kafka.brokers} refuses to be read: {error.str()}")
+        _LOG.warning("fetch_error", error=error.str())
+        return False
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._on_rebalance("assign")
+        if not partitions:
+            consumer.incremental_assign([])
+            return
+        try:
+            starts = [self._start_of(known) for known in self._committed(partitions)]
+        except (FraudlineError, KafkaException) as error:
+            self._failure = error if isinstance(error, FraudlineError) else unavailable(self._kafka, error)
+            return
+        for start in starts:
+            self._owned[start.partition] = _Owned(start.offset, start.offset)
+        consumer.incremental_assign(starts)
+        if self._paused:
+            consumer.pause(starts)
+        _LOG.info("partitions_assigned", partitions={start.partition: start.offset for start in starts})
+
+    def _committed(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        deadline = time.monotonic() + self._kafka.request_timeout_ms / 1000
+        while True:
+            try:
+                known: list[TopicPartition] = self._consumer.committed(
+                    partitions, timeout=max(0.1, deadline - time.monotonic())
+                )
+                broken = next((partition.error for partition in known if partition.error), None)
+                if broken is None:
+                    return known
+                raise KafkaException(broken)
+            except KafkaException as exception:
+                # the last owner's transaction may still be open: its outcome decides where we start
+                if time.monotonic() >= deadline or error_of(exception).fatal():
+                    raise
+
+    def _start_of(self, known: TopicPartition) -> TopicPartition:
+        low, high = self._consumer.get_watermark_offsets(
+            TopicPartition(known.topic, known.partition), timeout=self._kafka.request_timeout_ms / 1000
+        )
+        if known.offset < 0 or known.offset == OFFSET_INVALID:
+            return TopicPartition(known.topic, known.partition, low)
+        if not low <= known.offset <= high:
+            raise KafkaUnavailable(
+                f"group {self._kafka.group_id} stands at offset {known.offset} of {known.topic}/{known.partition}, "
+                f"which holds {low} to {high}: the topic was recreated or retention was too short; "
+                "reset the group's offsets to go on"
+            )
+        return TopicPartition(known.topic, known.partition, known.offset)
+
+    def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._drop("revoke", partitions)
+
+    def _lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._drop("lost", partitions)
+
+    def _drop(self, kind: str, partitions: list[TopicPartition]) -> None:
+        self._on_rebalance(kind)
+        for partition in partitions:
+            self._owned.pop(partition.partition, None)
+        _LOG.info("partitions_dropped", kind=kind, partitions=[partition.partition for partition in partitions])
+
+
+def offsets_of(spans: Iterable[Span]) -> list[TopicPartition]:
+    """The offsets to commit once these spans are done."""
+    return [TopicPartition(span.topic, span.partition, span.end) for span in spans]

@@ -1,0 +1,162 @@
+"""The processor's loop: poll, process, recover, until it is told to stop. One thread, one batch in flight."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from consumer.decode import Message, in_log_order
+from consumer.kafka.publisher import Publisher
+from consumer.kafka.source import POLL_SLICE_S, KafkaSource
+from consumer.pace import Pace
+from consumer.pipeline import Pipeline
+from consumer.state import StateKeeper
+from consumer.telemetry import Health, Telemetry
+from features.errors import KafkaUnavailable, ProducerLost, StoreUnavailable, TransactionAborted
+
+_LOG: Final = structlog.get_logger("loop")
+RECOVERY_SLICE_S: Final = 0.02  # while payments wait, catching up takes no more than this between two batches
+RECOVERY_IDLE_SLICE_S: Final = 0.25
+RETRY_WAIT_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class Loop:
+    """Runs the pipeline. Whatever a batch does not survive, the offsets say where to go on from."""
+
+    def __init__(
+        self,
+        *,
+        source: KafkaSource,
+        publisher: Publisher,
+        pipeline: Pipeline,
+        state: StateKeeper,
+        pace: Pace,
+        telemetry: Telemetry,
+        health: Health,
+        max_batch: int,
+        pause_on_outage: bool,
+        give_up_after_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """`clock` is monotonic, `now` is Unix time; both in seconds. Kafka may fail for `give_up_after_s`."""
+        self._source, self._publisher, self._pipeline, self._state = source, publisher, pipeline, state
+        self._pace, self._telemetry, self._health = pace, telemetry, health
+        self._max_batch = max_batch
+        self._pause_on_outage = pause_on_outage
+        self._give_up_after_s = give_up_after_s
+        self._clock, self._now = clock, now
+        self._stopping = False
+        self._failing_since_s: float | None = None
+        self._failures = 0
+        self._must_renew = self._must_rewind = False
+
+    def stop(self) -> None:
+        """Finish the batch in flight, then return from `run`. Safe in a signal handler."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Work until `stop`. Raises FraudlineError when going on would be wrong or pointless."""
+        while not self._stopping:
+            self._health.beat()
+            self._telemetry.heartbeat.set(self._now())
+            try:
+                self._turn()
+            except TransactionAborted as error:
+                self._telemetry.transactions["aborted"].inc()
+                self._failed(error, renew=False)
+            except (ProducerLost, KafkaUnavailable) as error:
+                if isinstance(error, ProducerLost):
+                    self._telemetry.transactions["lost"].inc()
+                self._failed(error, renew=isinstance(error, ProducerLost))
+            except StoreUnavailable as error:
+                _LOG.warning("waiting_for_store", error=str(error))
+                self._must_rewind = True
+            self._health.ready(*self._readiness())
+
+    def _turn(self) -> None:
+        if self._must_renew:
+            self._publisher.renew()
+            self._must_renew = False
+        if self._must_rewind:
+            self._source.rewind()
+            self._must_rewind = False
+        if not self._state.ready and not self._recover():
+            return
+        waited_from = self._clock()
+        messages = self._first()
+        begun = self._clock()
+        if messages:
+            messages = self._gather(messages)
+            worked_from = self._clock()
+            self._process(messages)
+            self._pace.worked(self._clock() - worked_from, worked_from - waited_from)
+        else:
+            self._pace.worked(0.0, begun - waited_from)
+
+    def _recover(self) -> bool:
+        """Give the state a slice of time. Whether payments may be taken meanwhile."""
+        if not self._pause_on_outage:
+            self._state.recover(self._clock() + RECOVERY_SLICE_S)
+            return True
+        if self._state.recover(self._clock() + RECOVERY_IDLE_SLICE_S):
+            self._source.resume()
+            return True
+        self._source.pause()
+        if self._source.poll(1, POLL_SLICE_S):
+            self._must_rewind = True  # it was fetched before the pause
+        return False
+
+    def _first(self) -> list[Message]:
+        """What is there already, or the first record that comes within a slice, with what came beside it."""
+        messages = self._source.poll(self._max_batch, 0)
+        if not messages:
+            messages = self._source.poll(1, POLL_SLICE_S)
+            if messages and self._max_batch > 1:
+                messages += self._source.poll(self._max_batch - 1, 0)
+        return messages
+
+    def _gather(self, messages: list[Message]) -> list[Message]:
+        """Wait for more, as the pace says; then keep only what is still ours."""
+        room = self._max_batch - len(messages)
+        oldest_ms = min(message.timestamp()[1] for message in messages)
+        wait_s = self._pace.wait_s(self._now() - oldest_ms / 1000) if room else 0.0
+        if wait_s > 0:
+            messages = messages + self._source.poll(room, wait_s)
+        return self._source.still_owned(messages)
+
+    def _process(self, messages: list[Message]) -> None:
+        if not messages:
+            return
+        ordered = in_log_order(messages)
+        spans = self._source.spans(ordered)
+        self._pipeline.process(ordered, spans)
+        self._source.committed(spans)
+        self._telemetry.transactions["committed"].inc()
+        self._telemetry.lag_records.set(self._source.lag_records())
+        self._failing_since_s = None
+        self._failures = 0
+
+    def _failed(self, error: Exception, *, renew: bool) -> None:
+        now = self._clock()
+        if self._failing_since_s is None:
+            self._failing_since_s = now
+        if now - self._failing_since_s > self._give_up_after_s:
+            raise error
+        _LOG.warning("batch_failed", error=str(error), renew=renew)
+        self._must_renew = self._must_renew or renew
+        self._must_rewind = True
+        time.sleep(RETRY_WAIT_S[min(self._failures, len(RETRY_WAIT_S) - 1)])
+        self._failures += 1
+
+    def _readiness(self) -> tuple[bool, str]:
+        if self._failing_since_s is not None:
+            return False, "Kafka does not take what is published"
+        if not self._source.owned:
+            return False, "no partition is assigned"
+        if not self._state.ready:
+            return not self._pause_on_outage, "the state is not trusted"
+        return True, "ready"

@@ -1,0 +1,177 @@
+"""The hot path, six verbs in order: decode, enrich, score, decide, publish, commit. One micro-batch at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from models.explain import Reason
+
+from consumer.decode import Decoded, Decoder, Message, in_log_order
+from consumer.journal import entries
+from consumer.kafka.publisher import Publisher, Step
+from consumer.publish import Decided, Outbox
+from consumer.telemetry import Telemetry
+from features.enrich import Enriched, Enricher, Values
+from features.errors import StoreUnavailable
+from features.event import PaymentBatch
+from features.store import Span
+from models.policy import DECISIONS, Policy, Tier
+
+Scores = npt.NDArray[np.float32]
+STORE_SHARE: Final = 0.4  # of the budget: what a batch waits for the store at most, a reconnection included
+
+
+class Scoring(Protocol):
+    """Both models of a bundle; see `models.score.Scorer`."""
+
+    def score(self, values: Values) -> Scores: ...  # noqa: D102
+    def score_payment_only(self, values: Values) -> Scores: ...  # noqa: D102
+
+
+class State(Protocol):
+    """Features, while the state can be trusted; see `consumer.state.StateKeeper`."""
+
+    def enrich(self, batch: PaymentBatch, spans: tuple[Span, ...], patience_s: float) -> Enriched | None: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class Brain:
+    """What decides: one bundle's models, its policy, and how to explain.
+
+    `explain` takes the alerts' feature rows and their tier, and gives each one's reasons. `scoring_errors` are the
+    exceptions of a model that fails on a batch; then rules alone decide it.
+    """
+
+    scorer: Scoring
+    policy: Policy
+    explain: Callable[[Values, Tier], list[tuple[Reason, ...]]]
+    scoring_errors: tuple[type[Exception], ...]
+
+
+class Pipeline:
+    """Takes micro-batches from decode to commit. What depends on settings is settled here, once."""
+
+    def __init__(
+        self,
+        *,
+        decoder: Decoder,
+        enricher: Enricher,
+        state: State,
+        brain: Brain,
+        outbox: Outbox,
+        publisher: Publisher,
+        telemetry: Telemetry,
+        budget_ms: int,
+        pause_on_outage: bool,
+        step: Step = lambda _name: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`clock` gives Unix time in seconds, for accounting only; `step` is told of each step that a crash may hit."""
+        self._decoder, self._enricher, self._state, self._brain = decoder, enricher, state, brain
+        self._outbox, self._publisher, self._telemetry = outbox, publisher, telemetry
+        self._budget_ms = budget_ms
+        self._patience_s = budget_ms / 1000 * STORE_SHARE
+        self._pause_on_outage = pause_on_outage
+        self._step = step
+        self._clock = clock
+        self._stage_ms: dict[str, float] = {}
+
+    def process(self, messages: Sequence[Message], spans: tuple[Span, ...]) -> Decided:
+        """Decide, publish and commit the records that `spans` cover.
+
+        Raises:
+            StoreUnavailable: the store does not answer and payments are to wait for it; nothing was published.
+            KafkaError: see `Publisher` for what is then true.
+        """
+        read_ms = self._clock() * 1000
+        self._stage_ms = {}
+        with self._stage("decode"):
+            decoded = self._decoder.decode(in_log_order(messages))
+        with self._stage("enrich"):
+            enriched = self._enrich(decoded.batch, spans)
+        with self._stage("score"):
+            scores, values, tier = self._score(decoded.batch, enriched)
+        with self._stage("decide"):
+            decided = self._decide(decoded.batch, enriched, scores, values, tier, read_ms)
+        with self._stage("publish"):
+            self._publish(decoded, decided, spans)
+        with self._stage("commit"):
+            self._publisher.commit(spans)
+        self._account(decoded, decided)
+        return decided
+
+    def _enrich(self, batch: PaymentBatch, spans: tuple[Span, ...]) -> Enriched | None:
+        enriched = self._state.enrich(batch, spans, self._patience_s)
+        if enriched is None and self._pause_on_outage:
+            raise StoreUnavailable("the state store does not answer, and store.outage is 'pause'")
+        self._step("after_apply")
+        return enriched
+
+    def _score(self, batch: PaymentBatch, enriched: Enriched | None) -> tuple[Scores | None, Values, Tier]:
+        values = self._enricher.payment_only(batch) if enriched is None else enriched.values
+        if not len(batch):
+            return np.zeros(0, np.float32), values, "full"
+        try:
+            if enriched is None:
+                return self._brain.scorer.score_payment_only(values), values, "no_features"
+            return self._brain.scorer.score(values), values, "full"
+        except self._brain.scoring_errors:
+            return None, values, "rules_only"
+
+    def _decide(
+        self,
+        batch: PaymentBatch,
+        enriched: Enriched | None,
+        scores: Scores | None,
+        values: Values,
+        tier: Tier,
+        read_ms: float,
+    ) -> Decided:
+        verdicts = self._brain.policy.decide(scores, values, tier)
+        due = np.ones(len(batch), np.bool_) if enriched is None else ~(enriched.repeated | enriched.stale)
+        alerts = np.flatnonzero(due & (verdicts.decision > 0))
+        reasons: dict[int, tuple[Reason, ...]] = {}
+        if alerts.size and tier != "rules_only":
+            reasons = dict(zip(alerts.tolist(), self._brain.explain(values[alerts], tier), strict=True))
+        return Decided(batch, due, tier, enriched, scores, verdicts, reasons, self._stage_ms, read_ms)
+
+    def _publish(self, decoded: Decoded, decided: Decided, spans: tuple[Span, ...]) -> None:
+        records = self._outbox.decisions(decided)
+        records += self._outbox.alerts(decided)
+        records += self._outbox.dead_letters(decoded.rejected)
+        if decided.enriched is not None:
+            records += self._outbox.journal(entries(decided.batch, decided.enriched, spans))
+        self._publisher.publish(records)
+
+    def _account(self, decoded: Decoded, decided: Decided) -> None:
+        telemetry = self._telemetry
+        for stage, spent_ms in self._stage_ms.items():
+            telemetry.stage[stage].observe(spent_ms / 1000)
+        telemetry.batch_size.observe(len(decided.batch) + len(decoded.rejected))
+        telemetry.payments.inc(len(decided.batch) + len(decoded.rejected))
+        counts = np.bincount(decided.verdicts.decision[decided.due], minlength=len(DECISIONS)).tolist()
+        for name, count in zip(DECISIONS, counts, strict=True):
+            if count:
+                telemetry.decisions[name, decided.tier].inc(count)
+        telemetry.alerts.inc(sum(counts[1:]))
+        if decided.enriched is not None:
+            telemetry.duplicates.inc(int(np.count_nonzero(decided.enriched.repeated & ~decided.enriched.stale)))
+        for rejected in decoded.rejected:
+            telemetry.rejected(rejected.stage, rejected.reason)
+        telemetry.committed(
+            now_ms=self._clock() * 1000,
+            timestamps_ms=decided.batch.ingest_time[decided.due],
+            budget_ms=self._budget_ms,
+        )
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self._stage_ms[name] = round((time.perf_counter() - begun) * 1000, 3)

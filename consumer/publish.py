@@ -1,0 +1,228 @@
+"""Publish: a decided batch as the records that leave, encoded once each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from models.explain import Reason
+
+from consumer.decode import Rejected
+from consumer.journal import SHARD
+from consumer.kafka.publisher import Headers, Outgoing
+from consumer.records import (
+    SCHEMA_VERSION,
+    Alert,
+    Digests,
+    Inputs,
+    JournalEntry,
+    ModelRef,
+    Source,
+    StageTimes,
+    State,
+    alert_id,
+)
+from consumer.settings import TopicSettings
+from features.enrich import Enriched
+from features.event import PaymentBatch
+from models.policy import DECISIONS, TIERS, Policy, Tier, Verdicts
+
+DEAD_LETTER_LIMIT_BYTES: Final = 900_000  # a record that reached the brokers' own limit must still fit with its headers
+HEADERS_LIMIT_BYTES: Final = 65_536
+TRUNCATED: Final = "fraudline.truncated_from_bytes"
+HEADERS_DROPPED: Final = "fraudline.headers_dropped_bytes"
+
+
+class _Decision(msgspec.Struct, frozen=True, gc=False):
+    """`consumer.records.Decision` with what a batch has in common already encoded; a test holds them equal."""
+
+    event_id: str
+    card_id: str
+    event_time: int
+    source: Source
+    decision: str
+    score: float | None
+    tier: Tier
+    model: str
+    digests: msgspec.Raw
+    state: State | None
+    inputs: msgspec.Raw
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A batch of n payments with everything that was concluded about it.
+
+    Attributes:
+        batch: the payments.
+        due: (n,) where a decision is due: not repeated, not committed by another worker.
+        tier: how they were decided.
+        enriched: what the state said; None when it was not asked or did not answer.
+        scores: (n,) float32, None in `rules_only`.
+        verdicts: decisions and fired rules.
+        reasons: by row, for each alert that a model explains.
+        stage_ms: milliseconds of each stage so far.
+        read_ms: when the batch was read, ms since the epoch.
+    """
+
+    batch: PaymentBatch
+    due: npt.NDArray[np.bool_]
+    tier: Tier
+    enriched: Enriched | None
+    scores: npt.NDArray[np.float32] | None
+    verdicts: Verdicts
+    reasons: dict[int, tuple[Reason, ...]]
+    stage_ms: dict[str, float]
+    read_ms: float
+
+
+class Outbox:
+    """Turns batches into records. What does not change between batches is encoded once, here."""
+
+    def __init__(self, topics: TopicSettings, model: ModelRef, digests: Digests, policy: Policy, device: str) -> None:
+        """Prepare for one bundle and policy on one device (`cpu` or `cuda`)."""
+        self._topics = topics
+        self._model = model
+        self._model_name = f"{model.name}@{model.version}"
+        self._encode = msgspec.json.Encoder().encode
+        self._digests = msgspec.Raw(self._encode(digests))
+        self._inputs = {
+            tier: msgspec.Raw(
+                self._encode(
+                    Inputs(
+                        tier=tier,
+                        device="cuda" if device == "cuda" else "cpu",
+                        review_threshold=None if tier == "rules_only" else policy.thresholds[tier].review,
+                        block_threshold=None if tier == "rules_only" else policy.thresholds[tier].block,
+                    )
+                )
+            )
+            for tier in TIERS
+        }
+
+    def decisions(self, decided: Decided) -> list[Outgoing]:
+        """One record for every payment that a decision is due for, in log order."""
+        batch, encode, topic = decided.batch, self._encode, self._topics.decisions
+        inputs, tier, digests, model = self._inputs[decided.tier], decided.tier, self._digests, self._model_name
+        n = len(batch)
+        scores: Sequence[float | None] = [None] * n if decided.scores is None else decided.scores.tolist()
+        states: Sequence[State | None] = [None] * n
+        if decided.enriched is not None:
+            states = [
+                State(SHARD, epoch, sequence)
+                for epoch, sequence in zip(
+                    decided.enriched.epoch.tolist(), decided.enriched.sequence.tolist(), strict=True
+                )
+            ]
+        return [
+            Outgoing(
+                topic,
+                payment.card_id.encode(),
+                encode(
+                    _Decision(
+                        payment.event_id,
+                        payment.card_id,
+                        payment.event_time,
+                        Source(batch.topic, partition, offset),
+                        DECISIONS[decision],
+                        score,
+                        tier,
+                        model,
+                        digests,
+                        state,
+                        inputs,
+                    )
+                ),
+            )
+            for payment, due, partition, offset, decision, score, state in zip(
+                batch.payments,
+                decided.due.tolist(),
+                batch.partition.tolist(),
+                batch.offset.tolist(),
+                decided.verdicts.decision.tolist(),
+                scores,
+                states,
+                strict=True,
+            )
+            if due
+        ]
+
+    def alerts(self, decided: Decided) -> list[Outgoing]:
+        """One record for every payment that is due and not approved, in log order."""
+        rows = np.flatnonzero(decided.due & (decided.verdicts.decision > 0)).tolist()
+        return [
+            Outgoing(
+                self._topics.alerts,
+                decided.batch.payments[row].card_id.encode(),
+                self._encode(self._alert(decided, row)),
+            )
+            for row in rows
+        ]
+
+    def dead_letters(self, rejected: Sequence[Rejected]) -> list[Outgoing]:
+        """One record for every rejected one: its key, bytes, headers and timestamp, and headers that say why."""
+        return [self._dead_letter(each) for each in rejected]
+
+    def journal(self, entries: Sequence[JournalEntry]) -> list[Outgoing]:
+        """One record a run, keyed by shard."""
+        return [Outgoing(self._topics.journal, str(entry.shard).encode(), self._encode(entry)) for entry in entries]
+
+    def _alert(self, decided: Decided, row: int) -> Alert:
+        batch, payment = decided.batch, decided.batch.payments[row]
+        age_ms = -1 if decided.enriched is None else int(decided.enriched.age_ms[row])
+        return Alert(
+            alert_id=alert_id(payment.card_id, payment.event_id, payment.event_time),
+            event_id=payment.event_id,
+            card_id=payment.card_id,
+            merchant_id=payment.merchant_id,
+            event_time=payment.event_time,
+            amount_minor=payment.amount_minor,
+            currency=payment.currency,
+            source=Source(batch.topic, int(batch.partition[row]), int(batch.offset[row])),
+            decision=DECISIONS[decided.verdicts.decision[row]],
+            score=None if decided.scores is None else float(decided.scores[row]),
+            tier=decided.tier,
+            reasons=decided.reasons.get(row, ()),
+            rules=tuple(rule for rule, mask in decided.verdicts.fired if mask[row]),
+            model=self._model,
+            feature_age_ms=None if age_ms < 0 else age_ms,
+            stage_ms=StageTimes(
+                queued=round(max(0.0, decided.read_ms - int(batch.ingest_time[row])), 1),
+                decode=decided.stage_ms["decode"],
+                enrich=decided.stage_ms["enrich"],
+                score=decided.stage_ms["score"],
+                decide=decided.stage_ms["decide"],
+            ),
+            device_id=payment.device_id,
+            account_id=payment.account_id,
+        )
+
+    def _dead_letter(self, rejected: Rejected) -> Outgoing:
+        message = rejected.message
+        value = message.value()
+        headers: Headers = [(name, _bytes(content)) for name, content in message.headers() or ()]
+        size = sum(len(name) + len(content or b"") for name, content in headers)
+        if size > HEADERS_LIMIT_BYTES:
+            headers = [(HEADERS_DROPPED, str(size).encode())]
+        headers += [
+            ("__connect.errors.topic", message.topic().encode()),
+            ("__connect.errors.partition", str(message.partition()).encode()),
+            ("__connect.errors.offset", str(message.offset()).encode()),
+            ("__connect.errors.stage", rejected.stage.encode()),
+            ("__connect.errors.class.name", f"fraudline.Rejected.{rejected.reason}".encode()),
+            ("__connect.errors.exception.message", rejected.detail.encode()),
+        ]
+        if value is not None and len(value) > DEAD_LETTER_LIMIT_BYTES:
+            headers.append((TRUNCATED, str(len(value)).encode()))
+            value = value[:DEAD_LETTER_LIMIT_BYTES]
+        kind, timestamp_ms = message.timestamp()
+        return Outgoing(self._topics.dead_letters, message.key(), value, headers, timestamp_ms if kind else 0)
+
+
+def _bytes(content: bytes | str | None) -> bytes | None:
+    return content.encode() if isinstance(content, str) else content

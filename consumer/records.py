@@ -1,0 +1,158 @@
+"""What Fraudline publishes, and the JSON Schemas of every topic. Schema version 1; changes are additive.
+
+Times are milliseconds since the epoch, UTC; money is an integer in minor units; durations say their unit.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from models.explain import Reason
+
+from features.event import Label, Payment
+from models.policy import Tier
+
+SCHEMA_VERSION: Final = 1
+
+DecisionName = Literal["approve", "review", "block"]
+Score = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class Source(msgspec.Struct, frozen=True, gc=False):
+    """The payment's record in Kafka."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class State(msgspec.Struct, frozen=True, gc=False):
+    """Where the payment stands in its shard's order: the key of a repeatable replay."""
+
+    shard: int
+    epoch: int
+    sequence: int
+
+
+class Digests(msgspec.Struct, frozen=True, gc=False):
+    """SHA-256 of what decided, in hexadecimal."""
+
+    bundle: str
+    catalog: str
+    policy: str
+
+
+class Inputs(msgspec.Struct, frozen=True, gc=False):
+    """Every outcome that depended on time or load; a replay takes them as given. Thresholds are null in rules_only."""
+
+    tier: Tier
+    device: Literal["cpu", "cuda"]
+    review_threshold: float | None
+    block_threshold: float | None
+    limiter: str | None = None
+    lists_version: int | None = None
+    canary: str | None = None
+
+
+class Decision(msgspec.Struct, frozen=True, gc=False):
+    """One for every payment: a record of the `decisions` topic, keyed by `card_id`."""
+
+    event_id: str
+    card_id: str
+    event_time: int
+    source: Source
+    decision: DecisionName
+    score: Score | None
+    tier: Tier
+    model: str
+    digests: Digests
+    state: State | None
+    inputs: Inputs
+    schema_version: int = SCHEMA_VERSION
+
+
+class ModelRef(msgspec.Struct, frozen=True, gc=False):
+    """The model that scored."""
+
+    name: str
+    version: str
+    digest: str
+
+
+class StageTimes(msgspec.Struct, frozen=True, gc=False):
+    """How long the payment's batch took, in ms: from its Kafka timestamp until read, then stage by stage."""
+
+    queued: float
+    decode: float
+    enrich: float
+    score: float
+    decide: float
+
+
+class Alert(msgspec.Struct, frozen=True, gc=False):
+    """One for every payment that is not approved: a record of the `alerts` topic, keyed by `card_id`."""
+
+    alert_id: str
+    event_id: str
+    card_id: str
+    merchant_id: str
+    event_time: int
+    amount_minor: int
+    currency: str
+    source: Source
+    decision: DecisionName
+    score: Score | None
+    tier: Tier
+    reasons: tuple[Reason, ...]
+    rules: tuple[str, ...]
+    model: ModelRef
+    feature_age_ms: int | None
+    stage_ms: StageTimes
+    device_id: str | None = None
+    account_id: str | None = None
+    schema_version: int = SCHEMA_VERSION
+
+
+class JournalEntry(msgspec.Struct, frozen=True, gc=False):
+    """The order of a run of applied payments: a record of the journal topic, keyed by shard.
+
+    The payment at `offset + i` of the partition has sequence number `sequence + i`, for i below `count`.
+    """
+
+    shard: int
+    epoch: int
+    sequence: int
+    count: int
+    topic: str
+    partition: int
+    offset: int
+    schema_version: int = SCHEMA_VERSION
+
+
+def alert_id(card_id: str, event_id: str, event_time: int) -> str:
+    """Name an alert: the same payment has the same id in any replay. 128 bits of BLAKE2b (RFC 7693), in hex."""
+    text = f"{len(card_id)}:{card_id}{len(event_id)}:{event_id}{event_time}"
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """JSON Schema (2020-12) of each topic's records, by the topic's default name."""
+    types = {
+        "payments": Payment,
+        "labels": Label,
+        "decisions": Decision,
+        "alerts": Alert,
+        "journal": JournalEntry,
+    }
+    schemas = {}
+    for name, kind in types.items():
+        (root,), definitions = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
+        body = definitions.pop(kind.__name__)
+        schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"fraudline/{name}.v1.json", **body}
+        if definitions:
+            schema["$defs"] = definitions
+        assert root  # noqa: S101  the reference to `body`
+        schemas[name] = schema
+    return schemas

@@ -1,0 +1,119 @@
+"""What all tests share: one real Kafka and one real Redis, started when first asked for, and names that never clash."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from typing import NoReturn
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.services import kafka as kafka_service
+from tests.services import redis as redis_service
+from tests.services.kafka import KafkaBroker
+from tests.services.redis import RedisServer
+
+# Derandomized: a red build is red again. Time is never judged, since the machine may be busy.
+settings.register_profile(
+    "ci", derandomize=True, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("explore", settings.get_profile("ci"), derandomize=False, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+_SERVICE_OF_FIXTURE = {"kafka": "kafka", "redis_server": "redis"}
+_MISSING: Mapping[str, Callable[[], str | None]] = {"kafka": kafka_service.missing, "redis": redis_service.missing}
+_skipped = pytest.StashKey[dict[str, int]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_skipped] = {}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with the services that it asks for, or `fast` when it asks for none."""
+    for item in items:
+        for fixture in getattr(item, "fixturenames", ()):
+            if fixture in _SERVICE_OF_FIXTURE:
+                item.add_marker(_SERVICE_OF_FIXTURE[fixture])
+        if not any(item.get_closest_marker(name) for name in ("kafka", "redis", "faults", "gpu")):
+            item.add_marker("fast")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Fetch Kafka's jars before the first test, so that no test's time-out pays for a download."""
+    asked = any(item.get_closest_marker("kafka") for item in session.items)
+    if asked and kafka_service.missing() is None and not session.config.option.collectonly:
+        kafka_service.class_path()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip, or with REQUIRE_KAFKA=1 fail, a test whose service can't be started here."""
+    for service, missing in _MISSING.items():
+        reason = missing() if item.get_closest_marker(service) else None
+        if reason is not None:
+            _unavailable(item, f"{service}: {reason}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for reason, count in config.stash[_skipped].items():
+        tests = "1 test was" if count == 1 else f"{count} tests were"
+        line = f"NOT TESTED: {tests} skipped, {reason} Install it, or set REQUIRE_KAFKA=1 to make this a failure."
+        terminalreporter.write_line(line, red=True, bold=True)
+
+
+def _unavailable(item: pytest.Item, reason: str) -> NoReturn:
+    if os.environ.get("REQUIRE_KAFKA") == "1":
+        pytest.fail(f"{reason} REQUIRE_KAFKA=1 forbids skipping.", pytrace=False)
+    counts = item.config.stash[_skipped]
+    counts[reason] = counts.get(reason, 0) + 1
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[KafkaBroker]:
+    """One Apache Kafka for the whole run; a test that kills it restarts it before it ends."""
+    with KafkaBroker() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """One redis-server for the whole run; a test that kills it restarts it before it ends."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _healthy_services(request: pytest.FixtureRequest) -> None:
+    """A test that failed between kill and restart must not fail those after it."""
+    for fixture in _SERVICE_OF_FIXTURE.keys() & set(request.fixturenames):
+        request.getfixturevalue(fixture).heal()
+
+
+@pytest.fixture
+def unique() -> str:
+    """A name that no other test has: a prefix for topics, groups, transactional ids and Redis namespaces."""
+    return f"t{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def topics(kafka: KafkaBroker, unique: str) -> Callable[..., dict[str, str]]:
+    """Creates topics under names of this test's own.
+
+    `topics(payments=3, decisions=1)` creates both with 3 and 1 partitions and returns
+    `{"payments": "<unique>.payments", ...}`; `topics({"payments.dlq": 1}, config={...})` does for names with dots
+    and takes topic settings.
+    """
+
+    def create(
+        partitions: Mapping[str, int] | None = None, *, config: Mapping[str, str] | None = None, **more: int
+    ) -> dict[str, str]:
+        counts = {**(partitions or {}), **more}
+        names = {name: f"{unique}.{name}" for name in counts}
+        kafka.create_topics({names[name]: count for name, count in counts.items()}, config)
+        return names
+
+    return create
