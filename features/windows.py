@@ -26,13 +26,19 @@ Ints = npt.NDArray[np.int64]
 NEVER: Final = np.iinfo(np.int64).max
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Logs:
     """The logs of one entity kind, laid end to end: log k is `records[ends[k] - lengths[k] : ends[k]]`."""
 
     records: Records
     lengths: Ints
     ends: Ints
+
+    @cached_property
+    def plain(self) -> npt.NDArray[np.bool_]:
+        """(records,) whether a record is a payment whose event id is not repeated."""
+        kind, flags = self.records["kind"], self.records["flags"]
+        return np.asarray((kind & 0x0F == KIND_PAYMENT) & (flags & FLAG_DUPLICATE == 0))
 
     @classmethod
     def of(cls, logs: Sequence[bytes]) -> Logs:
@@ -99,6 +105,7 @@ class View:
     keep: int
     _columns: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     _distinct: dict[str, Floats] = field(default_factory=dict)
+    _below: dict[int, Floats] = field(default_factory=dict)
 
     @cached_property
     def _first(self) -> Ints:
@@ -144,8 +151,9 @@ class View:
     @cached_property
     def counts_at_all(self) -> npt.NDArray[np.bool_]:
         """(pairs,) whether the record is a payment that is not repeated and not in the payment's future."""
-        plain = (self.column("kind") & 0x0F == KIND_PAYMENT) & (self.column("flags") & FLAG_DUPLICATE == 0)
-        return np.asarray(plain & (self.age_ms >= 0))
+        timely = self.age_ms >= 0
+        plain = self.logs.plain
+        return timely if plain.all() else timely & plain[self._position]
 
     @cached_property
     def is_own(self) -> npt.NDArray[np.bool_]:
@@ -162,13 +170,21 @@ class View:
     @cached_property
     def bucket(self) -> Ints:
         """(pairs,) index of the shortest window that holds the record; `len(windows_ms)` when none does."""
-        bucket = np.searchsorted(self.windows_ms, self.age_ms, side="right")
-        return np.where(self.counts_at_all, bucket, len(self.windows_ms))
+        bucket = np.zeros(self.row.size, np.int64)
+        for window_ms in self.windows_ms:  # few windows: comparing with each beats a binary search
+            bucket += self.age_ms >= window_ms
+        if not self.counts_at_all.all():
+            bucket[~self.counts_at_all] = len(self.windows_ms)
+        return bucket
+
+    @cached_property
+    def _cell(self) -> Ints:
+        return self.row * (len(self.windows_ms) + 1) + self.bucket
 
     def by_window(self, weights: Floats | None, bucket: Ints | None = None, row: Ints | None = None) -> Floats:
         """(n, windows) sums of `weights` (ones if None) over each window, by one weighted count and a running sum."""
         width = len(self.windows_ms) + 1
-        cell = (self.row if row is None else row) * width + (self.bucket if bucket is None else bucket)
+        cell = self._cell if row is None or bucket is None else row * width + bucket
         cells = np.bincount(cell, weights, minlength=self.own.size * width)
         return np.cumsum(cells.reshape(self.own.size, width)[:, :-1], axis=1, dtype=np.float64)
 
@@ -223,7 +239,9 @@ class View:
 
     def below(self, amount_minor: int) -> Floats:
         """(n, windows) number of payments under an amount."""
-        return self.by_window((self.amount < amount_minor).astype(np.float64))
+        if amount_minor not in self._below:
+            self._below[amount_minor] = self.by_window((self.amount < amount_minor).astype(np.float64))
+        return self._below[amount_minor]
 
     def deviation(self, window: int) -> tuple[Floats, Floats]:
         """(n,), (n,) mean and population standard deviation of earlier amounts in a window, in two passes."""
