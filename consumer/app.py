@@ -13,9 +13,6 @@ from types import FrameType
 from typing import Final
 
 import structlog
-from models.bundle import load
-from models.explain import Explainer
-from models.score import SCORING_ERRORS, Scorer
 
 from consumer.decode import Decoder
 from consumer.kafka.client import within
@@ -35,6 +32,9 @@ from features.enrich import Enricher
 from features.errors import StoreUnavailable
 from features.redis_store import RedisStore
 from features.store import StateStore
+from models.bundle import load
+from models.explain import Explainer
+from models.score import Scorer
 
 _LOG: Final = structlog.get_logger("app")
 
@@ -62,7 +62,7 @@ def load_model(path: Path, *, device: str, threads: int) -> Model:
     return Model(
         ModelRef(bundle.manifest.name, bundle.manifest.version, bundle.digest),
         Digests(bundle=bundle.digest, catalog=DEFAULT.fingerprint, policy=bundle.policy.digest),
-        Brain(scorer, bundle.policy, explainer.explain, SCORING_ERRORS),
+        Brain(scorer, bundle.policy, explainer.explain),
         device,
     )
 

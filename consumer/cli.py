@@ -23,7 +23,6 @@ from features.errors import ConfigError, FraudlineError
 EXIT_FAILED: Final = 1
 EXIT_MISUSED: Final = 2
 EXIT_INTERRUPTED: Final = 130
-EXIT_BROKEN_PIPE: Final = 141
 
 app = typer.Typer(
     name="fraudline",
@@ -173,15 +172,15 @@ def score(
     ] = None,
 ) -> int:
     """Decide payments from standard input, one decision a line to standard output; no Kafka, no Redis."""
-    from consumer import logs
-    from consumer.edge import score_stream
-
-    logs.configure("warning")
     as_of_ms = None if as_of is None else _epoch_ms(as_of, "--as-of")
     try:
         rejects_to = nullcontext(None) if rejects is None else rejects.open("wb")
     except OSError as error:
         raise ConfigError(f"Rejected lines can't be written to {rejects} ({error.strerror}).") from None
+    from consumer import logs
+    from consumer.edge import score_stream
+
+    logs.configure("warning")
     with rejects_to as rejected:
         return score_stream(
             bundle=bundle,
@@ -258,7 +257,7 @@ def exit_status(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         _point_at_null(sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
+        return EXIT_FAILED  # as rich and typer do when they meet it first
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED
     except ConfigError as error:

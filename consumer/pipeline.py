@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
-import numpy.typing as npt
-from models.explain import Reason
 
 from consumer.decode import Decoded, Decoder, Message, in_log_order
 from consumer.journal import entries
@@ -21,17 +19,11 @@ from features.enrich import Enriched, Enricher, Values
 from features.errors import StoreUnavailable
 from features.event import PaymentBatch
 from features.store import Span
+from models.explain import Reason
 from models.policy import DECISIONS, Policy, Tier
+from models.score import Scores, Scoring, ScoringFailed
 
-Scores = npt.NDArray[np.float32]
 STORE_SHARE: Final = 0.4  # of the budget: what a batch waits for the store at most, a reconnection included
-
-
-class Scoring(Protocol):
-    """Both models of a bundle; see `models.score.Scorer`."""
-
-    def score(self, values: Values) -> Scores: ...  # noqa: D102
-    def score_payment_only(self, values: Values) -> Scores: ...  # noqa: D102
 
 
 class State(Protocol):
@@ -44,14 +36,12 @@ class State(Protocol):
 class Brain:
     """What decides: one bundle's models, its policy, and how to explain.
 
-    `explain` takes the alerts' feature rows and their tier, and gives each one's reasons. `scoring_errors` are the
-    exceptions of a model that fails on a batch; then rules alone decide it.
+    `explain` takes the alerts' feature rows and their tier, and gives each one's reasons.
     """
 
     scorer: Scoring
     policy: Policy
     explain: Callable[[Values, Tier], list[tuple[Reason, ...]]]
-    scoring_errors: tuple[type[Exception], ...]
 
 
 class Pipeline:
@@ -121,7 +111,7 @@ class Pipeline:
             if enriched is None:
                 return self._brain.scorer.score_payment_only(values), values, "no_features"
             return self._brain.scorer.score(values), values, "full"
-        except self._brain.scoring_errors:
+        except ScoringFailed:
             return None, values, "rules_only"
 
     def _decide(

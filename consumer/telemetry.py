@@ -174,7 +174,6 @@ def serve(telemetry: Telemetry, health: Health, host: str, port: int) -> Server:
     Raises:
         ConfigError: the address can't be listened on.
     """
-    telemetry.heartbeat.set_function(lambda: time.time() - health.silent_s())
     family = _ListenerV6 if ":" in host else _Listener
     try:
         listener = family((host, port), _Handler)

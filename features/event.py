@@ -106,7 +106,8 @@ Records = npt.NDArray[np.void]
 def sequences(records: Records) -> npt.NDArray[np.int64]:
     """The shard sequence number of each record: the stamped base plus the record's place in its batch."""
     base: npt.NDArray[np.int64] = (records["stamp"] >> np.uint64(16)).astype(np.int64)
-    return base + records["index"]
+    index: npt.NDArray[np.uint16] = records["index"]
+    return base + index
 
 
 def stamp_bytes(*, duplicate: bool, epoch: int, base: int) -> bytes:

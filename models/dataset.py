@@ -31,7 +31,7 @@ ALL_LABELS: Final = 2**62  # a time by which every label has arrived
 DAY_MS: Final = 86_400_000
 _MAX_LINE_BYTES: Final = 1 << 20
 
-Progress = Callable[[str, int, int], None]  # stage, done, total (0 where it isn't known)
+Progress = Callable[[str, float], None]  # what is being done, and the share that is done, 0 to 1
 _T = TypeVar("_T")
 
 
@@ -85,7 +85,7 @@ def read(payments: Path, labels: Path, catalog: Catalog, progress: Progress) -> 
     Raises:
         ConfigError: a file is missing or can't be read.
     """
-    progress("read labels", 0, 0)
+    progress("reading labels", 0.0)
     known, bad_labels = _labels(labels)
     tape = _Tape(known)
     total = _lines(payments)
@@ -94,7 +94,7 @@ def read(payments: Path, labels: Path, catalog: Catalog, progress: Progress) -> 
     def advance(count: int) -> None:
         nonlocal done
         done += count
-        progress("compute features", done, total)
+        progress("computing features", min(done / total, 1.0) if total else 1.0)
 
     history = offline.build(tape.play(payments), catalog, progress=advance)
     row_of = np.cumsum(history.kept) - 1

@@ -1,0 +1,230 @@
+"""The model bundle: a directory with two models, a policy, golden rows and a manifest that vouches for all of them.
+
+`load` trusts nothing: it reads each file once into memory, and what was read is what is checked, scored and used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from features.errors import BundleError, ConfigError
+from models import golden, policy
+from models.manifest import (
+    CONTENT,
+    GOLDEN,
+    MANIFEST,
+    MODEL,
+    MODELS,
+    NO_FEATURES,
+    POLICY,
+    Manifest,
+    check_model_bytes,
+    digest_of,
+    parse_manifest,
+    read_file,
+    refuse_pickles,
+)
+from models.policy import Policy
+
+GOLDEN_TOLERANCE: Final = 1e-6
+GOLDEN_TIMEOUT_S: Final = 60.0
+
+Values = npt.NDArray[np.float32]
+
+
+class CatalogLike(Protocol):
+    """What a bundle needs to know of the catalog; see `features.catalog.Catalog`."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def fingerprint(self) -> str: ...  # noqa: D102
+    @property
+    def payment_columns(self) -> tuple[int, ...]: ...  # noqa: D102
+
+
+class GoldenRows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`golden.json`: rows (null where missing) and the score that each model gave them when it was made."""
+
+    inputs: tuple[tuple[float | None, ...], ...]
+    model: tuple[float, ...]
+    no_features: tuple[float, ...]
+
+    def matrix(self) -> Values:
+        """(n, features) float32, NaN where missing."""
+        return np.array([[np.nan if v is None else v for v in row] for row in self.inputs], np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle that passed every check.
+
+    Attributes:
+        digest: SHA-256 of the canonical manifest, which covers every file.
+        model: the main model as UBJ, over all of `manifest.features`.
+        no_features: the second model as UBJ, over `payment_columns` of them.
+        payment_columns: where the second model's columns lie in the main model's, in order.
+    """
+
+    path: Path
+    manifest: Manifest
+    digest: str
+    policy: Policy
+    model: bytes
+    no_features: bytes
+    payment_columns: tuple[int, ...]
+
+
+def load(path: Path, catalog: CatalogLike) -> Bundle:
+    """Read and verify a bundle.
+
+    In order: it exists, its manifest is readable and of this version, no pickle lies in it, every file is the one that
+    the manifest vouches for, it fits the catalog, its policy is valid, and both models score the golden rows as they
+    did when they were made, in a process of their own.
+
+    Args:
+        path: the bundle's directory (a link to it will do; the files in it must be real).
+        catalog: the features that will be computed.
+
+    Raises:
+        BundleError: any of these fails; the sentence names the file and the mend.
+    """
+    manifest, digest, files = _read(path)
+    _check_fit(path, manifest, catalog)
+    try:
+        rules = policy.parse(files[POLICY].decode(), manifest.features, where=str(path / POLICY))
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{path / POLICY} is not UTF-8; train the bundle again.") from error
+    except ConfigError as error:
+        raise BundleError(str(error)) from error
+    _check_golden(path, manifest, files, catalog.payment_columns)
+    return Bundle(path, manifest, digest, rules, files[MODEL], files[NO_FEATURES], catalog.payment_columns)
+
+
+def _read(path: Path) -> tuple[Manifest, str, dict[str, bytes]]:
+    try:
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise BundleError(f"There is no model bundle at {path}; make one with `fraudline train`.") from None
+    except NotADirectoryError:
+        raise BundleError(f"{path} is a file, not a bundle's directory; give the directory.") from None
+    except OSError as error:
+        raise BundleError(f"The bundle {path} can't be opened ({error.strerror}); check its permissions.") from error
+    try:
+        raw = read_file(directory, MANIFEST, path)
+        manifest = parse_manifest(raw, path / MANIFEST)
+        refuse_pickles(directory, path)
+        files = {name: read_file(directory, name, path) for name in CONTENT}
+    finally:
+        os.close(directory)
+    for name in MODELS:
+        check_model_bytes(files[name], path / name)
+    for name, data in files.items():
+        entry = manifest.files[name]
+        if len(data) != entry.bytes:
+            raise BundleError(
+                f"{path / name} has {len(data):,} bytes and the manifest says {entry.bytes:,}; copy the bundle again."
+            )
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise BundleError(f"{path / name} is not the file that the manifest vouches for; copy the bundle again.")
+    return manifest, digest_of(raw), files
+
+
+def _check_fit(path: Path, manifest: Manifest, catalog: CatalogLike) -> None:
+    where = path / MANIFEST
+    if manifest.features != catalog.names:
+        ours, theirs = set(catalog.names), set(manifest.features)
+        raise BundleError(
+            f"{where} was made for other features ({_difference(theirs - ours, ours - theirs)}); "
+            "train the bundle again with this catalog."
+        )
+    if manifest.catalog_fingerprint != catalog.fingerprint:
+        raise BundleError(
+            f"{where} was made for features of the same names that are computed in another way; "
+            "train the bundle again with this catalog."
+        )
+    if manifest.no_features != tuple(catalog.names[column] for column in catalog.payment_columns):
+        raise BundleError(f"{where} names other payment features than the catalog; train the bundle again.")
+
+
+def _difference(only_bundle: set[str], only_catalog: set[str]) -> str:
+    parts = []
+    for names, owner in ((only_bundle, "only the bundle has"), (only_catalog, "only the catalog has")):
+        if names:
+            shown = sorted(name[:64] for name in names)
+            parts.append(f"{owner} {', '.join(shown[:8])}" + (f" and {len(shown) - 8} more" if len(shown) > 8 else ""))
+    return "; ".join(parts) or "the same ones in another order"
+
+
+def _check_golden(path: Path, manifest: Manifest, files: dict[str, bytes], payment_columns: tuple[int, ...]) -> None:
+    where = path / GOLDEN
+    try:
+        rows = msgspec.json.decode(files[GOLDEN], type=GoldenRows)
+        values = rows.matrix()
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        raise BundleError(f"{where} holds no golden rows; train the bundle again.") from error
+    if not len(values) or values.shape[1:] != (len(manifest.features),):
+        raise BundleError(f"{where} does not have one value for each feature; train the bundle again.")
+    narrow = np.ascontiguousarray(values[:, list(payment_columns)])
+    answers = _score_apart(path, [(files[MODEL], values), (files[NO_FEATURES], narrow)])
+    for name, columns, expected, answer in (
+        (MODEL, manifest.features, rows.model, answers[0]),
+        (NO_FEATURES, manifest.no_features, rows.no_features, answers[1]),
+    ):
+        if answer.names != columns or answer.columns != len(columns):
+            raise BundleError(f"{path / name} has other columns than the manifest; train the bundle again.")
+        if answer.trees != manifest.trees.get(name):
+            raise BundleError(f"{path / name} has another number of trees than the manifest; train the bundle again.")
+        scores = np.frombuffer(answer.scores, "<f4").astype(np.float64)
+        told = np.asarray(expected, np.float64)
+        if scores.shape != told.shape or not np.all(np.abs(scores - told) <= GOLDEN_TOLERANCE):
+            raise BundleError(
+                f"{path / name} does not score {GOLDEN} as it did when it was made (XGBoost "
+                f"{manifest.libraries.get('xgboost', 'unknown')[:32]}); train the bundle again with this XGBoost."
+            )
+
+
+def _score_apart(path: Path, work: list[tuple[bytes, Values]]) -> list[golden.Response]:
+    """Score rows in a child process: a corrupt model crashes that one."""
+    requests = [
+        msgspec.msgpack.encode(golden.Request(model, rows.astype("<f4").tobytes(), rows.shape[1]))
+        for model, rows in work
+    ]
+    try:
+        child = subprocess.run(  # noqa: S603  # our own script, under our own interpreter
+            [sys.executable, "-P", golden.__file__],
+            input=msgspec.msgpack.encode(requests),
+            capture_output=True,
+            timeout=GOLDEN_TIMEOUT_S,
+            check=False,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BundleError(
+            f"The models of {path} did not score their golden rows within {GOLDEN_TIMEOUT_S:g} s; "
+            "train the bundle again."
+        ) from error
+    except OSError as error:
+        raise BundleError(
+            f"The models of {path} can't be tried in a process of their own ({error.strerror}); free some memory."
+        ) from error
+    if child.returncode == 0:
+        try:
+            return msgspec.msgpack.decode(child.stdout, type=list[golden.Response])
+        except msgspec.DecodeError:
+            pass
+    died = f"signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
+    raise BundleError(
+        f"A model of {path} is damaged, or made by an XGBoost that this one can't read: loading it in a process of its "
+        f"own ended with {died}; train the bundle again."
+    )

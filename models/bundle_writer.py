@@ -1,0 +1,190 @@
+"""Makes a bundle: writes it beside its place, then swaps it in, so that no reader ever meets half of one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import xgboost
+
+from features.errors import ConfigError
+from models import golden
+from models.bundle import Bundle, CatalogLike, GoldenRows, Values
+from models.manifest import (
+    CONTENT,
+    GOLDEN,
+    MANIFEST,
+    MODEL,
+    NO_FEATURES,
+    POLICY,
+    SCHEMA_VERSION,
+    FileEntry,
+    Manifest,
+    TrainingWindow,
+    digest_of,
+)
+from models.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What goes into a bundle.
+
+    Attributes:
+        model: the main model as UBJ, over all columns of the catalog.
+        no_features: the second model as UBJ, over the catalog's payment columns.
+        golden_rows: (n, features) float32 rows to score at every load, NaN where missing.
+        window: the first and last event time in ms of the training rows.
+        metrics: JSON values; no NaN.
+    """
+
+    name: str
+    version: str
+    created_ms: int
+    model: bytes
+    no_features: bytes
+    policy: Policy
+    golden_rows: Values
+    window: tuple[int, int]
+    metrics: Mapping[str, Any]
+
+
+def write(path: Path, recipe: Recipe, catalog: CatalogLike) -> Bundle:
+    """Write a bundle to `path`, whole or not at all; a bundle that is already there is replaced.
+
+    Everything is written beside `path` and forced to disk first. A new place is taken by one rename. An old bundle is
+    moved aside just before, so for an instant a reader may find none; it never finds a mixture.
+
+    Raises:
+        ConfigError: `path` holds something that is no bundle, or can't be written.
+    """
+    check_place(path)
+    bundle, files = _bake(path, recipe, catalog)
+    beside = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    aside = beside.with_suffix(".old")
+    try:
+        try:
+            beside.mkdir(mode=0o755)
+            for name, data in files.items():
+                _write_synced(beside / name, data)
+            _sync(beside)
+            if path.exists():
+                path.rename(aside)
+            try:
+                beside.rename(path)
+            except OSError:
+                if aside.exists():
+                    aside.rename(path)
+                raise
+            _sync(path.parent)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+            if path.exists():
+                shutil.rmtree(aside, ignore_errors=True)
+    except OSError as error:
+        raise ConfigError(f"The bundle can't be written to {path} ({error.strerror}); {_MEND}.") from error
+    return bundle
+
+
+_MEND = "give a directory that you may write to and that has free space"
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place that no bundle can be written to, before hours are spent on making one.
+
+    Raises:
+        ConfigError: it holds something else than a bundle, or its parent is missing or can't be written.
+    """
+    try:
+        if path.is_symlink():
+            raise ConfigError(f"{path} is a symbolic link; give the bundle's own place.")
+        if path.exists():
+            names = {entry.name for entry in path.iterdir()}
+            if names and (MANIFEST not in names or names - {MANIFEST, *CONTENT}):
+                raise ConfigError(f"{path} is a directory with other things than a bundle in it; give another place.")
+        if not path.parent.is_dir():
+            raise ConfigError(f"The directory {path.parent} does not exist; make it first.")
+    except OSError as error:
+        raise ConfigError(f"The bundle can't be written to {path} ({error.strerror}); {_MEND}.") from error
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"The bundle can't be written to {path} (no permission); {_MEND}.")
+
+
+def _bake(path: Path, recipe: Recipe, catalog: CatalogLike) -> tuple[Bundle, dict[str, bytes]]:
+    rows, columns = recipe.golden_rows, list(catalog.payment_columns)
+    main, second = (
+        golden.score_rows(golden.Request(model, values.astype("<f4").tobytes(), values.shape[1]))
+        for model, values in ((recipe.model, rows), (recipe.no_features, rows[:, columns]))
+    )
+    content = {
+        MODEL: recipe.model,
+        NO_FEATURES: recipe.no_features,
+        POLICY: recipe.policy.to_toml().encode(),
+        GOLDEN: _pretty(
+            GoldenRows(
+                inputs=tuple(tuple(None if np.isnan(v) else float(v) for v in row) for row in rows),
+                model=tuple(np.frombuffer(main.scores, "<f4").tolist()),
+                no_features=tuple(np.frombuffer(second.scores, "<f4").tolist()),
+            )
+        ),
+    }
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=recipe.name,
+        version=recipe.version,
+        created_ms=recipe.created_ms,
+        features=catalog.names,
+        no_features=tuple(catalog.names[column] for column in columns),
+        catalog_fingerprint=catalog.fingerprint,
+        libraries={"fraudline": _own_version(), "numpy": np.__version__, "xgboost": xgboost.__version__},
+        training_window=TrainingWindow(*recipe.window),
+        trees={MODEL: main.trees, NO_FEATURES: second.trees},
+        metrics=dict(recipe.metrics),
+        files={name: FileEntry(len(data), hashlib.sha256(data).hexdigest()) for name, data in content.items()},
+    )
+    raw = _pretty(manifest)
+    bundle = Bundle(
+        path=path,
+        manifest=manifest,
+        digest=digest_of(raw),
+        policy=recipe.policy,
+        model=recipe.model,
+        no_features=recipe.no_features,
+        payment_columns=catalog.payment_columns,
+    )
+    return bundle, content | {MANIFEST: raw}
+
+
+def _pretty(document: msgspec.Struct) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=1) + b"\n"
+
+
+def _own_version() -> str:
+    try:
+        return metadata.version("fraudline")
+    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
+        return "unknown"
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

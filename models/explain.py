@@ -1,0 +1,81 @@
+"""Why a payment was flagged: the features that raised its score most, for alerts only."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import xgboost
+
+from models.bundle import Bundle
+from models.manifest import MODEL, NO_FEATURES
+from models.policy import Tier
+from models.score import open_model
+
+Values = npt.NDArray[np.float32]
+DEFAULT_TOP: Final = 4
+
+
+class Reason(msgspec.Struct, frozen=True, gc=False):
+    """One feature's part in a score: its value (null where missing) and what it added, in log-odds."""
+
+    feature: str
+    value: float | None
+    contribution: float
+
+
+class Explainer:
+    """Explains scores exactly, by TreeSHAP over each tree's cover (Lundberg et al., Nature Machine Intelligence 2020).
+
+    A row's contributions and a constant add up to the log-odds of its score. It costs some hundred times as much as a
+    score, so explain alerts only, and all of a batch at once. Always on the CPU; one thread at a time.
+
+    Args:
+        bundle: a bundle that `models.bundle.load` has verified.
+        threads: CPU threads; one is quickest for the few alerts of a batch.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int = 1) -> None:
+        manifest = bundle.manifest
+        self._threads = threads
+        self._names = manifest.features
+        self._columns = np.asarray(bundle.payment_columns, np.intp)
+        self._main = open_model(bundle.model, manifest.features, MODEL, threads=threads)
+        self._second = open_model(bundle.no_features, manifest.no_features, NO_FEATURES, threads=threads)
+
+    def explain(self, values: Values, tier: Tier, top: int = DEFAULT_TOP) -> list[tuple[Reason, ...]]:
+        """The features that raised each row's score most, the strongest first.
+
+        Args:
+            values: (n, features) float32 rows of alerts, all columns of the bundle.
+            tier: which model scored them; `rules_only` has no reasons, its rules are told by the policy.
+            top: at most so many reasons a row; features that lowered the score are none.
+        """
+        contributions = self.contributions(values, tier)[:, :-1]
+        strongest = np.argsort(-contributions, axis=1, kind="stable")[:, :top]
+        return [
+            tuple(self._reason(column, row, parts) for column in ranked if parts[column] > 0)
+            for row, parts, ranked in zip(values, contributions, strongest.tolist(), strict=True)
+        ]
+
+    def contributions(self, values: Values, tier: Tier) -> npt.NDArray[np.float32]:
+        """(n, features + 1) log-odds that each feature added, and the constant in the last column; 0 where unused."""
+        result = np.zeros((len(values), len(self._names) + 1), np.float32)
+        if not len(values) or tier == "rules_only":
+            return result
+        if tier == "full":
+            result[:] = self._shap(self._main, values)
+        else:
+            result[:, [*self._columns, -1]] = self._shap(self._second, values[:, self._columns])
+        return result
+
+    def _shap(self, booster: xgboost.Booster, values: Values) -> npt.NDArray[np.float32]:
+        matrix = xgboost.DMatrix(values, nthread=self._threads)
+        shap: npt.NDArray[np.float32] = booster.predict(matrix, pred_contribs=True, validate_features=False)
+        return shap
+
+    def _reason(self, column: int, row: Values, contributions: npt.NDArray[np.float32]) -> Reason:
+        value = float(row[column])
+        return Reason(self._names[column], None if np.isnan(value) else value, float(contributions[column]))

@@ -1,0 +1,207 @@
+"""The command line: help for everything, JSON where asked for, one line and no traceback for a user's own mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from consumer import __version__, cli, settings
+from features.catalog import DEFAULT
+from features.errors import BundleError, ConfigError, FraudlineError
+
+COMMANDS = (
+    *("run", "demo", "generate", "train", "score", "schemas"),
+    *("config", "config show", "features", "features list"),
+)
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("FRAUDLINE_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def fraudline(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command in this process: its exit status, standard output and standard error."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        status = cli.exit_status(arguments)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def process(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", "from consumer.cli import main; main()", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, fraudline: Run) -> None:
+    status, out, err = fraudline(*command.split(), "--help")
+    assert (status, err) == (0, "")
+    assert f"fraudline {command}" in out
+
+
+def test_help_is_what_no_arguments_get_and_names_every_command(fraudline: Run) -> None:
+    status, out, _ = fraudline()
+    assert status == 0
+    assert all(command.split()[0] in out for command in COMMANDS)
+
+
+def test_version(fraudline: Run) -> None:
+    assert fraudline("--version") == (0, f"fraudline {__version__}\n", "")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = ["numpy", "xgboost", "confluent_kafka", "redis", "msgspec", "pydantic", "structlog", "prometheus_client"]
+    script = (
+        "import sys; from consumer import cli; cli.exit_status(['--help'])\n"
+        f"sys.exit(' '.join(name for name in {heavy!r} if name in sys.modules) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ("nonsense", "nonsense"),
+        ("run --bad", "--bad"),
+        ("config", "Missing command"),
+        ("config show --config /nowhere.toml", "/nowhere.toml can't be read"),
+        ("run --config /nowhere.toml", "/nowhere.toml can't be read"),
+        ("generate --payments 10", "--out DIR or --topic NAME"),
+        ("generate --payments 10 --out a --topic b", "--out DIR or --topic NAME"),
+        ("generate --payments none --out a", "--payments"),
+        ("generate --payments 10 --out a --start yesterday", "--start is not an ISO 8601 time"),
+        ("generate --payments 10 --out a --late 2", "--late"),
+        ("generate --payments 10 --out a --start 1969-01-01", "start_ms"),
+        ("schemas --out /proc/nowhere", "can't be written to /proc/nowhere"),
+        ("train --payments a", "--labels"),
+        ("score --bundle /nowhere --as-of never", "--as-of is not an ISO 8601 time"),
+        ("score --bundle /nowhere --rejects /nowhere/x", "can't be written to /nowhere/x"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_status_2(arguments: str, part: str, fraudline: Run) -> None:
+    status, out, err = fraudline(*arguments.split())
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert part in err
+
+
+def test_an_unknown_variable_is_a_mistake(fraudline: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRAUDLINE_STORE__URI", "redis://:hunter2@h")
+    status, _, err = fraudline("config", "show")
+    assert status == 2
+    assert "did you mean FRAUDLINE_STORE__URL?" in err
+    assert "hunter2" not in err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (ConfigError("a setting."), 2, "error: a setting.\n"),
+        (BundleError("a bundle\nin two lines."), 1, "error: a bundle in two lines.\n"),
+        (FraudlineError("anything."), 1, "error: anything.\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_how_a_command_ends_is_its_exit_status(
+    error: BaseException, status: int, line: str, fraudline: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_path: Path | None) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(settings, "load", fail)
+    assert fraudline("config", "show") == (status, "", line)
+
+
+def test_a_bug_is_told_by_its_place_never_by_its_message(fraudline: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_path: Path | None) -> NoReturn:
+        raise ValueError("4111111111111111")
+
+    monkeypatch.setattr(settings, "load", fail)
+    status, out, err = fraudline("config", "show")
+    assert (status, out) == (1, "")
+    assert err.startswith("error: unexpected ValueError in tests/test_cli.py:")
+    assert "4111111111111111" not in err
+    assert err.count("\n") == 1
+
+
+def test_config_show_masks_secrets_in_table_and_json(fraudline: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRAUDLINE_STORE__URL", "redis://:hunter2@redis:6379/0")
+    status, table, _ = fraudline("config", "show")
+    assert status == 0
+    assert "redis://:********@redis:6379/0" in table
+    status, text, _ = fraudline("config", "show", "--json")
+    rows = {row["name"]: row for row in json.loads(text)}
+    assert rows["store.url"]["origin"] == "FRAUDLINE_STORE__URL"
+    assert rows["processing.budget_ms"] == {"name": "processing.budget_ms", "value": "200", "origin": "default"}
+    assert "hunter2" not in table + text
+
+
+def test_features_list_has_every_feature(fraudline: Run) -> None:
+    _, text, _ = fraudline("features", "list", "--json")
+    assert [row["name"] for row in json.loads(text)] == [feature.name for feature in DEFAULT.features]
+    _, table, _ = fraudline("features", "list")
+    assert all(feature.name in table for feature in DEFAULT.features)
+
+
+def test_schemas_go_to_standard_output_or_to_files(fraudline: Run, tmp_path: Path) -> None:
+    status, text, _ = fraudline("schemas")
+    assert status == 0
+    printed = json.loads(text)
+    assert fraudline("schemas", "--out", str(tmp_path / "schemas")) == (0, "", "")
+    files = {path.name.removesuffix(".schema.json"): json.loads(path.read_text()) for path in tmp_path.rglob("*.json")}
+    assert files == printed
+
+
+def test_generate_writes_both_files_and_a_summary(fraudline: Run, tmp_path: Path) -> None:
+    status, text, err = fraudline("generate", "--payments", "300", "--seed", "3", "--out", str(tmp_path), "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(text)["payments"] == 300
+    assert len((tmp_path / "payments.jsonl").read_text().splitlines()) == 300
+    assert (tmp_path / "labels.jsonl").exists()
+    status, table, _ = fraudline("generate", "--payments", "300", "--out", str(tmp_path), "--start", "2026-02-01")
+    assert status == 0
+    assert "fraud_share" in table
+
+
+def test_a_time_without_an_offset_is_utc() -> None:
+    assert cli._epoch_ms("2026-01-05T00:00:00", "--start") == 1_767_571_200_000
+    assert cli._epoch_ms("2026-01-05T01:00:00.5+01:00", "--start") == 1_767_571_200_500
+
+
+@pytest.mark.parametrize("command", ["features list", "features list --json", "config show", "--version"])
+def test_a_reader_that_goes_away_gets_no_complaint(command: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    call = [sys.executable, "-c", "from consumer.cli import main; main()", *command.split()]
+    done = subprocess.run(call, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_the_entry_point_exits_with_the_status() -> None:
+    running = process("config", "show", "--config", "/nowhere.toml")
+    out, err = running.communicate(timeout=60)
+    assert (running.returncode, out) == (2, b"")
+    assert err.count(b"\n") == 1
+    assert b"Traceback" not in err

@@ -1,0 +1,121 @@
+"""The front door: targets explain themselves, the locks fit the project, hooks and CI do as a person does."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from consumer import __version__
+
+ROOT = Path(__file__).parents[1]
+LOCKS = ("requirements.txt", "requirements-dev.txt")
+TARGETS = {"help", "setup", "demo", "test", "test-fast", "check", "bench", "faults", "lock"}
+
+
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def locked(name: str) -> dict[str, list[Requirement]]:
+    """What a lock pins, by package."""
+    text = (ROOT / name).read_text().replace("\\\n", " ")
+    pins: dict[str, list[Requirement]] = {}
+    for line in text.splitlines():
+        if line and not line.startswith((" ", "#")):
+            requirement = Requirement(re.sub(r"\s+--hash=\S+", "", line).strip())
+            pins.setdefault(canonicalize_name(requirement.name), []).append(requirement)
+    return pins
+
+
+def recipe(target: str) -> list[str]:
+    makefile = (ROOT / "Makefile").read_text()
+    match = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
+    assert match is not None
+    return [line.strip().lstrip("@") for line in match.group(1).splitlines()]
+
+
+def test_every_target_explains_itself() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert phony is not None
+    explained = set(re.findall(r"^([a-z-]+):.*## \S", makefile, re.MULTILINE))
+    assert explained == set(phony.group(1).split()) == TARGETS
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_help_is_the_default_and_lists_every_target() -> None:
+    done = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {line.split()[1] for line in done.stdout.splitlines()} == TARGETS
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_the_lock_holds_every_dependency_inside_its_range(lock: str) -> None:
+    wanted = [Requirement(text) for text in project()["project"]["dependencies"]]
+    if lock == "requirements-dev.txt":
+        wanted += [Requirement(text) for text in project()["dependency-groups"]["dev"]]
+    pins = locked(lock)
+    for requirement in wanted:
+        name = canonicalize_name(requirement.name)
+        assert name in pins, f"{name} is not in {lock}: run make lock"
+        for pin in pins[name]:
+            (version,) = (Version(specifier.version) for specifier in pin.specifier)
+            assert version in requirement.specifier, f"{pin} in {lock} is outside {requirement}: run make lock"
+
+
+def test_both_locks_pin_the_same_versions() -> None:
+    runtime, dev = locked("requirements.txt"), locked("requirements-dev.txt")
+    assert {name: list(map(str, pins)) for name, pins in runtime.items()}.items() <= {
+        name: list(map(str, pins)) for name, pins in dev.items()
+    }.items()
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_the_lock_is_pinned_by_hash_and_names_no_place(lock: str) -> None:
+    text = (ROOT / lock).read_text()
+    assert not re.search(r"https?:|file:|--index|--extra-index|--find-links|--trusted-host|(^|\s)/\w", text)
+    entries = [entry for entry in re.split(r"\n(?=[a-z])", text) if not entry.startswith("#")]
+    assert len(entries) == sum(map(len, locked(lock).values()))
+    assert all("==" in entry and "--hash=sha256:" in entry for entry in entries)
+
+
+def test_setup_can_build_the_project_without_the_network() -> None:
+    pins = locked("requirements-dev.txt")
+    for text in project()["build-system"]["requires"]:
+        assert canonicalize_name(Requirement(text).name) in pins
+    assert "editables" in pins
+
+
+def test_hooks_run_the_commands_of_make_check() -> None:
+    hooks = re.findall(r"^\s+entry: (.*)$", (ROOT / ".pre-commit-config.yaml").read_text(), re.MULTILINE)
+    assert hooks == [line.replace("$(BIN)", ".venv/bin") for line in recipe("check")]
+
+
+def test_ci_runs_what_a_person_runs() -> None:
+    script = ROOT / ".ci" / "run"
+    text = script.read_text()
+    assert script.stat().st_mode & 0o111
+    assert text.startswith("#!/usr/bin/env bash\n")
+    assert "set -euo pipefail" in text
+    commands = [line for line in text.splitlines() if re.match(r"(REQUIRE_KAFKA=1 )?make ", line)]
+    assert commands == ["make setup", "make check", "REQUIRE_KAFKA=1 make test"]
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+def test_the_version_is_said_once_and_the_same() -> None:
+    assert project()["project"]["version"] == __version__
+
+
+def test_the_license_is_whole() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text
+    assert "TERMS AND CONDITIONS FOR USE, REPRODUCTION, AND DISTRIBUTION" in text
+    assert len(text.splitlines()) > 190
