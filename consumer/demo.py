@@ -33,6 +33,7 @@ TRAINING_SEED_OFFSET: Final = 1_000_003  # the model never sees what is shown
 SHOWN_DAYS_AGO: Final = 60
 START_LIMIT_S: Final = 30.0
 STALL_LIMIT_S: Final = 30.0
+FETCH_WAIT_MS: Final = 5
 VIEW_INTERVAL_S: Final = 0.25
 
 
@@ -50,6 +51,7 @@ def run_demo(*, payments: int, rate: float, seed: int, as_json: bool) -> int:
     card = ScoreCard(history.fraud_event_ids)
     with EmbeddedBroker() as broker:
         settings = _settings(broker.brokers)
+        broker.create(*settings.topics.model_dump().values())
         summary = _Run(settings, model, card, console).run(history.records(), payments, rate, quiet=as_json)
     if as_json:
         console.file.flush()
@@ -86,8 +88,11 @@ def demo_bundle(seed: int, console: Console) -> Path:
 
 
 def _settings(brokers: str) -> Settings:
+    # the mock cluster answers a fetch when its wait is over, not when a record comes
     return Settings(
-        kafka=KafkaSettings(brokers=brokers, group_id="fraudline-demo", transactional_id="fraudline-demo"),
+        kafka=KafkaSettings(
+            brokers=brokers, group_id="fraudline-demo", transactional_id="fraudline-demo", fetch_wait_ms=FETCH_WAIT_MS
+        ),
         processing=ProcessingSettings(delivery="at_least_once"),
         telemetry=TelemetrySettings(port=0),
     )

@@ -18,13 +18,13 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import xgboost
 
 from features.catalog import DEFAULT, Catalog
 from features.errors import ConfigError
 from models import dataset, evaluate
 from models.bundle_writer import Recipe, check_place, write
 from models.dataset import ALL_LABELS, DAY_MS, Dataset, Mask, Progress, Split, Values
+from models.fit import TreeOptions, fit, score
 from models.policy import Policy, Thresholds
 from models.starter_rules import starter_rules
 
@@ -33,6 +33,7 @@ Scores = npt.NDArray[np.float32]
 MIN_TRAIN_FRAUDS: Final = 10
 MIN_VALID_FRAUDS: Final = 3
 _GOLDEN_SAMPLE: Final = 32
+_NOT_METRICS: Final = frozenset({"name", "version", "created_ms"})
 _STAGES: Final = {"features": (0.0, 0.6), "model": (0.6, 0.9), "no_features": (0.9, 0.98)}
 
 
@@ -126,6 +127,14 @@ def train(
     known, truth = data.fraud_known_by(parts.cut_ms), data.fraud_known_by(ALL_LABELS)
     narrow = np.ascontiguousarray(data.values[:, list(catalog.payment_columns)])
     narrow_names = tuple(catalog.names[column] for column in catalog.payment_columns)
+    trees = TreeOptions(
+        options.trees,
+        options.depth,
+        options.learning_rate,
+        options.early_stopping_rounds,
+        options.seed,
+        options.threads,
+    )
     models: dict[str, bytes] = {}
     thresholds: dict[Any, Thresholds] = {}
     metrics: dict[str, Any] = _counts(data, parts, known, truth, options)
@@ -133,10 +142,15 @@ def train(
         ("full", "model", data.values, catalog.names),
         ("no_features", "no_features", narrow, narrow_names),
     ):
-        model = _fit(values, known, truth, parts, names, options, _part_of(progress, stage))
-        scores = _scores(model, values, parts.valid | parts.test)
-        thresholds[tier] = _thresholds(truth[parts.valid], scores[parts.valid], options)
-        metrics[tier] = _quality(truth[parts.test], scores[parts.test], thresholds[tier])
+        model = fit(
+            (values[parts.train], known[parts.train]),
+            (values[parts.valid], truth[parts.valid]),
+            names,
+            trees,
+            _part_of(progress, stage),
+        )
+        thresholds[tier] = _thresholds(truth[parts.valid], score(model, values[parts.valid]), options)
+        metrics[tier] = _quality(truth[parts.test], score(model, values[parts.test]), thresholds[tier])
         models[tier] = model
     recipe = Recipe(
         name=options.name,
@@ -178,70 +192,11 @@ def _split(data: Dataset, options: TrainOptions) -> Split:
     later = int(data.fraud_known_by(ALL_LABELS)[parts.valid].sum())
     if known < MIN_TRAIN_FRAUDS or later < MIN_VALID_FRAUDS:
         raise ConfigError(
-            f"There is too little to learn from: {int(parts.train.sum()):,} training payments with {known:,} known frauds "
-            f"({MIN_TRAIN_FRAUDS} needed) and {int(parts.valid.sum()):,} validation payments with {later:,} "
+            f"There is too little to learn from: {int(parts.train.sum()):,} training payments with {known:,} known "
+            f"frauds ({MIN_TRAIN_FRAUDS} needed) and {int(parts.valid.sum()):,} validation payments with {later:,} "
             f"({MIN_VALID_FRAUDS} needed); give more payments, or a smaller label_gap_days."
         )
     return parts
-
-
-def _fit(
-    values: Values,
-    known: Mask,
-    truth: Mask,
-    parts: Split,
-    names: tuple[str, ...],
-    options: TrainOptions,
-    progress: Progress,
-) -> bytes:
-    """Fit trees to the training part, as many as the validation part likes best, and return them as UBJ."""
-    common = {"max_bin": 1024, "nthread": options.threads, "feature_names": list(names)}
-    train_matrix = xgboost.QuantileDMatrix(values[parts.train], known[parts.train], **common)
-    valid_matrix = xgboost.QuantileDMatrix(values[parts.valid], truth[parts.valid], ref=train_matrix, **common)
-    booster = xgboost.train(
-        {
-            "objective": "binary:logistic",
-            "eval_metric": "aucpr",
-            "tree_method": "hist",
-            "max_bin": 1024,
-            "base_score": 0.5,
-            "max_depth": options.depth,
-            "learning_rate": options.learning_rate,
-            "subsample": 0.8,
-            "colsample_bytree": 0.5,
-            "seed": options.seed,
-            "nthread": options.threads,
-        },
-        train_matrix,
-        options.trees,
-        evals=[(valid_matrix, "valid")],
-        early_stopping_rounds=options.early_stopping_rounds,
-        verbose_eval=False,
-        callbacks=[_Watch(f"fitting trees on {len(names)} features", options.trees, progress)],
-    )
-    best = booster[: booster.best_iteration + 1]  # a predictor would use all trees; so keep only the best ones
-    return bytes(best.save_raw("ubj"))
-
-
-class _Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]  # xgboost ships no complete types
-    """Tells the progress after each tree."""
-
-    def __init__(self, text: str, trees: int, progress: Progress) -> None:
-        super().__init__()
-        self._text, self._trees, self._progress = text, trees, progress
-
-    def after_iteration(self, model: object, epoch: int, evals_log: object) -> bool:  # noqa: ARG002  # its signature
-        self._progress(self._text, (epoch + 1) / self._trees)
-        return False
-
-
-def _scores(model: bytes, values: Values, rows: Mask) -> Scores:
-    """(n,) scores of the chosen rows, 0 elsewhere, as the processor would compute them."""
-    booster = xgboost.Booster({"nthread": 1})
-    booster.load_model(bytearray(model))
-    scores = np.zeros(len(values), np.float32)
-    scores[rows] = booster.inplace_predict(values[rows])
-    return scores
 
 
 def _thresholds(fraud: Mask, scores: Scores, options: TrainOptions) -> Thresholds:
@@ -272,9 +227,7 @@ def _counts(data: Dataset, parts: Split, known: Mask, truth: Mask, options: Trai
         "train": {"payments": int(parts.train.sum()), "fraud": int(known[parts.train].sum())},
         "valid": {"payments": int(parts.valid.sum()), "fraud": int(truth[parts.valid].sum())},
         "test": {"payments": int(parts.test.sum()), "fraud": int(truth[parts.test].sum())},
-        "options": {
-            key: value for key, value in asdict(options).items() if key not in {"created_ms", "name", "version"}
-        },
+        "options": {name: value for name, value in asdict(options).items() if name not in _NOT_METRICS},
     }
 
 

@@ -57,7 +57,7 @@ def group_config(kafka: KafkaSettings) -> Config:
         "heartbeat.interval.ms": max(100, kafka.session_timeout_ms // 5),
         "max.poll.interval.ms": kafka.max_poll_interval_ms,
         "check.crcs": True,
-        "fetch.wait.max.ms": 100,
+        "fetch.wait.max.ms": kafka.fetch_wait_ms,
         "fetch.queue.backoff.ms": 5,
         "queued.min.messages": 10_000,
         "queued.max.messages.kbytes": 16_384,

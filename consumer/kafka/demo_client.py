@@ -52,7 +52,12 @@ class DemoReader:
         }
         self._consumer = Consumer(
             common_config(settings.kafka)
-            | {"group.id": "fraudline-demo-reader", "enable.auto.commit": False, "fetch.queue.backoff.ms": 5}
+            | {
+                "group.id": "fraudline-demo-reader",
+                "enable.auto.commit": False,
+                "fetch.queue.backoff.ms": 5,
+                "fetch.wait.max.ms": settings.kafka.fetch_wait_ms,
+            }
         )
         self._consumer.assign(
             [

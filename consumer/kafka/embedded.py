@@ -24,7 +24,7 @@ class EmbeddedBroker:
         self.brokers = ",".join(f"{broker.host}:{broker.port}" for broker in known)
 
     def create(self, *topics: str) -> None:
-        """Make topics exist."""
+        """Make topics exist: the mock cluster creates what it is asked about."""
         for topic in topics:
             self._owner.list_topics(topic, timeout=10)
 
