@@ -13,6 +13,7 @@ from features.catalog import ENTITY_OPS, PAYMENT_OPS, Catalog, Entity
 from features.errors import StateBehind
 from features.event import FLAG_DUPLICATE, PaymentBatch, sequences
 from features.store import Append, Applied, Span, StateStore
+from features.timeline import view_of
 from features.windows import Floats, Ints, Logs, Subject, View, own_positions
 
 _PREFIX: Final[dict[Entity, bytes]] = {"card": b"c:", "merchant": b"m:", "device": b"d:"}
@@ -165,7 +166,7 @@ class Enricher:
             device=batch.device[rows],
             country=batch.country[rows],
         )
-        return View(logs, own, slot, subject, self._windows[entity], self.catalog.keep)
+        return view_of(View(logs, own, slot, subject, self._windows[entity], self.catalog.keep))
 
     @staticmethod
     def _committed(batch: PaymentBatch, missing: Ints, floor_of: dict[int, int], entity: Entity) -> bool:

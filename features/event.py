@@ -7,7 +7,7 @@ repeated event id, its shard's epoch, and the shard's sequence number at the sta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
@@ -134,8 +134,34 @@ def mcc_code(text: str | None) -> int:
 
 
 CHANNELS: Final = ("pos", "ecom", "atm", "contactless", "moto", "recurring")
-_CHANNEL_CODE: Final[dict[str | None, int]] = {name: code for code, name in enumerate(CHANNELS, start=1)}
+_CHANNEL_CODE: Final[dict[str | None, int]] = {name: code for code, name in enumerate(CHANNELS, start=1)} | {None: 0}
 CHANNEL_OTHER: Final = len(CHANNELS) + 1
+
+
+def channel_code(text: str | None) -> int:
+    """A channel's place in `CHANNELS`, from 1; 0 means absent."""
+    return _CHANNEL_CODE.get(text, CHANNEL_OTHER)
+
+
+class _Memo(dict[str | None, int]):
+    """Codes of texts that take few values, each worked out once: a look-up costs a third of the work."""
+
+    LIMIT: Final = 4_096  # bounds memory whatever is sent; starting afresh heals a memo filled with junk
+
+    def __init__(self, code: Callable[[str | None], int]) -> None:
+        super().__init__()
+        self._code = code
+
+    def __missing__(self, text: str | None) -> int:
+        if len(self) >= self.LIMIT:
+            self.clear()
+        code = self[text] = self._code(text)
+        return code
+
+
+_COUNTRIES: Final = _Memo(code2)
+_MCCS: Final = _Memo(mcc_code)
+_CHANNELS: Final = _Memo(channel_code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,39 +203,45 @@ def batch_of(
     """Lay payments out as columns. All sequences have length n, at most 65,535, in log order (see `PaymentBatch`)."""
     n = len(payments)
     heads: Records = np.zeros(n, HEAD)
-    event_time = np.fromiter([p.event_time for p in payments], np.int64, n)
-    amount = np.fromiter([p.amount_minor for p in payments], np.int64, n)
-    merchant = np.fromiter([tag(p.merchant_id) for p in payments], np.uint32, n)
-    device = np.fromiter([tag(p.device_id) for p in payments], np.uint32, n)
-    country = np.fromiter([code2(p.country) for p in payments], np.uint16, n)
-    mcc = np.fromiter([mcc_code(p.mcc) for p in payments], np.uint16, n)
-    heads["event_time"] = event_time
-    heads["amount"] = amount
-    heads["offset"] = offset
+    heads["event_time"] = event_time = np.fromiter([p.event_time for p in payments], np.int64, n)
+    heads["amount"] = amount = np.fromiter([p.amount_minor for p in payments], np.int64, n)
+    heads["offset"] = offsets = np.asarray(offset, np.int64)
     heads["event_hash"] = np.fromiter([xxh3_64_intdigest(p.event_id.encode()) for p in payments], np.uint64, n)
-    heads["card"] = np.fromiter([tag(p.card_id) for p in payments], np.uint32, n)
-    heads["merchant"] = merchant
-    heads["device"] = device
-    heads["partition"] = partition
+    tags = _tags(
+        [xxh3_64_intdigest(p.card_id.encode()) for p in payments]
+        + [xxh3_64_intdigest(p.merchant_id.encode()) for p in payments]
+        + [0 if p.device_id is None else xxh3_64_intdigest(p.device_id.encode()) for p in payments]
+    )
+    heads["card"] = tags[:n]
+    heads["merchant"] = merchant = tags[n : 2 * n]
+    heads["device"] = device = tags[2 * n :]
+    heads["partition"] = partitions = np.asarray(partition, np.int32)
     heads["index"] = np.arange(n, dtype=np.uint16)
-    heads["country"] = country
-    heads["mcc"] = mcc
+    heads["country"] = country = np.fromiter([_COUNTRIES[p.country] for p in payments], np.uint16, n)
+    heads["mcc"] = mcc = np.fromiter([_MCCS[p.mcc] for p in payments], np.uint16, n)
     heads["kind"] = KIND_PAYMENT | LAYOUT_VERSION << 4
     return PaymentBatch(
         topic=topic,
         payments=payments,
-        partition=np.asarray(partition, np.int32),
-        offset=np.asarray(offset, np.int64),
+        partition=partitions,
+        offset=offsets,
         ingest_time=event_time if ingest_time is None else np.asarray(ingest_time, np.int64),
         event_time=event_time,
         amount=amount,
         merchant=merchant,
         device=device,
         country=country,
-        card_country=np.fromiter([code2(p.card_country) for p in payments], np.uint16, n),
-        channel=np.fromiter(
-            [_CHANNEL_CODE.get(p.channel, CHANNEL_OTHER) if p.channel is not None else 0 for p in payments], np.uint8, n
-        ),
+        card_country=np.fromiter([_COUNTRIES[p.card_country] for p in payments], np.uint16, n),
+        channel=np.fromiter([_CHANNELS[p.channel] for p in payments], np.uint8, n),
         mcc=mcc,
         heads=heads,
     )
+
+
+def _tags(digests: list[int]) -> npt.NDArray[np.uint32]:
+    """What `tag` gives, from 64-bit digests of which 0 means absent."""
+    wide = np.array(digests, np.uint64)
+    tags = wide.astype(np.uint32)
+    if not tags.all():
+        tags[(tags == 0) & (wide != 0)] = 1
+    return tags

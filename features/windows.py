@@ -89,6 +89,10 @@ class Subject:
     device: npt.NDArray[np.uint32]
     country: npt.NDArray[np.uint16]
 
+    def take(self, rows: Ints) -> Subject:
+        """Some of the payments."""
+        return Subject(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
 
 @dataclass(frozen=True)
 class View:
@@ -108,33 +112,36 @@ class View:
     _below: dict[int, Floats] = field(default_factory=dict)
 
     @cached_property
-    def _first(self) -> Ints:
+    def first(self) -> Ints:
+        """(n,) row of the first record of each prefix."""
         starts = self.logs.ends - self.logs.lengths
         first: Ints = np.maximum(starts[self.slot], self.own - self.keep + 1)
         return first
 
     @cached_property
-    def _lengths(self) -> Ints:
-        return self.own - self._first + 1
+    def lengths(self) -> Ints:
+        """(n,) records in each prefix."""
+        return self.own - self.first + 1
 
     @cached_property
     def _pair_starts(self) -> Ints:
-        return np.cumsum(self._lengths) - self._lengths
+        return np.cumsum(self.lengths) - self.lengths
 
     @cached_property
     def row(self) -> Ints:
         """(pairs,) which payment each pair belongs to; payments in order, records in log order."""
-        return np.repeat(np.arange(self.own.size), self._lengths)
+        return np.repeat(np.arange(self.own.size), self.lengths)
 
     @cached_property
-    def _position(self) -> Ints:
-        return np.arange(self.row.size) + np.repeat(self._first - self._pair_starts, self._lengths)
+    def position(self) -> Ints:
+        """(pairs,) the row of each pair's record."""
+        return np.arange(self.row.size) + np.repeat(self.first - self._pair_starts, self.lengths)
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """(pairs,) one field of each pair's record."""
         if name not in self._columns:
             # a field at a time: numpy copies whole records one by one
-            self._columns[name] = self.logs.records[name][self._position]
+            self._columns[name] = self.logs.records[name][self.position]
         return self._columns[name]
 
     @cached_property
@@ -153,13 +160,13 @@ class View:
         """(pairs,) whether the record is a payment that is not repeated and not in the payment's future."""
         timely = self.age_ms >= 0
         plain = self.logs.plain
-        return timely if plain.all() else timely & plain[self._position]
+        return timely if plain.all() else timely & plain[self.position]
 
     @cached_property
     def is_own(self) -> npt.NDArray[np.bool_]:
         """(pairs,) whether the record is the payment's own."""
         own = np.zeros(self.row.size, np.bool_)
-        own[self._pair_starts + self._lengths - 1] = True
+        own[self._pair_starts + self.lengths - 1] = True
         return own
 
     @cached_property
@@ -181,22 +188,25 @@ class View:
     def _cell(self) -> Ints:
         return self.row * (len(self.windows_ms) + 1) + self.bucket
 
-    def by_window(self, weights: Floats | None, bucket: Ints | None = None, row: Ints | None = None) -> Floats:
-        """(n, windows) sums of `weights` (ones if None) over each window, by one weighted count and a running sum."""
+    def _by_window(self, cell: Ints, weights: npt.NDArray[Any] | None) -> Floats:
+        """(n, windows) sums over each window: one weighted count and a running sum. A cell is row * width + bucket."""
         width = len(self.windows_ms) + 1
-        cell = self._cell if row is None or bucket is None else row * width + bucket
         cells = np.bincount(cell, weights, minlength=self.own.size * width)
         return np.cumsum(cells.reshape(self.own.size, width)[:, :-1], axis=1, dtype=np.float64)
+
+    def sums(self, weights: Ints | None) -> Floats:
+        """(n, windows) sums of the rows' weights, shape (records,), over each window; of ones if None."""
+        return self._by_window(self._cell, None if weights is None else weights[self.position])
 
     @cached_property
     def count(self) -> Floats:
         """(n, windows) number of payments, the own one included."""
-        return self.by_window(None)
+        return self.sums(None)
 
     @cached_property
     def total(self) -> Floats:
         """(n, windows) sum of amounts, the own one included."""
-        return self.by_window(self.amount)
+        return self.sums(self.logs.records["amount"])
 
     def distinct(self, tag: str) -> Floats:
         """(n, windows) number of distinct non-zero tags of one kind (`merchant`, `card`, `device`, `country`)."""
@@ -209,7 +219,7 @@ class View:
             first = np.flatnonzero(np.diff(ordered, prepend=-1))
             # a tag is in a window when its newest record is
             newest = np.minimum.reduceat(self.bucket[used][order], first) if first.size else np.zeros(0, np.int64)
-            self._distinct[tag] = self.by_window(None, newest, ordered[first] >> 32)
+            self._distinct[tag] = self._by_window((ordered[first] >> 32) * (len(self.windows_ms) + 1) + newest, None)
         return self._distinct[tag]
 
     def maximum(self, window: int, *, earlier: bool) -> Floats:
@@ -240,7 +250,7 @@ class View:
     def below(self, amount_minor: int) -> Floats:
         """(n, windows) number of payments under an amount."""
         if amount_minor not in self._below:
-            self._below[amount_minor] = self.by_window((self.amount < amount_minor).astype(np.float64))
+            self._below[amount_minor] = self.sums((self.logs.records["amount"] < amount_minor).astype(np.int64))
         return self._below[amount_minor]
 
     def deviation(self, window: int) -> tuple[Floats, Floats]:
