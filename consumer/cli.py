@@ -146,10 +146,9 @@ def train(
     as_json: AsJson = False,
 ) -> int:
     """Train a model bundle from payments and labels, and print how good it is on later payments."""
+    from consumer import logs
     from models.train import TrainOptions
     from models.train import train as train_bundle
-
-    from consumer import logs
 
     logs.configure("warning")
     options = TrainOptions(alert_share=alert_budget, seed=seed, threads=threads or os.cpu_count() or 1)

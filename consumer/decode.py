@@ -7,6 +7,7 @@ the payload.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -48,6 +49,13 @@ REASONS: Final = (
     "future_event_time",
 )
 
+MAX_DEPTH: Final = 64  # of nested arrays and objects, the record's own included
+_COMMAS: Final = len(Payment.__struct_fields__) - 1  # between all known fields
+_TOO_DEEP: Final = ("too_deep", f"the record nests more than {MAX_DEPTH} arrays and objects")
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_BRACKET: Final = re.compile(rb"[\[\]{}]")
+_SEPARATORS: Final = re.compile(r"[\W_]+")
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
@@ -84,6 +92,7 @@ class Decoder:
 
     def decode(self, messages: Sequence[Message]) -> Decoded:
         """Decode n messages of one topic, grouped by partition and in offset order within each."""
+        valid = self._valid
         payments: list[Payment] = []
         partitions: list[int] = []
         offsets: list[int] = []
@@ -92,12 +101,11 @@ class Decoder:
         for message in messages:
             kind, timestamp_ms = message.timestamp()
             try:
-                payment = self._payment(message.value())
-                if kind:
-                    if payment.event_time > timestamp_ms + self._max_future_ms:
-                        raise _Invalid("future_event_time", "event_time is later than the record's own timestamp")
-                else:
+                payment = valid(message.value())
+                if not kind:
                     timestamp_ms = payment.event_time
+                elif payment.event_time > timestamp_ms + self._max_future_ms:
+                    raise _Invalid("future_event_time", "event_time is later than the record's own timestamp")
             except _Invalid as invalid:
                 rejected.append(Rejected(message, "decode", invalid.reason, invalid.detail))
                 continue
@@ -109,7 +117,7 @@ class Decoder:
         batch = batch_of(payments, topic=topic, partition=partitions, offset=offsets, ingest_time=ingested)
         return Decoded(batch, rejected)
 
-    def _payment(self, value: bytes | None) -> Payment:
+    def _valid(self, value: bytes | None) -> Payment:
         if not value:
             raise _Invalid("empty", "the record has no value")
         if len(value) > self._max_bytes:
@@ -123,8 +131,8 @@ class Decoder:
         except UnicodeDecodeError:
             raise _Invalid("not_utf8", "the record is not UTF-8") from None
         except RecursionError:
-            raise _Invalid("too_deep", "the record is nested too deeply") from None
-        if value.count(b'"') != _quotes_expected(payment):
+            raise _Invalid(*_TOO_DEEP) from None
+        if value.count(b",") != _commas_expected(payment):
             _refuse_hidden_trouble(value)
         if payment.currency not in CURRENCIES:
             raise _Invalid("unknown_currency", "currency is not an active ISO 4217 code")
@@ -133,23 +141,35 @@ class Decoder:
         return payment
 
 
-def _quotes_expected(p: Payment) -> int:
-    """Quotation marks in a payment that has each known field once and nothing else: anything more needs a look."""
-    optional = (
-        (p.device_id is not None)
-        + (p.ip is not None)
-        + (p.mcc is not None)
-        + (p.country is not None)
-        + (p.card_country is not None)
-        + (p.channel is not None)
-        + (p.terminal_id is not None)
-        + (p.account_id is not None)
-    )
-    return 20 + 4 * optional
+def _commas_expected(p: Payment) -> int:
+    """Commas in a payment that has each known field once and nothing else: anything more needs a look.
+
+    A member more, unknown or repeated, is a comma more. A comma inside a string costs a needless look.
+    """
+    expected = _COMMAS
+    if p.device_id is None:
+        expected -= 1
+    if p.ip is None:
+        expected -= 1
+    if p.mcc is None:
+        expected -= 1
+    if p.country is None:
+        expected -= 1
+    if p.card_country is None:
+        expected -= 1
+    if p.channel is None:
+        expected -= 1
+    if p.terminal_id is None:
+        expected -= 1
+    if p.account_id is None:
+        expected -= 1
+    return expected
 
 
 def _refuse_hidden_trouble(value: bytes) -> None:
-    """The slow look at a record with unknown fields, escapes or repeated keys, of which msgspec keeps the last."""
+    """The slow look at a record with unknown fields, commas or repeated keys, of which msgspec keeps the last."""
+    if _deeper(value, MAX_DEPTH):
+        raise _Invalid(*_TOO_DEEP)
 
     def once(pairs: list[tuple[str, Any]]) -> None:
         if len({key for key, _ in pairs}) != len(pairs):
@@ -159,10 +179,20 @@ def _refuse_hidden_trouble(value: bytes) -> None:
         json.loads(value.decode(), object_pairs_hook=once, parse_int=_ignore, parse_float=_ignore)
     except UnicodeDecodeError:
         raise _Invalid("not_utf8", "the record is not UTF-8") from None
-    except RecursionError:
-        raise _Invalid("too_deep", "the record is nested too deeply") from None
     except ValueError:
         raise _Invalid("not_json", "the record is not JSON") from None
+
+
+def _deeper(value: bytes, limit: int) -> bool:
+    """Whether JSON nests more than `limit` arrays and objects: the interpreter's own limit varies with its stack."""
+    if value.count(b"[") + value.count(b"{") <= limit:
+        return False
+    depth = 0
+    for bracket in _BRACKET.findall(_STRING.sub(b"", value)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > limit:
+            return True
+    return False
 
 
 def _ignore(_digits: str) -> None:
@@ -181,10 +211,13 @@ def _explain(text: str) -> tuple[str, str]:
 
 
 def looks_like_card_number(text: str) -> bool:
-    """Whether a token is really a card number: 12 to 19 digits that pass the Luhn check (ISO/IEC 7812-1)."""
-    if not (text[0].isdecimal() and text[-1].isdecimal()):
+    """Whether a token is really a card number: 12 to 19 digits that pass the Luhn check (ISO/IEC 7812-1).
+
+    Spaces, dashes and anything else that is neither letter nor digit may stand around and between the digits.
+    """
+    if text[0].isalpha() or text[-1].isalpha():
         return False
-    digits = text.replace(" ", "").replace("-", "")
+    digits = text if text.isalnum() else _SEPARATORS.sub("", text)
     if not (12 <= len(digits) <= 19 and digits.isdecimal()):
         return False
     total = 0

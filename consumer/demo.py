@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final
 
 import orjson
-from models.train import TrainOptions, train
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -27,6 +26,7 @@ from consumer.telemetry import Health, Telemetry
 from features.catalog import DAY_MS, DEFAULT
 from features.errors import FraudlineError, KafkaUnavailable
 from features.store import MemoryStore
+from models.train import TrainOptions, train
 
 TRAINING_PAYMENTS: Final = 150_000
 TRAINING_SEED_OFFSET: Final = 1_000_003  # the model never sees what is shown

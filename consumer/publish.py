@@ -9,7 +9,6 @@ from typing import Final
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from models.explain import Reason
 
 from consumer.decode import Rejected
 from consumer.journal import SHARD
@@ -29,11 +28,16 @@ from consumer.records import (
 from consumer.settings import TopicSettings
 from features.enrich import Enriched
 from features.event import PaymentBatch
+from models.explain import Reason
 from models.policy import DECISIONS, TIERS, Policy, Tier, Verdicts
 
-DEAD_LETTER_LIMIT_BYTES: Final = 900_000  # a record that reached the brokers' own limit must still fit with its headers
+# Together below the brokers' default limit of 1,048,588: one dead letter that can't be written would stop everything.
+DEAD_LETTER_LIMIT_BYTES: Final = 900_000
 HEADERS_LIMIT_BYTES: Final = 65_536
+KEY_LIMIT_BYTES: Final = 16_384
+HEADER_OVERHEAD_BYTES: Final = 10  # of the two lengths, at most
 TRUNCATED: Final = "fraudline.truncated_from_bytes"
+KEY_TRUNCATED: Final = "fraudline.key_truncated_from_bytes"
 HEADERS_DROPPED: Final = "fraudline.headers_dropped_bytes"
 
 
@@ -204,9 +208,8 @@ class Outbox:
 
     def _dead_letter(self, rejected: Rejected) -> Outgoing:
         message = rejected.message
-        value = message.value()
         headers: Headers = [(name, _bytes(content)) for name, content in message.headers() or ()]
-        size = sum(len(name) + len(content or b"") for name, content in headers)
+        size = sum(len(name.encode()) + len(content or b"") + HEADER_OVERHEAD_BYTES for name, content in headers)
         if size > HEADERS_LIMIT_BYTES:
             headers = [(HEADERS_DROPPED, str(size).encode())]
         headers += [
@@ -217,11 +220,18 @@ class Outbox:
             ("__connect.errors.class.name", f"fraudline.Rejected.{rejected.reason}".encode()),
             ("__connect.errors.exception.message", rejected.detail.encode()),
         ]
-        if value is not None and len(value) > DEAD_LETTER_LIMIT_BYTES:
-            headers.append((TRUNCATED, str(len(value)).encode()))
-            value = value[:DEAD_LETTER_LIMIT_BYTES]
+        key = _cut(message.key(), KEY_LIMIT_BYTES, KEY_TRUNCATED, headers)
+        value = _cut(message.value(), DEAD_LETTER_LIMIT_BYTES, TRUNCATED, headers)
         kind, timestamp_ms = message.timestamp()
-        return Outgoing(self._topics.dead_letters, message.key(), value, headers, timestamp_ms if kind else 0)
+        return Outgoing(self._topics.dead_letters, key, value, headers, timestamp_ms if kind else 0)
+
+
+def _cut(content: bytes | None, limit_bytes: int, header: str, headers: Headers) -> bytes | None:
+    """At most `limit_bytes` of it; if that is not all, `header` says how many there were."""
+    if content is None or len(content) <= limit_bytes:
+        return content
+    headers.append((header, str(len(content)).encode()))
+    return content[:limit_bytes]
 
 
 def _bytes(content: bytes | str | None) -> bytes | None:

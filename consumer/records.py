@@ -9,9 +9,9 @@ from hashlib import blake2b
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from models.explain import Reason
 
 from features.event import Label, Payment
+from models.explain import Reason
 from models.policy import Tier
 
 SCHEMA_VERSION: Final = 1

@@ -126,7 +126,8 @@ PAYMENT_OPS: Final[dict[str, Callable[[PaymentBatch], Floats]]] = {
 
 
 def _mean(view: View, window: int) -> Floats:
-    return view.total[:, window] / view.count[:, window]
+    count = view.count[:, window]  # 0 only where the payment itself is repeated
+    return np.where(count > 0, view.total[:, window] / np.where(count > 0, count, 1), np.nan)
 
 
 def _since_last(view: View, window: int) -> Floats:

@@ -62,6 +62,8 @@ def own_positions(logs: Logs, slot: Ints, rank_from_end: Ints, partition: Ints, 
         (n,) positions in `logs.records`.
     """
     records = logs.records
+    if not records.size:
+        return np.full(slot.size, -1)
     starts = logs.ends - logs.lengths
     guess = logs.ends[slot] - rank_from_end
     safe = np.maximum(guess, 0)

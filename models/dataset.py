@@ -48,7 +48,7 @@ class Dataset:
         bad_payments: lines of the payments file that are no payment.
         bad_labels: lines of the labels file that are no label.
         repeated: payments left out because their event id had been seen.
-        unmatched_labels: labels about no payment in the file.
+        unmatched_labels: labels about no payment in the file: a label names its payment by event id and card.
     """
 
     values: Values
@@ -150,6 +150,8 @@ class _Tape:
                 self.bad += 1
                 continue
             for label in self._labels.get(payment.event_id, ()):
+                if label.card_id != payment.card_id:
+                    continue
                 self.label_row.append(len(self.event_time))
                 self.label_at.append(label.labelled_at)
                 self.label_fraud.append(label.label == "fraud")

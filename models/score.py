@@ -16,6 +16,7 @@ from xgboost.core import XGBoostError
 from features.errors import BundleError, ConfigError
 from models.bundle import Bundle
 from models.manifest import MODEL, NO_FEATURES
+from models.native import CpuPredictor
 
 Values = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float32]
@@ -135,12 +136,13 @@ def _predictor(booster: xgboost.Booster, device: str) -> _Predict:
 
 
 def _on_cpu(booster: xgboost.Booster) -> _Predict:
+    raw = CpuPredictor(booster)
+
     def predict(values: Values) -> Scores:
         try:
-            scores: Scores = booster.inplace_predict(values, validate_features=False)
+            return raw(values)
         except XGBoostError as error:
             raise ScoringFailed("XGBoost could not score a batch") from error
-        return scores
 
     return predict
 

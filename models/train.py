@@ -179,9 +179,7 @@ def _split(data: Dataset, options: TrainOptions) -> Split:
     if not len(data.values):
         raise ConfigError("The payments file holds no payment; give one JSON payment a line, in log order.")
     if not data.label_fraud.any():
-        raise ConfigError(
-            "The labels file calls no payment of the payments file fraud; give the labels of these payments."
-        )
+        raise ConfigError("The labels file calls none of the payments fraud; give the labels of these payments.")
     parts = dataset.split(
         data.event_time,
         valid_share=options.valid_share,

@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
+from functools import partial
 
 from features.event import Payment
 
@@ -224,8 +225,8 @@ def _card(past: _Past) -> Mapping[str, Callable[[], Value]]:
         "card_country_changed": past.country_changed,
     }
     for name, window_ms in SPANS.items():
-        values[f"card_count_{name}"] = lambda window_ms=window_ms: past.count(window_ms)
-        values[f"card_sum_{name}"] = lambda window_ms=window_ms: past.total(window_ms)
+        values[f"card_count_{name}"] = partial(past.count, window_ms)
+        values[f"card_sum_{name}"] = partial(past.total, window_ms)
     return values
 
 

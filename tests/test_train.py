@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from consumer.simulator import LABELS_FILE, PAYMENTS_FILE, Simulation, write
+from features.catalog import DEFAULT
+from features.errors import ConfigError
+from features.event import Label, Payment
+from models import dataset
+from models.bundle import load
+from models.evaluate import (
+    at_threshold,
+    average_precision,
+    roc_auc,
+    threshold_for_precision,
+    threshold_for_share,
+)
+from models.manifest import CONTENT, MANIFEST, MODEL, NO_FEATURES, POLICY
+from models.score import Scorer
+from models.train import TrainOptions, train
+
+OPTIONS = TrainOptions(trees=20, depth=4, learning_rate=0.3, label_gap_days=1.0, early_stopping_rounds=10, threads=1)
+SIMULATION = Simulation(payments=6_000, seed=3, days=12, fraud_rate=0.05)
+DAY_MS = 86_400_000
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("history")
+    write(SIMULATION, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(history: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    path = tmp_path_factory.mktemp("trained") / "bundle"
+    return path, train(history / PAYMENTS_FILE, history / LABELS_FILE, path, options=OPTIONS)
+
+
+def train_on(history: Path, out: Path, options: TrainOptions = OPTIONS) -> dict[str, Any]:
+    return train(history / PAYMENTS_FILE, history / LABELS_FILE, out, options=options)
+
+
+def test_a_trained_bundle_loads_and_says_how_good_it_is(trained: tuple[Path, dict[str, Any]]) -> None:
+    path, metrics = trained
+    bundle = load(path, DEFAULT)
+    for tier in ("full", "no_features"):
+        assert bundle.manifest.metrics[tier] == metrics[tier]
+        assert 0.5 < metrics[tier]["roc_auc"] <= 1
+        assert metrics[tier]["review"]["flagged"] >= metrics[tier]["review"]["caught"] > 0
+    base_rate = metrics["test"]["fraud"] / metrics["test"]["payments"]
+    assert metrics["full"]["average_precision"] > 4 * base_rate
+    assert metrics["payments"] == SIMULATION.payments
+    assert bundle.manifest.training_window.first_ms < bundle.manifest.training_window.last_ms
+    assert bundle.manifest.trees == metrics["trees"]
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+
+
+def test_the_alert_budget_holds_on_the_validation_part(history: Path, trained: tuple[Path, dict[str, Any]]) -> None:
+    path, _ = trained
+    data = read(history)
+    valid = data.values[split(data).valid]
+    bundle = load(path, DEFAULT)
+    scorer = Scorer(bundle)
+    for tier, scores in (("full", scorer.score(valid)), ("no_features", scorer.score_payment_only(valid))):
+        decided = bundle.policy.decide(scores, valid, tier).decision  # type: ignore[arg-type]  # a tuple loses literals
+        assert 0 < np.count_nonzero(decided) <= OPTIONS.alert_share * len(valid)
+
+
+def test_training_twice_gives_the_same_bytes(
+    history: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    train_on(history, tmp_path / "again")
+    for name in (MANIFEST, *CONTENT):
+        assert (tmp_path / "again" / name).read_bytes() == (trained[0] / name).read_bytes()
+
+
+def read(history: Path) -> dataset.Dataset:
+    return dataset.read(history / PAYMENTS_FILE, history / LABELS_FILE, DEFAULT, lambda _text, _share: None)
+
+
+def split(data: dataset.Dataset) -> dataset.Split:
+    return dataset.split(
+        data.event_time,
+        valid_share=OPTIONS.valid_share,
+        test_share=OPTIONS.test_share,
+        gap_ms=round(OPTIONS.label_gap_days * DAY_MS),
+    )
+
+
+def with_labels(history: Path, place: Path, change: Callable[[Label], Label | None]) -> Path:
+    """A copy of the history whose labels are changed, or left out where `change` gives None."""
+    place.mkdir()
+    shutil.copy(history / PAYMENTS_FILE, place)
+    labels = [msgspec.json.decode(line, type=Label) for line in (history / LABELS_FILE).read_bytes().splitlines()]
+    changed = [label for label in map(change, labels) if label is not None]
+    (place / LABELS_FILE).write_bytes(b"\n".join(map(msgspec.json.encode, changed)))
+    return place
+
+
+def flipped(label: Label) -> Label:
+    return msgspec.structs.replace(label, label="genuine" if label.label == "fraud" else "fraud")
+
+
+@pytest.mark.parametrize("change", [flipped, lambda _label: None], ids=["flipped", "left out"])
+def test_labels_that_arrive_after_the_cut_change_nothing_that_was_learned(
+    history: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path, change: Callable[[Label], Label | None]
+) -> None:
+    cut_ms = split(read(history)).cut_ms
+    touched = 0
+
+    def late(label: Label) -> Label | None:
+        nonlocal touched
+        if label.event_time >= cut_ms or label.labelled_at < cut_ms:
+            return label
+        touched += 1
+        return change(label)
+
+    train_on(with_labels(history, tmp_path / "late", late), tmp_path / "bundle")
+    assert touched > 20
+    for name in (MODEL, NO_FEATURES, POLICY):
+        assert (tmp_path / "bundle" / name).read_bytes() == (trained[0] / name).read_bytes()
+
+
+def test_labels_that_arrive_before_the_cut_are_learned_from(
+    history: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    cut_ms = split(read(history)).cut_ms - DAY_MS
+    early = with_labels(history, tmp_path / "early", lambda one: flipped(one) if one.labelled_at < cut_ms else one)
+    train_on(early, tmp_path / "bundle")
+    assert (tmp_path / "bundle" / MODEL).read_bytes() != (trained[0] / MODEL).read_bytes()
+
+
+def test_parts_follow_each_other_with_a_gap(history: Path) -> None:
+    data = read(history)
+    parts = split(data)
+    ends = [data.event_time[part] for part in (parts.train, parts.valid, parts.test)]
+    assert ends[1].min() - ends[0].max() > OPTIONS.label_gap_days * DAY_MS
+    assert ends[1].max() < ends[2].min()
+    assert not (parts.train & parts.valid).any()
+    assert abs(parts.test.mean() - OPTIONS.test_share) < 0.01
+    assert abs(parts.valid.mean() - OPTIONS.valid_share) < 0.01
+
+
+@given(
+    hnp.arrays(np.int64, st.integers(1, 60), elements=st.integers(0, 50)),
+    st.floats(0.01, 0.5),
+    st.floats(0.01, 0.45),
+    st.integers(0, 60),
+)
+def test_parts_never_overlap_or_reach_into_the_gap(
+    times: np.ndarray[Any, np.dtype[np.int64]], valid_share: float, test_share: float, gap: int
+) -> None:
+    parts = dataset.split(times, valid_share=valid_share, test_share=test_share, gap_ms=gap)
+    assert (parts.train.astype(int) + parts.valid + parts.test).max(initial=0) <= 1
+    assert parts.test.any()
+    if parts.train.any():
+        assert times[parts.train].max() + gap < parts.cut_ms
+        assert times[~parts.train & ~parts.test].min(initial=10**9) >= parts.cut_ms - gap
+    if parts.valid.any():
+        assert parts.cut_ms <= times[parts.valid].min() <= times[parts.valid].max() < times[parts.test].min()
+
+
+def payment(number: int, event_id: str | None = None) -> bytes:
+    return msgspec.json.encode(
+        Payment(
+            event_id=event_id or f"e{number}",
+            event_time=1_767_571_200_000 + number * 60_000,
+            card_id=f"card_{number % 7}",
+            merchant_id="m1",
+            amount_minor=1_000 + number,
+            currency="EUR",
+        )
+    )
+
+
+def label(event_id: str, verdict: str, labelled_at: int, card: str | None = None) -> bytes:
+    return msgspec.json.encode(
+        {
+            "event_id": event_id,
+            "card_id": card or f"card_{event_id[1:]}",
+            "merchant_id": "m1",
+            "event_time": 1_767_571_200_000,
+            "label": verdict,
+            "labelled_at": labelled_at,
+            "source": "analyst",
+        }
+    )
+
+
+def test_bad_lines_repeated_payments_and_reversed_labels_are_told_apart(tmp_path: Path) -> None:
+    at = 1_767_600_000_000
+    (tmp_path / PAYMENTS_FILE).write_bytes(
+        b"\n".join(
+            [
+                payment(0),
+                b"not json",
+                payment(1),
+                b"",
+                b"[" * 5_000,
+                payment(2),
+                b"\xff\xfe",
+                payment(8, "e1"),
+                b'{"event_id":"' + b"x" * (1 << 20) + b'"}',
+                payment(4),
+            ]
+        )
+    )
+    (tmp_path / LABELS_FILE).write_bytes(
+        b"\n".join(
+            [
+                label("e1", "genuine", at + 9),
+                label("e1", "fraud", at),
+                label("e2", "fraud", at + 5),
+                label("nobody", "fraud", at),
+                label("e4", "fraud", at, card="another"),
+                b"{}",
+            ]
+        )
+    )
+    data = read(tmp_path)
+    assert data.values.shape == (4, len(DEFAULT.names))
+    assert (data.bad_payments, data.bad_labels, data.repeated, data.unmatched_labels) == (5, 1, 1, 2)
+    assert data.fraud_known_by(at).tolist() == [False, False, False, False]
+    assert data.fraud_known_by(at + 1).tolist() == [False, True, False, False]
+    assert data.fraud_known_by(at + 9).tolist() == [False, True, True, False]
+    assert data.fraud_known_by(dataset.ALL_LABELS).tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("payments", "labels", "says"),
+    [
+        (None, b"", "can't be read"),
+        (b"", None, "can't be read"),
+        (b"", b"", "holds no payment"),
+        (b"what\never\n", b"", "holds no payment"),
+        (payment(0), b"", "none of the payments fraud"),
+        (payment(0), label("e0", "genuine", 1_767_600_000_000), "none of the payments fraud"),
+        (payment(0), label("e0", "fraud", 1_767_600_000_000), "too little to learn from"),
+    ],
+)
+def test_what_can_not_be_learned_from_is_refused_in_one_sentence(
+    tmp_path: Path, payments: bytes | None, labels: bytes | None, says: str
+) -> None:
+    for name, data in ((PAYMENTS_FILE, payments), (LABELS_FILE, labels)):
+        if data is not None:
+            (tmp_path / name).write_bytes(data)
+    with pytest.raises(ConfigError, match=says) as caught:
+        train_on(tmp_path, tmp_path / "bundle")
+    assert str(caught.value).endswith(".")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_place_that_can_not_hold_a_bundle_is_refused_before_any_work(history: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        train(tmp_path / "missing", tmp_path / "missing", tmp_path / "no" / "bundle")
+    with pytest.raises(ConfigError, match="other things"):
+        train_on(history, history)
+
+
+def test_progress_rises_to_the_end(history: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, float]] = []
+    train(
+        history / PAYMENTS_FILE,
+        history / LABELS_FILE,
+        tmp_path / "bundle",
+        options=OPTIONS,
+        progress=lambda text, share: told.append((text, share)),
+    )
+    assert all(before <= after for (_, before), (_, after) in itertools.pairwise(told))
+    assert told[-1] == ("done", 1.0)
+
+
+@pytest.mark.parametrize("options", [{"alert_share": 1.5}, {"trees": 0}, {"label_gap_days": float("nan")}])
+def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        TrainOptions(**options)
+
+
+samples = st.integers(1, 40).flatmap(
+    lambda n: st.tuples(
+        hnp.arrays(np.bool_, n), hnp.arrays(np.float32, n, elements=st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]))
+    )
+)
+Sample = tuple[np.ndarray[Any, np.dtype[np.bool_]], np.ndarray[Any, np.dtype[np.float32]]]
+
+
+@given(samples)
+def test_measures_equal_their_definitions(sample: Sample) -> None:
+    fraud, scores = sample
+    total = int(fraud.sum())
+    area, recall = 0.0, 0.0
+    for threshold in sorted(set(scores.tolist()), reverse=True):
+        flagged = scores >= threshold
+        caught = int((flagged & fraud).sum())
+        measured = at_threshold(fraud, scores, threshold)
+        assert (measured.flagged, measured.caught) == (int(flagged.sum()), caught)
+        assert measured.precision == caught / int(flagged.sum())
+        if total:
+            assert measured.recall == caught / total
+            area += (caught / total - recall) * measured.precision
+            recall = caught / total
+    assert average_precision(fraud, scores) == (pytest.approx(area) if total else None)
+    pairs = [(a > b) + (a == b) / 2 for a in scores[fraud].tolist() for b in scores[~fraud].tolist()]
+    assert roc_auc(fraud, scores) == (pytest.approx(sum(pairs) / len(pairs)) if pairs else None)
+
+
+@given(samples, st.floats(0, 1))
+def test_the_budget_s_threshold_is_the_lowest_that_keeps_it(sample: Sample, share: float) -> None:
+    _, scores = sample
+    threshold = threshold_for_share(scores, share)
+    lower = scores[scores < threshold]
+    if (scores >= threshold).sum() > share * len(scores):
+        assert threshold == scores.max()
+    elif len(lower):
+        assert (scores >= lower.max()).sum() > share * len(scores)
+
+
+@given(samples, st.floats(0.01, 1), st.integers(1, 5))
+def test_the_precision_s_threshold_is_the_lowest_that_reaches_it(sample: Sample, precision: float, least: int) -> None:
+    fraud, scores = sample
+    reaching = [
+        value
+        for value in set(scores.tolist())
+        if (scores >= value).sum() >= least and fraud[scores >= value].mean() >= precision
+    ]
+    assert threshold_for_precision(fraud, scores, precision, least) == (min(reaching) if reaching else None)
+
+
+def test_measures_of_a_worked_example() -> None:
+    fraud = np.array([False, False, True, True])
+    scores = np.array([0.1, 0.4, 0.35, 0.8], np.float32)
+    assert average_precision(fraud, scores) == pytest.approx(5 / 6)
+    assert roc_auc(fraud, scores) == pytest.approx(0.75)
