@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -171,6 +172,8 @@ def run(settings: Settings) -> int:
         processor = Processor(settings, model=model, store=store, telemetry=telemetry, health=health)
         stop_on_signals(processor.stop, settings.processing.drain_deadline_ms / 1000)
         _LOG.info("started", model=model.reference.version, delivery=settings.processing.delivery, port=server.port)
+        gc.collect()
+        gc.freeze()  # what lives for ever need not be looked at again, in pauses that payments would feel
         try:
             processor.run()
         finally:

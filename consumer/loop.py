@@ -96,6 +96,7 @@ class Loop:
             self._pace.worked(self._clock() - worked_from, worked_from - waited_from)
         else:
             self._pace.worked(0.0, begun - waited_from)
+            self._telemetry.lag_seconds.set(0)  # nothing waits
 
     def _recover(self) -> bool:
         """Give the state a slice of time. Whether payments may be taken meanwhile."""

@@ -6,6 +6,7 @@ Times are milliseconds since the epoch, UTC; money is an integer in minor units;
 from __future__ import annotations
 
 from hashlib import blake2b
+from inspect import cleandoc
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -153,6 +154,8 @@ def json_schemas() -> dict[str, dict[str, Any]]:
         schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"fraudline/{name}.v1.json", **body}
         if definitions:
             schema["$defs"] = definitions
+        for described in (schema, *definitions.values()):
+            described["description"] = cleandoc(described["description"])  # Python 3.13 strips it, earlier ones don't
         assert root  # noqa: S101  the reference to `body`
         schemas[name] = schema
     return schemas

@@ -18,6 +18,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from consumer.simulator_fraud import fraud_payments
 from consumer.simulator_world import (
     CAMPAIGNS,
     CATEGORIES,
@@ -32,7 +33,6 @@ from consumer.simulator_world import (
     Ints,
     World,
     concatenate,
-    fraud_payments,
     genuine_payments,
 )
 from features.errors import ConfigError

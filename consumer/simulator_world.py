@@ -1,16 +1,16 @@
 """The simulated world: who pays whom, how much and when, and how fraud unfolds in it.
 
 Everything here is columns of numpy drawn from one generator, so that a seed gives one history. `World` holds habits;
-`genuine_payments` lives them; `fraud_payments` adds four campaigns to what was lived: card testing then a spree, a
-compromised merchant, taken-over accounts, and mule rings. Times are milliseconds since the history's start; money is
-in euro until the caller turns it into minor units. Honest people also buy at night, abroad, in bursts, on borrowed or
-new devices and far above their habit, because a model that never has to doubt would teach nothing.
+`genuine_payments` lives them; `simulator_fraud` adds four campaigns to what was lived. Times are milliseconds since the
+history's start; money is in euro until the caller turns it into minor units. Honest people also buy at night, abroad,
+in bursts, on borrowed or new devices and far above their habit, because a model that never has to doubt would teach
+nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -86,8 +86,8 @@ CATEGORIES: Final = (
     Category("5944", 150, 1.0, 1, 0.4, 10, 19),  # jewellery
 )
 _MCCS: Final = tuple(category.mcc for category in CATEGORIES)
-_RESALE: Final = (_MCCS.index("5732"), _MCCS.index("5947"), _MCCS.index("5944"))  # what fraudsters turn into cash
-_TINY: Final = (_MCCS.index("5816"), _MCCS.index("8398"))  # where a stolen card is tried unnoticed
+RESALE: Final = (_MCCS.index("5732"), _MCCS.index("5947"), _MCCS.index("5944"))  # what fraudsters turn into cash
+TINY: Final = (_MCCS.index("5816"), _MCCS.index("8398"))  # where a stolen card is tried unnoticed
 _CASH: Final = _MCCS.index("6011")
 _SUBSCRIPTION: Final = _MCCS.index("4899")
 _UTC_HOURS: Final = np.array([country.utc_hours for country in COUNTRIES])
@@ -169,10 +169,10 @@ class World:
             rng.choice(len(weight), count, p=on_line / on_line.sum()),
             rng.choice(len(weight), count, p=in_street / in_street.sum()),
         )
-        forced = slice(2 * markets, 2 * markets + 2 * len(_RESALE) + len(_TINY))
-        self.category[forced] = _RESALE * 2 + _TINY
-        self.shop_ecom[forced] = np.arange(forced.stop - forced.start) >= len(_RESALE)
-        resale, tiny = np.isin(self.category, _RESALE), np.isin(self.category, _TINY)
+        forced = slice(2 * markets, 2 * markets + 2 * len(RESALE) + len(TINY))
+        self.category[forced] = RESALE * 2 + TINY
+        self.shop_ecom[forced] = np.arange(forced.stop - forced.start) >= len(RESALE)
+        resale, tiny = np.isin(self.category, RESALE), np.isin(self.category, TINY)
         # Zipf. Resale shops are kept out of the very top, where one seed's jeweller would outsell all groceries.
         self.size = np.where(resale, 0.3, 1.0) / (rng.permutation(count) + 1.0) ** 1.05
         self.level = np.array([c.euro for c in CATEGORIES])[self.category] * rng.lognormal(0.0, 0.3, count)
@@ -265,9 +265,9 @@ def _live(world: World, customer: Ints, rng: np.random.Generator) -> Columns:
     time_ms = np.mod(time, world.span_ms).astype(np.int64)
     euro = _spend(world, customer, merchant, rng)
     channel = _channels(world, customer, merchant, euro, rng)
-    device = _devices(world, customer, time_ms, channel, rng)
+    device = devices_of(world, customer, time_ms, channel, rng)
     ip = np.where(channel == ECOM, world.ip_of(customer, clock, rng), -1)
-    return _columns(
+    return columns_of(
         time=time_ms,
         customer=customer,
         merchant=merchant,
@@ -279,7 +279,7 @@ def _live(world: World, customer: Ints, rng: np.random.Generator) -> Columns:
     )
 
 
-def _columns(
+def columns_of(
     *,
     time: Ints | Floats,
     customer: Ints,
@@ -290,6 +290,7 @@ def _columns(
     ip: Ints,
     campaign: int,
 ) -> Columns:
+    """Payments as columns, each field broadcast to the length of `time`."""
     return Columns(
         time_ms=time.astype(np.int64),
         customer=customer.astype(np.int32),
@@ -351,7 +352,8 @@ def _channels(world: World, customer: Ints, merchant: Ints, euro: Floats, rng: n
     return np.where(world.shop_ecom[merchant], net, street)
 
 
-def _devices(world: World, customer: Ints, time_ms: Ints, channel: Ints, rng: np.random.Generator) -> Ints:
+def devices_of(world: World, customer: Ints, time_ms: Ints, channel: Ints, rng: np.random.Generator) -> Ints:
+    """The device of each payment: mostly the customer's first, at times the second or a new one."""
     count = len(customer)
     second = world.second_device[customer] & (rng.random(count) < 0.3)
     slot = np.where(second, 1, np.where(time_ms >= world.upgrade_ms[customer], 2, 0))
@@ -359,196 +361,3 @@ def _devices(world: World, customer: Ints, time_ms: Ints, channel: Ints, rng: np
     device = np.where(rng.random(count) < 0.025, world.borrowed_device(count, rng), device)
     shown = ((channel == ECOM) & (rng.random(count) < 0.94)) | ((channel == CONTACTLESS) & world.wallet[customer])
     return np.where(shown, device, -1)
-
-
-_SHARES: Final = (0.30, 0.35, 0.20, 0.15)  # of all fraud, in the order of CAMPAIGNS
-
-
-def fraud_payments(world: World, genuine: Columns, count: int, rng: np.random.Generator) -> Columns:
-    """`count` fraudulent payments on the cards of `genuine` (not in time order).
-
-    A world too small for its share of compromised merchants has more taken-over accounts instead.
-    """
-    quota = np.diff(np.rint(np.cumsum((0.0, *_SHARES)) * count)).astype(int).tolist()
-    scene = _Scene(world, genuine, rng)
-    compromised = scene.compromised(quota[1])
-    parts = [compromised, scene.testing(quota[0]), scene.takeover(quota[2] + quota[1] - len(compromised))]
-    return concatenate([*parts, scene.ring(quota[3])])
-
-
-def _sequences(counts: Ints, limit: int) -> tuple[Ints, Ints]:
-    """Who acts and for which time (from 0), for the first `limit` acts of people who act `counts` times each."""
-    who = np.repeat(np.arange(len(counts)), counts)[:limit]
-    return who, np.arange(len(who)) - (np.cumsum(counts) - counts)[who]
-
-
-def _elapsed(gap_ms: Floats, step: Ints) -> Floats:
-    """Time since each sequence began, where a sequence begins at step 0 and `gap_ms` lies before each act."""
-    total: Floats = np.cumsum(gap_ms)
-    began: Floats = (total - gap_ms)[step == 0]
-    elapsed: Floats = total - began[np.cumsum(step == 0) - 1]
-    return elapsed
-
-
-class _Scene:
-    """The fraudsters' view: which cards can be had, what their owners usually do, which devices are unused."""
-
-    def __init__(self, world: World, genuine: Columns, rng: np.random.Generator) -> None:
-        self._world, self._genuine, self._rng = world, genuine, rng
-        lived = np.bincount(genuine.customer, minlength=world.customers)
-        spent = np.bincount(genuine.customer, weights=genuine.euro, minlength=world.customers)
-        self._habit = np.where(lived > 0, spent / np.maximum(lived, 1), 30.0)
-        # A card is exposed where it is used: the more it pays, the sooner it comes up.
-        self._queue = np.argsort(rng.exponential(1.0, world.customers) / np.maximum(lived, 1e-6) ** 0.5)
-        self._taken = np.zeros(world.customers, np.bool_)
-        self._devices = 0
-
-    def testing(self, count: int) -> Columns:
-        """Cards tried with tiny payments at two shops of one gang, minutes apart; the good ones then go on a spree."""
-        world, rng = self._world, self._rng
-        tests = rng.integers(3, 7, count)
-        spree = np.where(rng.random(count) < 0.85, rng.integers(2, 7, count), 0)
-        card, step = _sequences(tests + spree, count)
-        gang = self._gangs(card, 3, 9)
-        trying = step < tests[card]
-        stagger = np.where(step == 0, rng.random(count) * 25.0, rng.exponential(0.9, count)) * MINUTE_MS
-        wait = np.where(step == tests[card], rng.uniform(0.3, 5.0, count), rng.exponential(0.3, count)) * HOUR_MS
-        time = self._schedule(gang, _elapsed(np.where(trying, stagger, wait), step))
-        victim = self._victims(card)
-        usual = world.tiny.pick(rng.integers(0, len(COUNTRIES), 2 * (gang.max(initial=0) + 1)), rng)
-        shop = np.where(trying, usual[2 * gang + rng.integers(0, 2, count)], self._online_shop(victim, 0.8, 0.1))
-        tiny = rng.lognormal(0.3, 0.5, count)
-        large = 15.0 + world.level[shop] * np.exp(rng.normal(0.6, 0.6, count))
-        euro = np.where(trying, tiny, large)
-        shared = rng.random(count)[gang] < 0.5
-        device = self._new_devices(np.where(shared, gang, gang.max(initial=0) + 1 + card), shown=0.8)
-        return self._online(time=time, victim=victim, shop=shop, euro=euro, device=device, campaign=TESTING)
-
-    def takeover(self, count: int) -> Columns:
-        """Accounts entered from a device they never used, for amounts above their own habit, sometimes from abroad."""
-        rng = self._rng
-        card, step = _sequences(rng.integers(2, 6, count), count)
-        time = self._schedule(card, _elapsed(rng.exponential(2.5, count) * HOUR_MS * (step > 0), step), after=0.15)
-        victim = self._victims(card)
-        away = (rng.random(count) < 0.35)[card]
-        shop = self._online_shop(victim, 0.45, away)
-        euro = self._habit[victim] * (1.3 + rng.lognormal(0.6, 0.7, count))
-        device = self._new_devices(card, shown=1.0)
-        return self._online(time=time, victim=victim, shop=shop, euro=euro, device=device, campaign=TAKEOVER)
-
-    def ring(self, count: int) -> Columns:
-        """A handful of little-used cards share one device and pay fair sums to the same two or three shops."""
-        rng = self._rng
-        card, step = _sequences(rng.integers(2, 7, count), count)
-        ring = self._gangs(card, 3, 8)
-        pause = np.where(step == 0, rng.random(count) * 36.0, rng.exponential(5.0, count)) * HOUR_MS
-        time = self._schedule(ring, _elapsed(pause, step))
-        victim = self._victims(card, idle=True)
-        lead = victim[np.searchsorted(ring, np.arange(ring.max(initial=-1) + 1))]
-        shops = np.stack([self._online_shop(lead, share, 0.1) for share in (0.5, 0.0, 0.0)], axis=1)
-        shop = shops[ring, rng.integers(0, 3, count)]
-        euro = rng.lognormal(np.log(120.0), 0.5, count)
-        device = self._new_devices(ring, shown=1.0)
-        return self._online(time=time, victim=victim, shop=shop, euro=euro, device=device, campaign=RING)
-
-    def compromised(self, count: int) -> Columns:
-        """Cards that paid at a breached merchant inside a window are used elsewhere over the days that follow."""
-        world, rng, genuine = self._world, self._rng, self._genuine
-        order = np.argsort(genuine.merchant, kind="stable")
-        start = np.searchsorted(genuine.merchant[order], np.arange(world.merchants + 1))
-        card: list[Ints] = [np.empty(0, np.int32)]
-        begins = [np.empty(0)]
-        found = 0
-        for merchant in rng.permutation(np.flatnonzero(np.diff(start) >= 20)):
-            if found >= count:
-                break
-            opens = rng.uniform(0.05, 0.4) * world.span_ms
-            closes = opens + min(0.25 * world.span_ms, 7.0 * DAY_MS)
-            sales = order[start[merchant] : start[merchant + 1]]
-            time = genuine.time_ms[sales]
-            cards = np.unique(genuine.customer[sales[(time >= opens) & (time < closes)]])
-            cards = rng.permutation(cards[~self._taken[cards]])[:40]
-            if len(cards) < 4:
-                continue
-            self._taken[cards] = True
-            room = min(0.9 * (world.span_ms - closes), 14.0 * DAY_MS)
-            card.append(cards)
-            begins.append(closes + rng.random(len(cards)) * room)
-            found += 2 * len(cards)
-        victims, begin = np.concatenate(card), np.concatenate(begins)
-        self._taken[victims] = False
-        who, step = _sequences(rng.integers(2, 5, len(victims)), count)
-        self._taken[victims[who]] = True
-        return self._cash_in(victims[who], begin[who], who, step)
-
-    def _cash_in(self, victim: Ints, begin: Floats, who: Ints, step: Ints) -> Columns:
-        world, rng, count = self._world, self._rng, len(victim)
-        pause = np.where(step == 0, 0.0, rng.exponential(9.0, count) * HOUR_MS)
-        time = begin + np.minimum(_elapsed(pause, step), 0.95 * (world.span_ms - begin))
-        cloned = (rng.random(len(who)) < 0.4)[who]
-        street = world.resale_street.pick(world.home[victim], rng)
-        shop = np.where(cloned, street, self._online_shop(victim, 0.75, 0.15))
-        euro = world.level[shop] * np.exp(rng.normal(0.3, 0.7, count))
-        device = self._new_devices(who, shown=0.85)
-        used = self._online(time=time, victim=victim, shop=shop, euro=euro, device=device, campaign=COMPROMISED)
-        return replace(
-            used,
-            channel=np.where(cloned, POS, ECOM).astype(np.int8),
-            device=np.where(cloned, -1, used.device),
-            ip=np.where(cloned, -1, used.ip),
-        )
-
-    def _online(self, *, time: Floats, victim: Ints, shop: Ints, euro: Floats, device: Ints, campaign: int) -> Columns:
-        """Payments from the fraudsters' own machines, which stand in the victim's country or look as if they did."""
-        count = len(victim)
-        near = self._rng.random(count) < 0.6
-        country = np.where(near, self._world.home[victim], self._rng.integers(0, len(COUNTRIES), count))
-        return _columns(
-            time=time,
-            customer=victim,
-            merchant=shop,
-            euro=euro,
-            channel=np.full(count, ECOM),
-            device=device,
-            ip=country * 4096 + self._rng.integers(0, 4096, count),
-            campaign=campaign,
-        )
-
-    def _online_shop(self, victim: Ints, resale: float, abroad: float | Bools) -> Ints:
-        world, rng, markets = self._world, self._rng, len(COUNTRIES)
-        away = abroad if isinstance(abroad, np.ndarray) else rng.random(len(victim)) < abroad
-        country = np.where(
-            away, (world.home[victim] + rng.integers(1, markets, len(victim))) % markets, world.home[victim]
-        )
-        chosen = rng.random(len(victim)) < resale
-        return np.where(chosen, world.resale_online.pick(country, rng), world.shops.pick(country + markets, rng))
-
-    def _victims(self, card: Ints, *, idle: bool = False) -> Ints:
-        """A free customer for each number of `card`; once all are taken, they come up again."""
-        wanted = int(card.max(initial=-1)) + 1
-        queue = self._queue[::-1] if idle else self._queue
-        free = queue[~self._taken[queue]]
-        chosen = np.resize(free if len(free) else queue, wanted)
-        self._taken[chosen] = True
-        return chosen[card]
-
-    def _gangs(self, card: Ints, least: int, below: int) -> Ints:
-        """Group cards 0, 1, 2... into gangs of `least` to `below` - 1; the gang of each act."""
-        sizes = self._rng.integers(least, below, int(card.max(initial=-1)) + 2)
-        return np.searchsorted(np.cumsum(sizes), card, side="right")
-
-    def _new_devices(self, group: Ints, *, shown: float) -> Ints:
-        number = self._devices + group
-        self._devices = int(number.max(initial=self._devices)) + 1
-        return np.where(self._rng.random(len(group)) < shown, self._world.attack_device(number), -1)
-
-    def _schedule(self, incident: Ints, elapsed_ms: Floats, after: float = 0.0) -> Floats:
-        """Begin each incident at an hour when people pay (three in five) or at any, so that all of it fits the span."""
-        span, rng = float(self._world.span_ms), self._rng
-        elapsed_ms = elapsed_ms * min(1.0, 0.6 * span / max(elapsed_ms.max(initial=0.0), 1.0))
-        incidents = int(incident.max(initial=-1)) + 1
-        latest = np.zeros(incidents)
-        np.maximum.at(latest, incident, elapsed_ms)
-        busy = rng.choice(self._genuine.time_ms, incidents)
-        begin = np.where(rng.random(incidents) < 0.6, busy, rng.random(incidents) * span)
-        return after * span + np.mod(begin, span * (1.0 - after) - latest)[incident] + elapsed_ms

@@ -188,7 +188,8 @@ class MemoryStore:
         logs, appended = [], 0
         for place, key, heads in heads_of(append):
             log = self._logs.setdefault(key, bytearray())
-            first = 0 if partial else max(0, len(log) - self._keep * RECORD_BYTES)
+            held = len(log)
+            first = 0 if partial else max(0, held - self._keep * RECORD_BYTES)
             for head in heads:
                 if partial and int.from_bytes(head[16:24], "little") < fresh[int.from_bytes(head[44:46], "little")]:
                     continue
@@ -198,7 +199,7 @@ class MemoryStore:
                 log += head + stamps[index in repeated]
                 appended += 1
             logs.append(bytes(log[first:]))
-            if len(log) >= 2 * self._keep * RECORD_BYTES:
+            if len(log) >= max(2 * self._keep * RECORD_BYTES, held + 1):  # only a log that grew, as in Redis
                 self._trim(key, log)
         if appended:
             self._sequence += append.size

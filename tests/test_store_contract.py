@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from features.errors import StateBehind
 from features.redis_store import SHARD, RedisStore
-from features.store import MemoryStore, StateStore
-from tests.contracts.store import TOPIC, MakeStore, Record, StoreContract, append, span
+from features.store import Applied, MemoryStore, StateStore
+from tests.contracts.store import TOPIC, MakeStore, Record, StoreContract, append, assert_tails_survive, span
 from tests.services.redis import RedisServer
 
 
@@ -40,6 +40,17 @@ def redis_store(server: RedisServer, keep: int) -> RedisStore:
     return RedisStore(server.url, namespace=f"t{uuid.uuid4().hex[:12]}", keep=keep, timeout_ms=5_000)
 
 
+@given(data=st.data())
+def test_trimming_leaves_the_tails_of_a_memory_store(data: st.DataObject) -> None:
+    assert_tails_survive(MemoryStore, data)
+
+
+@settings(max_examples=30)
+@given(data=st.data())
+def test_trimming_leaves_the_tails_of_a_redis_store(redis_server: RedisServer, data: st.DataObject) -> None:
+    assert_tails_survive(lambda keep: redis_store(redis_server, keep), data)
+
+
 class Pinned(MemoryStore):
     """A memory store with the epoch of another."""
 
@@ -65,10 +76,13 @@ def test_the_same_calls_leave_the_same_bytes_in_both_stores(redis_server: RedisS
         memory = Pinned(keep, epoch)
         for store in (real, memory):
             store.adopt({(TOPIC, 0): 0})
-        for _ in range(8):
-            start, end, floor = sorted(data.draw(st.integers(0, len(log))) for _ in range(3))
+        for _ in range(10):
+            marker = memory.position().markers[TOPIC, 0]
+            start = data.draw(st.integers(0, min(marker + 1, len(log))), label="start")
+            end = data.draw(st.integers(start, len(log)), label="end")
+            floor = data.draw(st.integers(0, marker), label="floor")
             call = append(epoch, log[start:end], span(start, end, floor))
-            outcomes = []
+            outcomes: list[Applied | None] = []
             for store in (real, memory):
                 try:
                     outcomes.append(store.apply(call))
@@ -87,6 +101,6 @@ def test_both_hold_a_card_in_one_key_of_one_hash_slot(redis_server: RedisServer)
     store.apply(append(epoch, [Record(0)]))
     store.close()
     with redis_server.client() as client:
-        keys = [key for key in client.keys() if key.startswith(store._prefix)]  # noqa: SLF001  to see what it wrote
+        keys = list(client.scan_iter(match=store._prefix + b"*"))
     assert len(keys) == 3
     assert all(SHARD.encode() in key for key in keys)

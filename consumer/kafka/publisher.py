@@ -138,14 +138,15 @@ class TransactionalPublisher(_Producing):
         """Commit a batch.
 
         1. open a transaction if nothing was published
-        2. wait until every record is acknowledged
-        3. add the spans' ends, under the group membership that read them: a worker that was replaced fails here
+        2. add the spans' ends, under the group membership that read them: a worker that was replaced fails here;
+           the records are on their way meanwhile
+        3. wait until every record is acknowledged
         4. commit; a timeout leaves the outcome open, so the producer is replaced
         """
         self._within(self._begin)
-        self._within(self._flush)
         if spans:
             self._within(self._send_offsets, spans)
+        self._within(self._flush)
         self._step("in_commit")
         self._within(self._commit_transaction)
         self._open = False

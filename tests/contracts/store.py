@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from features.errors import StateBehind
@@ -45,9 +44,9 @@ class Record:
     partition: int = 0
 
 
-def records(offsets: Iterable[int], **fields: str) -> list[Record]:
+def records(offsets: Iterable[int]) -> list[Record]:
     """Payments of one card at one merchant, at these offsets of partition 0."""
-    return [replace(Record(offset), **fields) for offset in offsets]
+    return [Record(offset) for offset in offsets]
 
 
 def append(epoch: int, rows: Sequence[Record], *spans: Span) -> Append:
@@ -213,16 +212,16 @@ class StoreContract:
         assert store.position().markers == {T0: 9}
         assert offsets(store.apply(append(epoch, records([9]))).logs[0]) == [2, 9]
 
-    @pytest.mark.parametrize("start", [1, 4])
+    @pytest.mark.parametrize("start", [2, 4])
     def test_a_marker_below_the_start_refuses_and_nothing_is_written(self, store: StateStore, start: int) -> None:
         epoch = opened(store)
-        store.apply(append(epoch, records([0]))) if start > 1 else None
+        store.apply(append(epoch, records([0])))
         before = store.position()
         refused = append(epoch, [Record(start), Record(start + 1, "b")], span(start, start + 2, floor=start))
         with pytest.raises(StateBehind):
             store.apply(refused)
         assert store.position() == before
-        assert whole_log(store, epoch, before.markers[T0], "b") == b""
+        assert whole_log(store, epoch, 1, "b") == b""
 
     def test_one_partition_that_is_behind_refuses_the_whole_batch(self, store: StateStore) -> None:
         epoch = opened(store, T0, T1)
@@ -347,27 +346,25 @@ class StoreContract:
         log = parsed(whole_log(store, epoch, 40))
         assert log["partition"][0] == 1
 
-    # one store serves all examples: each one uses cards and a partition of its own
-    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
-    @given(data=st.data())
-    def test_tails_equal_an_untrimmed_log_whatever_the_cuts_and_floors(
-        self, make_store: MakeStore, data: st.DataObject
-    ) -> None:
-        keep = data.draw(st.integers(1, 5), label="keep")
-        cards = data.draw(st.lists(st.sampled_from("abc"), min_size=1, max_size=40), label="cards")
-        log = [Record(offset, card) for offset, card in enumerate(cards)]
-        store = make_store(keep)
-        epoch = opened(store)
-        marker = floor = 0
-        while marker < len(log):
-            start = data.draw(st.integers(floor, marker), label="start")
-            end = data.draw(st.integers(marker + 1, len(log)), label="end")
-            floor = data.draw(st.integers(floor, start), label="floor")
-            call = append(epoch, log[start:end], span(start, end, floor))
-            for key, held in logs_of(call, store.apply(call)).items():
-                reference = [r.offset for r in log[:end] if key in {b"c:" + r.card.encode(), b"m:shop"}]
-                uncommitted = next((i for i, offset in enumerate(reference) if offset >= floor), len(reference))
-                own = next((i for i, offset in enumerate(reference) if offset >= start), len(reference))
-                assert offsets(held) == reference[-len(parsed(held)) :]
-                assert len(parsed(held)) >= min(len(reference), len(reference) - min(uncommitted, own) + keep)
-            marker = end
+
+def assert_tails_survive(make_store: MakeStore, data: st.DataObject) -> None:
+    """Random appends, replays and floors: what a log returns is the tail of an untrimmed one, and long enough."""
+    keep = data.draw(st.integers(1, 5), label="keep")
+    cards = data.draw(st.lists(st.sampled_from("abc"), min_size=1, max_size=40), label="cards")
+    log = [Record(offset, card) for offset, card in enumerate(cards)]
+    store = make_store(keep)
+    epoch = opened(store)
+    marker = floor = 0
+    while marker < len(log):
+        start = data.draw(st.integers(floor, marker), label="start")
+        end = data.draw(st.integers(marker + 1, len(log)), label="end")
+        floor = data.draw(st.integers(floor, start), label="floor")
+        call = append(epoch, log[start:end], span(start, end, floor))
+        for key, held in logs_of(call, store.apply(call)).items():
+            reference = [r.offset for r in log[:end] if key in {b"c:" + r.card.encode(), b"m:shop"}]
+            seen_from = marker if start == marker else floor  # a log is returned whole where the batch overlaps
+            before = sum(offset < seen_from for offset in reference)
+            assert offsets(held) == reference[-len(parsed(held)) :]
+            assert len(parsed(held)) >= len(reference) - before + min(keep, before)
+        marker = end
+    store.close()
