@@ -141,8 +141,8 @@ def train(
     alert_budget: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of payments that may be stopped or reviewed.")
     ] = 0.01,
-    seed: Annotated[int, typer.Option(min=0)] = 1,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to train with (default: all).")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 7,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads; more than one pays on idle cores only.")] = 1,
     as_json: AsJson = False,
 ) -> int:
     """Train a model bundle from payments and labels, and print how good it is on later payments."""
@@ -151,7 +151,7 @@ def train(
     from models.train import train as train_bundle
 
     logs.configure("warning")
-    options = TrainOptions(alert_share=alert_budget, seed=seed, threads=threads or os.cpu_count() or 1)
+    options = TrainOptions(alert_share=alert_budget, seed=seed, threads=threads)
     with progress_stages() as advance:
         metrics = train_bundle(payments, labels, out, options=options, progress=advance)
     print_mapping(f"Trained {out}", metrics, as_json=as_json)

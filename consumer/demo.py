@@ -123,6 +123,10 @@ class _Run:
             with LiveView(self._console, self._card, payments, enabled=not quiet) as view:
                 self._watch(reader, view, payments)
             producer.join(STALL_LIMIT_S)
+            self._processor.stop()
+            worker.join(STALL_LIMIT_S)
+            for kind, value, received_ns in reader.rest():  # the last alerts, and decisions that should not be there
+                self._card.received(kind, value, received_ns)
         finally:
             self._processor.stop()
             worker.join(STALL_LIMIT_S)

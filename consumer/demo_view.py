@@ -13,6 +13,7 @@ from rich.text import Text
 
 from consumer.records import Alert
 from consumer.score_card import ScoreCard, Summary
+from features.currencies import exponent
 
 
 class LiveView:
@@ -40,6 +41,8 @@ class LiveView:
         """Leave the last state on the screen."""
         if self._live:
             self._live.stop()
+            if not self._live.console.is_terminal:
+                self._live.console.line()  # rich ends the last state's line on terminals only
 
     def _render(self) -> RenderableType:
         p50, p99 = self._card.recent()
@@ -72,11 +75,17 @@ def _row(alert: Alert) -> tuple[Text | str, ...]:
     return (
         Text(alert.decision, style=style),
         "" if alert.score is None else f"{alert.score:.3f}",
-        f"{alert.amount_minor / 100:,.2f} {alert.currency}",
+        money(alert.amount_minor, alert.currency),
         Text(alert.card_id),
         Text(alert.merchant_id),
         Text(why),
     )
+
+
+def money(amount_minor: int, currency: str) -> str:
+    """An amount as people write it, with as many decimals as the currency has."""
+    decimals = exponent(currency)
+    return f"{amount_minor / 10**decimals:,.{decimals}f} {currency}"
 
 
 def summary_table(summary: Summary) -> Table:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
 import msgspec
 import numpy as np
@@ -27,6 +27,7 @@ from features.store import MemoryStore, Span
 
 TOPIC: Final = "stdin"
 BATCH: Final = 512
+READ_BYTES: Final = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,8 @@ def score_stream(
     errors = sys.stderr.buffer
     pipeline = Pipeline(
         decoder=Decoder(
-            max_payment_bytes=settings.processing.max_payment_bytes, max_future_ms=settings.processing.max_future_ms
+            max_payment_bytes=settings.processing.max_payment_bytes,
+            max_future_ms=0,  # `--as-of` is meant as it is given: there is no clock that could differ
         ),
         enricher=enricher,
         state=TrustedState(enricher, store.position().epoch),
@@ -146,7 +148,7 @@ def score_stream(
         pause_on_outage=False,
     )
     _say(f"scoring with {model.reference.name} {model.reference.version}; the state is empty at the start")
-    summary = _run(pipeline, _lines(payments, as_of_ms), frauds)
+    summary = _run(pipeline, _batches(payments, as_of_ms, settings.processing.max_payment_bytes), frauds)
     _say(summary.text())
     return 0
 
@@ -154,25 +156,31 @@ def score_stream(
 @dataclass(slots=True)
 class _Summary:
     lines: int = 0
+    rejected: int = 0
+    repeated: int = 0
     decided: int = 0
     not_approved: int = 0
     caught: int = 0
     frauds: int | None = None
 
     def text(self) -> str:
-        text = f"{self.lines} lines: {self.decided} decisions, {self.not_approved} not approved"
+        text = f"{self.lines} lines: {self.decided} decisions ({self.not_approved} not approved), "
+        text += f"{self.rejected} rejected, {self.repeated} repeated"
         if self.frauds is not None:
             text += f"; {self.caught} of {self.frauds} frauds caught"
         return text
 
 
-def _run(pipeline: Pipeline, lines: Iterator[Line], frauds: frozenset[str] | None) -> _Summary:
+def _run(pipeline: Pipeline, batches: Iterator[list[Line]], frauds: frozenset[str] | None) -> _Summary:
     summary = _Summary(frauds=None if frauds is None else 0)
-    while chunk := list(islice(lines, BATCH)):
-        span = Span(TOPIC, 0, chunk[0].number, chunk[-1].number + 1, floor=chunk[0].number)
-        decided = pipeline.process(chunk, (span,))
-        summary.lines += len(chunk)
-        summary.decided += int(np.count_nonzero(decided.due))
+    for batch in batches:
+        span = Span(TOPIC, 0, batch[0].number, batch[-1].number + 1, floor=batch[0].number)
+        decided = pipeline.process(batch, (span,))
+        due = int(np.count_nonzero(decided.due))
+        summary.lines += len(batch)
+        summary.rejected += len(batch) - len(decided.batch)
+        summary.repeated += len(decided.batch) - due
+        summary.decided += due
         summary.not_approved += int(np.count_nonzero(decided.due & (decided.verdicts.decision > 0)))
         if frauds is not None:
             _count_frauds(summary, decided, frauds)
@@ -188,9 +196,25 @@ def _count_frauds(summary: _Summary, decided: Decided, frauds: frozenset[str]) -
             summary.caught += decision > 0
 
 
-def _lines(stream: BinaryIO, as_of_ms: int | None) -> Iterator[Line]:
-    for number, content in enumerate(stream):
-        yield Line(number, content.rstrip(b"\r\n"), as_of_ms)
+def _batches(stream: BinaryIO, as_of_ms: int | None, longest_bytes: int) -> Iterator[list[Line]]:
+    """The stream's lines as they come: a writer that waits for each decision gets it."""
+    first = 0
+    for contents in _lines(cast("BufferedIOBase", stream), longest_bytes):  # which `sys.stdin.buffer` is
+        for start in range(0, len(contents), BATCH):
+            part = contents[start : start + BATCH]
+            yield [Line(first + place, content.removesuffix(b"\r"), as_of_ms) for place, content in enumerate(part)]
+            first += len(part)
+
+
+def _lines(stream: BufferedIOBase, longest_bytes: int) -> Iterator[list[bytes]]:
+    """All lines that each read completes. Of a line that is too long only enough is kept to see that it is."""
+    rest = b""
+    while data := stream.read1(READ_BYTES):
+        *lines, rest = (rest + data).split(b"\n")
+        rest = rest[: longest_bytes + 2]
+        yield lines
+    if rest:
+        yield [rest]
 
 
 def _frauds(path: Path) -> frozenset[str]:

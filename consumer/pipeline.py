@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
+import structlog
 
 from consumer.decode import Decoded, Decoder, Message, in_log_order
 from consumer.journal import entries
@@ -23,6 +24,7 @@ from models.explain import Reason
 from models.policy import DECISIONS, Policy, Tier
 from models.score import Scores, Scoring, ScoringFailed
 
+_LOG: Final = structlog.get_logger("pipeline")
 STORE_SHARE: Final = 0.4  # of the budget: what a batch waits for the store at most, a reconnection included
 
 
@@ -105,13 +107,14 @@ class Pipeline:
 
     def _score(self, batch: PaymentBatch, enriched: Enriched | None) -> tuple[Scores | None, Values, Tier]:
         values = self._enricher.payment_only(batch) if enriched is None else enriched.values
+        tier: Tier = "no_features" if enriched is None else "full"
         if not len(batch):
-            return np.zeros(0, np.float32), values, "full"
+            return np.zeros(0, np.float32), values, tier
+        predict = self._brain.scorer.score_payment_only if enriched is None else self._brain.scorer.score
         try:
-            if enriched is None:
-                return self._brain.scorer.score_payment_only(values), values, "no_features"
-            return self._brain.scorer.score(values), values, "full"
-        except ScoringFailed:
+            return _probabilities(predict(values)), values, tier
+        except ScoringFailed as error:
+            _LOG.warning("scoring_failed", error=str(error), payments=len(batch))
             return None, values, "rules_only"
 
     def _decide(
@@ -144,14 +147,17 @@ class Pipeline:
         for stage, spent_ms in self._stage_ms.items():
             telemetry.stage[stage].observe(spent_ms / 1000)
         telemetry.batch_size.observe(len(decided.batch) + len(decoded.rejected))
-        telemetry.payments.inc(len(decided.batch) + len(decoded.rejected))
+        repeated = stale = 0
+        if decided.enriched is not None:
+            stale = int(np.count_nonzero(decided.enriched.stale))
+            repeated = int(np.count_nonzero(decided.enriched.repeated & ~decided.enriched.stale))
+        telemetry.payments.inc(len(decided.batch) - stale + len(decoded.rejected))  # stale ones are another worker's
+        telemetry.duplicates.inc(repeated)
         counts = np.bincount(decided.verdicts.decision[decided.due], minlength=len(DECISIONS)).tolist()
         for name, count in zip(DECISIONS, counts, strict=True):
             if count:
                 telemetry.decisions[name, decided.tier].inc(count)
         telemetry.alerts.inc(sum(counts[1:]))
-        if decided.enriched is not None:
-            telemetry.duplicates.inc(int(np.count_nonzero(decided.enriched.repeated & ~decided.enriched.stale)))
         for rejected in decoded.rejected:
             telemetry.rejected(rejected.stage, rejected.reason)
         telemetry.committed(
@@ -165,3 +171,10 @@ class Pipeline:
         begun = time.perf_counter()
         yield
         self._stage_ms[name] = round((time.perf_counter() - begun) * 1000, 3)
+
+
+def _probabilities(scores: Scores) -> Scores:
+    """The scores as they are, or ScoringFailed: a model that gives one impossible number is not trusted at all."""
+    if not ((scores >= 0) & (scores <= 1)).all():  # false for NaN too
+        raise ScoringFailed("the model gave a score that is no probability")
+    return scores

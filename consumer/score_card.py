@@ -75,11 +75,12 @@ class ScoreCard:
 
     def received(self, kind: Kind, value: bytes, received_ns: int) -> None:
         """Note a record that the reader got."""
-        self._last_ns = received_ns
         if kind == "alert":
             self._alerts += 1
             self.latest_alerts.append(self._decode_alert(value))
-        elif kind == "dead_letter":
+            return
+        self._last_ns = received_ns
+        if kind == "dead_letter":
             self._dead_letters += 1
         else:
             self._decision(self._decode(value), received_ns)

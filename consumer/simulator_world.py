@@ -290,7 +290,7 @@ def columns_of(
     ip: Ints,
     campaign: int,
 ) -> Columns:
-    """Payments as columns, each field broadcast to the length of `time`."""
+    """Payments of one campaign as columns, in their storage types; amounts are capped."""
     return Columns(
         time_ms=time.astype(np.int64),
         customer=customer.astype(np.int32),

@@ -26,14 +26,23 @@ from features.store import Source, Span, StateStore
 
 _LOG: Final = structlog.get_logger("state")
 CHUNK: Final = 256  # records a catch-up call applies: it must fit the store's time-out
-RETRY_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0)  # waits between attempts at a store that does not answer
+RETRY_S: Final = (
+    0.0,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+)  # waits between attempts; a lost connection may heal at once
 
 
 class Log(Protocol):
     """The payments log, as far as catching up needs it; see `consumer.kafka.logreader.LogReader`."""
 
     def extents(self) -> Mapping[int, Extent]: ...  # noqa: D102
-    def read(self, partition: int, start: int, end: int, limit: int, deadline_s: float) -> list[Message]: ...  # noqa: D102
+    def read(  # noqa: D102
+        self, partition: int, start: int, end: int, limit: int, deadline_s: float
+    ) -> tuple[list[Message], int]: ...
 
 
 class StateKeeper:
@@ -137,10 +146,9 @@ class StateKeeper:
     def _catch_up(self, deadline_s: float) -> None:
         assert self._behind is not None  # noqa: S101  `recover` has surveyed
         partition, (start, end) = next(iter(self._behind.items()))
-        messages = self._log.read(partition, start, end, CHUNK, deadline_s)
-        if not messages:
+        messages, reached = self._log.read(partition, start, end, CHUNK, deadline_s)
+        if reached == start:
             return
-        reached = messages[-1].offset() + 1
         batch = self._decoder.decode(messages).batch
         span = Span(self._topic, partition, start, reached, floor=end)
         enriched = self._enricher.enrich(batch, (span,), self._epoch)

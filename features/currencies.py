@@ -1,4 +1,4 @@
-"""The active alphabetic codes of ISO 4217 (list one), without metals, bonds, testing and 'no currency'."""
+"""The active codes of ISO 4217 (list one), without metals, bonds, testing and 'no currency', and their minor units."""
 
 from __future__ import annotations
 
@@ -166,3 +166,21 @@ CURRENCIES: Final = frozenset(
         "ZWG",
     ]
 )
+
+_USUAL_EXPONENT: Final = 2
+_EXPONENTS: Final = {
+    **dict.fromkeys(
+        (
+            *("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG"),
+            *("RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF"),
+        ),
+        0,
+    ),
+    **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
+    "CLF": 4,
+}
+
+
+def exponent(currency: str) -> int:
+    """Decimals of a currency's amounts: its minor unit is 10 to the minus that; 2 unless ISO 4217 says otherwise."""
+    return _EXPONENTS.get(currency, _USUAL_EXPONENT)

@@ -130,6 +130,9 @@ class Enricher:
         age_ms = np.full(n, -1, np.int64)
         floor_of = {span.partition: floor for span, floor in zip(spans, applied.floors, strict=True)}
         partition = batch.partition.astype(np.int64)
+        for span, floor in zip(spans, applied.floors, strict=True):
+            if floor > span.floor:  # what others have committed meanwhile; its logs may be trimmed too far for features
+                stale |= (partition == span.partition) & (batch.offset >= span.floor) & (batch.offset < floor)
         at = 0
         for entity, grouping in groupings.items():
             logs = Logs.of(applied.logs[at : at + len(grouping.keys)])

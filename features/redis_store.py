@@ -59,10 +59,10 @@ class RedisStore:
                 protocol=2,
             )
             self._connection: Any = pool.make_connection()  # redis-py types it loosely
-        except (ValueError, TypeError, redis.RedisError) as error:
+        except (ValueError, TypeError, redis.RedisError):
             raise ConfigError(
                 "store.url is not a Redis address: use redis://HOST:PORT/DB, rediss:// for TLS, or unix://PATH"
-            ) from error
+            ) from None  # the cause may quote a part of the password
         self._where = f"Redis at {_address(pool.connection_kwargs)}"
 
     def check(self) -> None:
@@ -169,7 +169,7 @@ class RedisStore:
             return call()
         except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
             raise StoreUnsuitable(f"{self._where} refuses this user: check store.url and the user's ACL") from error
-        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as error:
+        except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.InvalidResponse, OSError) as error:
             self._distrust()
             raise StoreUnavailable(f"{self._where} did not answer in time or can't be reached") from error
         except redis.ResponseError as error:

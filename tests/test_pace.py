@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,7 +42,7 @@ def test_half_way_between_it_waits_half() -> None:
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=6))
 def test_more_load_never_waits_less(loads: list[float]) -> None:
     waits = [settled(load).wait_s(0) for load in sorted(loads)]
-    assert all(after >= before - 1e-12 for before, after in zip(waits, waits[1:], strict=False))
+    assert all(after >= before - 1e-12 for before, after in pairwise(waits))
 
 
 @given(turns, st.floats(-5, 5), st.integers(0, 150), st.integers(151, 1_000))

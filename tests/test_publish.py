@@ -26,6 +26,7 @@ from consumer.publish import (
 from consumer.records import (
     Alert,
     Decision,
+    DecisionName,
     Digests,
     Inputs,
     JournalEntry,
@@ -40,7 +41,7 @@ from consumer.settings import TopicSettings
 from features.enrich import Enriched
 from features.event import Payment, batch_of
 from models.explain import Reason
-from models.policy import BLOCK, DECISIONS, REVIEW, Policy, Thresholds, Tier, Verdicts
+from models.policy import BLOCK, REVIEW, Policy, Thresholds, Tier, Verdicts
 from tests.poison import FULL, FUTURE, FUTURE_READ_AT_MS, POISON, VALID, Record, payment
 
 TIERS = get_args(Tier)
@@ -119,6 +120,7 @@ def test_a_decision_says_what_was_decided(tier: Tier, device: Literal["cpu", "cu
         "no_features": (0.5, None),
         "rules_only": (None, None),
     }
+    names: list[DecisionName] = ["approve", "review", "block"]
     sources = [(0, 10), (0, 11), (3, 7)]
     scores = [float(np.float32(score)) for score in (0.1, 0.5, 0.9)]
     states = [State(0, 8, 100), State(0, 8, 101), State(0, 9, 0)]
@@ -136,7 +138,7 @@ def test_a_decision_says_what_was_decided(tier: Tier, device: Literal["cpu", "cu
             state=state if full else None,
             inputs=Inputs(tier, device, *bars[tier]),
         )
-        for each, source, name, score, state in zip(PAYMENTS[:3], sources, DECISIONS, scores, states, strict=True)
+        for each, source, name, score, state in zip(PAYMENTS[:3], sources, names, scores, states, strict=True)
     ]
     records = outbox(device).decisions(decided(tier))
     assert [content(record) for record in records] == [msgspec.json.encode(decision) for decision in expected]

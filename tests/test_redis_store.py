@@ -61,7 +61,7 @@ def store(server: RedisServer) -> Iterator[RedisStore]:
         yield store
 
 
-def dump(client: Redis) -> dict[bytes, bytes]:
+def dump(client: Redis) -> dict[bytes, bytes | None]:
     """All data, comparably."""
     return {key: client.dump(key) for key in client.scan_iter()}
 

@@ -13,6 +13,7 @@ from consumer.score_card import Kind
 from consumer.settings import Settings
 
 TICK_S: Final = 0.001
+REST_LIMIT_S: Final = 10.0
 EVENT_ID: Final = b'"event_id":"'
 
 
@@ -59,13 +60,12 @@ class DemoReader:
                 "fetch.wait.max.ms": settings.kafka.fetch_wait_ms,
             }
         )
-        self._consumer.assign(
-            [
-                TopicPartition(topic, partition, 0)
-                for topic in self._kinds
-                for partition in self._consumer.list_topics(topic, timeout=10).topics[topic].partitions
-            ]
-        )
+        self._read = {
+            (topic, partition): 0
+            for topic in self._kinds
+            for partition in self._consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        }
+        self._consumer.assign([TopicPartition(topic, partition, 0) for topic, partition in self._read])
 
     def poll(self) -> Iterator[tuple[Kind, bytes, int]]:
         """What has come, as (kind, value, time of receipt); waits for a moment when nothing has."""
@@ -74,7 +74,15 @@ class DemoReader:
         received_ns = time.perf_counter_ns()
         for message in messages:
             if message.error() is None:
+                self._read[message.topic(), message.partition()] = message.offset() + 1
                 yield self._kinds[message.topic()], message.value() or b"", received_ns
+
+    def rest(self) -> Iterator[tuple[Kind, bytes, int]]:
+        """As `poll`, until everything that lies in the topics now was read: for at most `REST_LIMIT_S`."""
+        ends = {at: self._consumer.get_watermark_offsets(TopicPartition(*at), timeout=10)[1] for at in self._read}
+        deadline = time.monotonic() + REST_LIMIT_S
+        while time.monotonic() < deadline and any(self._read[at] < end for at, end in ends.items()):
+            yield from self.poll()
 
     def close(self) -> None:
         """Stop reading."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import KafkaError as Code
 
 from consumer.decode import Message
 from consumer.kafka.client import group_config, unavailable
@@ -30,7 +31,7 @@ class LogReader:
         self._kafka = kafka
         self._topic = topic
         self._timeout_s = kafka.request_timeout_ms / 1000
-        self._consumer = Consumer(group_config(kafka))
+        self._consumer = Consumer(group_config(kafka) | {"enable.partition.eof": True})
         self._reading: tuple[int, int] | None = None
 
     def extents(self) -> Mapping[int, Extent]:
@@ -50,23 +51,35 @@ class LogReader:
             raise unavailable(self._kafka, exception) from exception
         return extents
 
-    def read(self, partition: int, start: int, end: int, limit: int, deadline_s: float) -> list[Message]:
-        """Up to `limit` records of [start, end), in order; empty when none came before `deadline_s` (monotonic)."""
+    def read(self, partition: int, start: int, end: int, limit: int, deadline_s: float) -> tuple[list[Message], int]:
+        """Up to `limit` records of [start, end), in order, and the offset below which all of them were given.
+
+        That offset is `start` when nothing came before `deadline_s` (monotonic). It passes holes, such as the marks
+        that a producer's transactions leave, so it may rise without a record. Raises KafkaUnavailable.
+        """
         try:
             if self._reading != (partition, start):
                 self._consumer.assign([TopicPartition(self._topic, partition, start)])
             wait_s = max(0.0, deadline_s - time.monotonic())
             messages = self._consumer.consume(min(limit, end - start), wait_s)
             self._reading = None
+            taken: list[Message] = []
+            reached = start
             for message in messages:
-                if message.error():
-                    raise KafkaException(message.error())
-            taken: list[Message] = [message for message in messages if start <= message.offset() < end]
+                error = message.error()
+                if error is None:
+                    reached = max(reached, message.offset() + 1)
+                    if start <= message.offset() < end:
+                        taken.append(message)
+                elif error.code() == Code._PARTITION_EOF:
+                    reached = max(reached, message.offset())
+                else:
+                    raise KafkaException(error)
             if messages:
-                self._reading = (partition, messages[-1].offset() + 1)
+                self._reading = (partition, reached)
         except KafkaException as exception:
             raise unavailable(self._kafka, exception) from exception
-        return taken
+        return taken, min(reached, end)
 
     def close(self) -> None:
         """Release the connection."""

@@ -1,0 +1,46 @@
+# The processor as an image: build with `docker build .`, run with a bundle mounted on /bundle (see compose.yaml).
+FROM python:3.13-slim AS builder
+
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1
+RUN python -m venv /opt/fraudline
+WORKDIR /src
+
+# The lock alone first: this layer, the big one, is built again only when a dependency changes.
+COPY requirements.txt ./
+RUN /opt/fraudline/bin/pip install --require-hashes --only-binary :all: -r requirements.txt
+
+COPY pyproject.toml README.md LICENSE ./
+COPY features ./features
+COPY models ./models
+COPY consumer ./consumer
+RUN python -m pip wheel --no-deps --wheel-dir /wheels . \
+ && /opt/fraudline/bin/pip install --no-deps --no-index /wheels/*.whl \
+ && /opt/fraudline/bin/pip check \
+ && /opt/fraudline/bin/python -m pip uninstall --yes pip
+
+
+FROM python:3.13-slim
+
+LABEL org.opencontainers.image.title="fraudline" \
+      org.opencontainers.image.description="Real-time fraud detection on Kafka: exactly-once decisions from exact features" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0"
+
+# No home and no shell for this user; the number is what Kubernetes' runAsNonRoot can check.
+RUN groupadd --gid 65532 fraudline \
+ && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin fraudline
+COPY --from=builder /opt/fraudline /opt/fraudline
+
+ENV PATH=/opt/fraudline/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+WORKDIR /tmp
+USER 65532:65532
+EXPOSE 9464
+
+# Whatever address telemetry listens on, this one is among them; a 503 raises, which is a failure.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('FRAUDLINE_TELEMETRY__PORT', '9464') + '/livez', timeout=3)"]
+
+ENTRYPOINT ["fraudline"]
+CMD ["run"]

@@ -1,0 +1,78 @@
+{{/*
+What the schema can't say: values that depend on each other. Each of these would otherwise be a pod that does not start.
+*/}}
+{{- define "fraudline.validate" -}}
+{{- include "fraudline.validate.required" . -}}
+{{- include "fraudline.validate.kafka" . -}}
+{{- include "fraudline.validate.limits" . -}}
+{{- end }}
+
+{{- define "fraudline.validate.required" -}}
+{{- if not .Values.config.kafka.brokers }}
+{{- fail "config.kafka.brokers is empty: name the bootstrap servers, for example kafka:9092." }}
+{{- end }}
+{{- if not .Values.secrets.redisUrl.existingSecret }}
+{{- fail "secrets.redisUrl.existingSecret is empty: name a Secret that holds the Redis URL." }}
+{{- end }}
+{{- $claim := .Values.bundle.existingClaim }}
+{{- $image := .Values.bundle.image }}
+{{- if and $claim $image.repository }}
+{{- fail "bundle.existingClaim and bundle.image.repository are both set: keep one of them." }}
+{{- end }}
+{{- if not (or $claim $image.repository) }}
+{{- fail "The model bundle is missing: set bundle.existingClaim or bundle.image.repository." }}
+{{- end }}
+{{- if and $image.repository (not (or $image.tag $image.digest)) }}
+{{- fail "bundle.image.repository needs bundle.image.tag or bundle.image.digest." }}
+{{- end }}
+{{- if and .Values.bundle.subPath (not $claim) }}
+{{- fail "bundle.subPath belongs to bundle.existingClaim: with an image, set bundle.image.path." }}
+{{- end }}
+{{- end }}
+
+{{- define "fraudline.validate.kafka" -}}
+{{- $kafka := .Values.config.kafka }}
+{{- $protocol := $kafka.security_protocol }}
+{{- $sasl := dict "config.kafka.sasl_mechanism" $kafka.sasl_mechanism "config.kafka.sasl_username" $kafka.sasl_username "secrets.saslPassword.existingSecret" .Values.secrets.saslPassword.existingSecret }}
+{{- range $name, $value := $sasl }}
+{{- if and (hasPrefix "sasl" $protocol) (not $value) }}
+{{- fail (printf "config.kafka.security_protocol is %s, which also needs %s." $protocol $name) }}
+{{- else if and $value (not (hasPrefix "sasl" $protocol)) }}
+{{- fail (printf "%s is set but config.kafka.security_protocol is %s: use sasl_ssl, or unset it." $name $protocol) }}
+{{- end }}
+{{- end }}
+{{- $tls := dict "secrets.sslKeyPassword.existingSecret" .Values.secrets.sslKeyPassword.existingSecret "secrets.kafkaTls.existingSecret" .Values.secrets.kafkaTls.existingSecret }}
+{{- range $name := list "ssl_ca_file" "ssl_certificate_file" "ssl_key_file" }}
+{{- $path := get $kafka $name }}
+{{- $_ := set $tls (printf "config.kafka.%s" $name) $path }}
+{{- if and (hasPrefix "/etc/fraudline/kafka-tls/" $path) (not $.Values.secrets.kafkaTls.existingSecret) }}
+{{- fail (printf "config.kafka.%s is in /etc/fraudline/kafka-tls, which needs secrets.kafkaTls.existingSecret." $name) }}
+{{- end }}
+{{- end }}
+{{- range $name, $value := $tls }}
+{{- if and $value (not (hasSuffix "ssl" $protocol)) }}
+{{- fail (printf "%s is set but config.kafka.security_protocol is %s: use one with ssl, or unset it." $name $protocol) }}
+{{- end }}
+{{- end }}
+{{- if ne (empty $kafka.ssl_certificate_file) (empty $kafka.ssl_key_file) }}
+{{- fail "config.kafka.ssl_certificate_file and config.kafka.ssl_key_file belong together: set both or neither." }}
+{{- end }}
+{{- if and .Values.secrets.sslKeyPassword.existingSecret (not $kafka.ssl_key_file) }}
+{{- fail "secrets.sslKeyPassword.existingSecret is set without config.kafka.ssl_key_file." }}
+{{- end }}
+{{- end }}
+
+{{- define "fraudline.validate.limits" -}}
+{{- $kafka := .Values.config.kafka }}
+{{- $processing := .Values.config.processing }}
+{{- if lt (int $kafka.max_poll_interval_ms) (int $kafka.session_timeout_ms) }}
+{{- fail "config.kafka.max_poll_interval_ms must be at least config.kafka.session_timeout_ms." }}
+{{- end }}
+{{- if ge (int $processing.linger_ms) (int $processing.budget_ms) }}
+{{- fail "config.processing.linger_ms must be below config.processing.budget_ms: a batch may wait only inside the budget." }}
+{{- end }}
+{{- $topics := values .Values.config.topics }}
+{{- if ne (len $topics) (len (uniq $topics)) }}
+{{- fail "Two topics in config.topics have the same name: give each its own." }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,369 @@
+"""Random histories of workers that crash, stall and lose their store, and the invariants that must hold after each.
+
+The enricher, the state keeper, the decoder and the stores are the real ones. A history is a function of its seed.
+Invariants, after everything is healthy again and drained:
+
+1. every record has exactly one visible outcome (exactly_once) or at least one (at_least_once);
+2. the features of every decision that had any equal the naive fold of the payments in the order recorded by the state
+   that it saw, and so does every verdict on a repeated event id; what is journaled is what was recorded;
+3. decisions of a partition become visible in offset order, and the committed offset is the end of the log.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from consumer.decode import Decoder, in_log_order
+from consumer.journal import entries
+from consumer.records import JournalEntry
+from consumer.state import StateKeeper
+from consumer.telemetry import Telemetry
+from features.catalog import DEFAULT, Catalog
+from features.enrich import Enriched, Enricher
+from features.event import Payment, PaymentBatch
+from features.store import Span
+from tests.oracle import differences, fold, repeats
+from tests.simulation_model import TOPIC, At, Backend, CatchUpLog, Line, ModelKafka, Outcome, Sent, Timeline, Truth
+
+NAMES = frozenset({
+    "card_count_24h", "card_sum_30d", "card_merchants_7d", "card_since_last_s", "card_amount_zscore_30d",
+    "card_country_changed", "card_at_merchant_30d", "merchant_count_24h", "merchant_sum_24h", "merchant_max_30d",
+    "merchant_amount_to_mean_30d", "device_cards_30d", "device_count_24h",
+})  # fmt: skip
+FEATURES = tuple(feature for feature in DEFAULT.features if feature.name in NAMES)
+DRAIN_STEPS = 3_000
+_TELEMETRY = Telemetry()  # building one is dearer than a whole history
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a history is allowed to do."""
+
+    seed: int
+    exactly_once: bool = True
+    pause: bool = False
+    regressions: bool = False
+
+    @classmethod
+    def of(cls, seed: int) -> Plan:
+        """Every kind in turn: both deliveries, both outage policies, a store that goes back in time or not."""
+        return cls(seed, exactly_once=seed % 4 != 1, pause=seed % 3 == 0, regressions=seed % 2 == 0)
+
+
+class Worker:
+    """One processor: what it knows of its partitions, and the batch in its hands, a step at a time."""
+
+    def __init__(self, world: World, number: int) -> None:
+        self._world, self.number = world, number
+        self.line = Line(world.backend.connect(), world.truth, world.fault)
+        enricher = world.make_enricher(Catalog(FEATURES, world.keep), self.line)
+        self._decoder = Decoder(max_payment_bytes=10_000, max_future_ms=10**12)
+        self.keeper = StateKeeper(
+            topic=TOPIC,
+            store=self.line,
+            enricher=enricher,
+            decoder=self._decoder,
+            log=CatchUpLog(world.kafka, world.rng),
+            journal=self._journal,
+            telemetry=_TELEMETRY,
+            clock=world.clock,
+        )
+        self.is_member = False
+        self._generation = -1
+        self.position: dict[int, int] = {}
+        self._committed: dict[int, int] = {}
+        self.turn: Iterator[str] | None = None
+
+    def assigned(self, partitions: set[int]) -> None:
+        """Keep what was ours already, unless we were thought dead; begin at the committed offset of what is new."""
+        kafka = self._world.kafka
+        if not self.is_member:
+            self.position.clear()
+            self._committed.clear()
+        self._generation, self.is_member = kafka.generation, True
+        for known in (self.position, self._committed):
+            for partition in set(known) - partitions:
+                del known[partition]
+            for partition in partitions - set(known):
+                known[partition] = kafka.committed.get(partition, 0)
+
+    def step(self) -> None:
+        """Go one step further with the batch in hand, or take one."""
+        self.turn = self.turn or self._turn()
+        if next(self.turn, None) is None:
+            self.turn = None
+
+    def _turn(self) -> Iterator[str]:
+        world, pause = self._world, self._world.plan.pause
+        if not self.keeper.ready and not self.keeper.recover(world.clock() + 0.02) and pause:
+            return
+        messages = self._poll()
+        if not messages:
+            return
+        yield "polled"
+        last = {message.partition(): message.offset() for message in messages}
+        spans = tuple(
+            Span(TOPIC, partition, self.position[partition], offset + 1, self._committed[partition])
+            for partition, offset in last.items()
+        )
+        batch = self._decoder.decode(messages).batch
+        enriched = self.keeper.enrich(batch, spans, patience_s=0.05)
+        if enriched is None and pause:
+            self._rewind()
+            return
+        yield "applied"
+        outcomes = self._outcomes(messages, batch, enriched)
+        if not world.plan.exactly_once:
+            world.kafka.visible += outcomes
+            outcomes = []
+        yield "produced"
+        known = world.commit(self._generation, spans, outcomes)
+        yield "committed"
+        if not known:
+            self._rewind()
+            return
+        for span in spans:
+            self.position[span.partition] = self._committed[span.partition] = span.end
+
+    def _poll(self) -> list[Sent]:
+        rng, kafka = self._world.rng, self._world.kafka
+        partitions = [partition for partition in self.position if rng.random() < 0.7]
+        return in_log_order(  # type: ignore[return-value]  # it gives back what it was given
+            [
+                sent
+                for p in partitions
+                for sent in kafka.read(p, self.position[p], rng.randint(1, self._world.max_batch))
+            ]
+        )
+
+    def _rewind(self) -> None:
+        """The outcome is unknown or the batch was given up: join again if we were fenced, and go back."""
+        if self._generation != self._world.kafka.generation:
+            self._world.join(self)
+            return
+        for partition in self.position:
+            self.position[partition] = self._committed[partition] = self._world.kafka.committed.get(partition, 0)
+
+    def _outcomes(self, messages: Sequence[Sent], batch: PaymentBatch, enriched: Enriched | None) -> list[Outcome]:
+        outcomes = [Outcome(sent.at, "dead") for sent in messages if sent.payment is None]
+        places = list(zip(batch.partition.tolist(), batch.offset.tolist(), strict=True))
+        if enriched is None:
+            return outcomes + [Outcome(at, "decision") for at in places]
+        self._journal(entries(batch, enriched, (Span(TOPIC, 0, 0, 0, 0),)))
+        for row, at in enumerate(places):
+            if not enriched.stale[row]:
+                stamp = (int(enriched.epoch[row]), int(enriched.sequence[row]))
+                kind = "duplicate" if enriched.repeated[row] else "decision"
+                outcomes.append(Outcome(at, kind, stamp, tuple(enriched.values[row].tolist()), self.line.timeline))
+        return outcomes
+
+    def _journal(self, runs: Sequence[JournalEntry]) -> None:
+        order = self.line.timeline.order
+        for run in runs:
+            for i in range(run.count):
+                if order[run.partition, run.offset + i] != (run.epoch, run.sequence + i):
+                    self._world.truth.wrong.append("a journaled order is not the recorded one")
+
+
+class World:
+    """One history."""
+
+    def __init__(
+        self, plan: Plan, make_backend: Callable[[int], Backend], make_enricher: Callable[..., Enricher]
+    ) -> None:
+        self.plan, self.make_enricher = plan, make_enricher
+        self.rng = rng = random.Random(plan.seed)
+        self.keep, self.max_batch = rng.randint(2, 6), rng.choice([2, 4, 9])
+        self.backend = make_backend(self.keep)
+        self.kafka = ModelKafka(_payments(rng, partitions=rng.randint(1, 3), count=rng.randint(15, 50)))
+        self.truth = Truth()
+        self._now_s = 0.0
+        self._outage = self._faults = 0.0
+        self._snapshot: tuple[Any, Timeline] | None = None
+        self.workers = [Worker(self, number) for number in range(rng.randint(1, 3))]
+        self._rebalance(self.workers)
+
+    def clock(self) -> float:
+        self._now_s += 0.001
+        return self._now_s
+
+    def fault(self) -> str:
+        """What happens to a call on its way: nothing, lost before it arrives, or after."""
+        if self._outage:
+            return "before"
+        return self.rng.choice(["before", "after"]) if self.rng.random() < self._faults else ""
+
+    def commit(self, generation: int, spans: Sequence[Span], outcomes: Sequence[Outcome]) -> bool:
+        """Whether the worker may go on; it may also be aborted, or be left without an answer."""
+        luck = self.rng.random() if self._faults else 1.0
+        return luck >= 0.05 and self.kafka.commit(generation, spans, outcomes) and luck >= 0.1
+
+    def join(self, worker: Worker) -> None:
+        self._rebalance([other for other in self.workers if other.is_member or other is worker])
+
+    def run(self) -> list[str]:
+        """Live through trouble, then drain; give what is wrong afterwards."""
+        self._faults = 0.05
+        while not self.kafka.finished() and self.clock() < 400:
+            self._now_s += 1.0
+            self._event()
+        self._outage = self._faults = 0.0
+        for _ in range(DRAIN_STEPS):
+            if self.kafka.finished() and not any(worker.turn for worker in self.workers):
+                break
+            self._now_s += 1.0
+            worker = self.rng.choice(self.workers)
+            if not worker.is_member and worker.turn is None:
+                self.join(worker)
+            worker.step()
+        return self.truth.wrong + _violations(self)
+
+    def _event(self) -> None:
+        rng, worker = self.rng, self.rng.choice(self.workers)
+        luck = rng.random()
+        if luck < 0.04:
+            self._crash(worker)
+        elif luck < 0.08:
+            self._stall(worker)
+        elif luck < 0.10:
+            self._rebalance([other for other in self.workers if other.is_member])
+        elif luck < 0.12:
+            self.backend.sever()
+        elif luck < 0.14:
+            self._outage = 0.0 if self._outage else 1.0
+        elif luck < 0.17 and self.plan.regressions:
+            self._damage()
+        elif self._outage and rng.random() < 0.1:
+            self._outage = 0.0
+        elif worker.is_member or worker.turn:
+            worker.step()
+        else:
+            self.join(worker)
+
+    def _crash(self, worker: Worker) -> None:
+        worker.line.close()
+        fresh = Worker(self, worker.number)
+        self.workers[worker.number] = fresh
+        self.join(fresh)
+
+    def _stall(self, worker: Worker) -> None:
+        """It misses its session: others take over; it wakes up later with its batch in hand."""
+        rest = [other for other in self.workers if other.is_member and other is not worker]
+        if rest:
+            worker.is_member = False
+            self._rebalance(rest)
+
+    def _damage(self) -> None:
+        """Flush the store, take a copy of it, or put the copy back; a restart breaks every connection."""
+        choice = self.rng.choice(["copy", "copy", "restore", "flush"])
+        if choice == "copy":
+            self._snapshot = (self.backend.snapshot(), Timeline(self.truth.timeline.order))
+        elif choice == "restore" and self._snapshot:
+            self.backend.restore(self._snapshot[0])
+            self.backend.sever()
+            self.truth.timeline = Timeline(self._snapshot[1].order)
+        elif choice == "flush":
+            self.backend.flush()
+            self.truth.timeline = Timeline()
+
+    def _rebalance(self, members: Sequence[Worker]) -> None:
+        """A new generation. A member with a batch in hand keeps what it has: it is not asked before it polls."""
+        kafka, rng = self.kafka, self.rng
+        kafka.generation += 1
+        mine: dict[int, set[int]] = {member.number: set() for member in members}
+        for partition in range(len(kafka.log)):
+            owner = next((m for m in members if m.turn and m.is_member and partition in m.position), None)
+            mine[(owner or rng.choice(members)).number].add(partition)
+        for member in members:
+            member.assigned(mine[member.number])
+
+
+def run(
+    plan: Plan, make_backend: Callable[[int], Backend], make_enricher: Callable[..., Enricher] = Enricher
+) -> list[str]:
+    """Live through the history of this plan; the list of violated invariants, empty when all hold."""
+    return World(plan, make_backend, make_enricher).run()
+
+
+def _payments(rng: random.Random, *, partitions: int, count: int) -> list[list[Sent]]:
+    """Cards that stay in their partition, merchants and devices that do not; late, repeated, broken records; holes."""
+    log: list[list[Sent]] = [[] for _ in range(partitions)]
+    next_offset = [rng.choice([0, 0, 3]) for _ in range(partitions)]
+    ids: list[tuple[str, str]] = []
+    now_ms = 1_750_000_000_000
+    for number in range(count):
+        now_ms += rng.choice([0, 1, 1_000, 3_600_000, 20_000_000, -7_200_000])
+        card = f"card{rng.randrange(4)}"
+        earlier = [event_id for other, event_id in ids if other == card]
+        event_id = rng.choice(earlier) if earlier and rng.random() < 0.1 else f"e{number}"
+        ids.append((card, event_id))
+        partition = int(card[-1]) % partitions
+        payment = Payment(
+            event_id=event_id,
+            event_time=now_ms,
+            card_id=card,
+            merchant_id=f"shop{rng.randrange(2)}",
+            amount_minor=rng.randrange(1, 10_000),
+            currency="EUR",
+            device_id=rng.choice([None, "d0", "d1"]),
+            country=rng.choice([None, "SE", "US"]),
+        )
+        log[partition].append(Sent((partition, next_offset[partition]), None if rng.random() < 0.04 else payment))
+        next_offset[partition] += rng.choice([1, 1, 1, 1, 1, 2])
+    return log
+
+
+def _violations(world: World) -> list[str]:
+    kafka, sent = world.kafka, {sent.at: sent for log in world.kafka.log for sent in log}
+    wrong = [] if kafka.finished() else ["the committed offset is not the end of the log"]
+    counts = Counter(outcome.at for outcome in kafka.visible)
+    if any(counts[at] == 0 for at in sent):
+        wrong.append("a record has no outcome")
+    if world.plan.exactly_once and any(count > 1 for count in counts.values()):
+        wrong.append("a record has several outcomes")
+    seen: dict[int, list[int]] = {}
+    for partition, offset in dict.fromkeys(outcome.at for outcome in kafka.visible if outcome.kind != "dead"):
+        seen.setdefault(partition, []).append(offset)
+    if any(a >= b for offsets in seen.values() for a, b in pairwise(offsets)):
+        wrong.append("decisions of a partition are out of order")
+    by_timeline: dict[int, list[Outcome]] = {}
+    for outcome in kafka.visible:
+        if outcome.timeline is not None:
+            by_timeline.setdefault(id(outcome.timeline), []).append(outcome)
+    for outcomes in by_timeline.values():
+        wrong += _against_fold(world, outcomes, sent)
+    decided = {(p.card_id, p.event_id) for o in kafka.visible if o.kind == "decision" and (p := sent[o.at].payment)}
+    for outcome in kafka.visible:
+        payment = sent[outcome.at].payment
+        if outcome.kind == "duplicate" and payment and (payment.card_id, payment.event_id) not in decided:
+            wrong.append("an event id was dropped as repeated but never decided")
+    return wrong
+
+
+def _against_fold(world: World, outcomes: Sequence[Outcome], sent: dict[At, Sent]) -> list[str]:
+    """Compare what was decided on one timeline with the naive fold of what that timeline recorded."""
+    assert outcomes[0].timeline is not None
+    order = outcomes[0].timeline.order
+    payments = [payment for at in order if (payment := sent[at].payment)]
+    rows = dict(zip(order, fold(payments, world.keep, names=NAMES), strict=True))
+    repeated = dict(zip(order, repeats(payments, world.keep), strict=True))
+    names = [feature.name for feature in FEATURES]
+    wrong = []
+    stamps = np.array(list(order.values()))
+    if np.any((np.diff(stamps[:, 1]) <= 0) & (np.diff(stamps[:, 0]) == 0)):
+        wrong.append("sequence numbers do not rise in the order of recording")
+    for outcome in outcomes:
+        if outcome.stamp != order[outcome.at]:
+            wrong.append("a published stamp is not the recorded one")
+        if repeated[outcome.at] != (outcome.kind == "duplicate"):
+            wrong.append("a verdict on a repeated event id is not the fold's")
+        elif outcome.kind == "decision" and (why := differences(outcome.values, names, rows[outcome.at])):
+            wrong.append(f"features are not the fold's: {why[0]}")
+    return wrong
