@@ -7,13 +7,14 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # its stubs are not among the dev dependencies
+import yaml
 
 from consumer import __version__
 from consumer.settings import KNOWN, Settings, load
@@ -185,9 +186,10 @@ def test_every_setting_of_the_chart_arrives_in_the_program(
         if at(scenario, dotted) is None:
             changed.setdefault(section, {})[name] = another(at(VALUES["config"], dotted), schema)
     changed["processing"]["budget_ms"] = 300
-    loaded = settings_in_the_pod(
-        render({"config": changed}, scenario="sasl-tls-values.yaml"), tmp_path / "etc", monkeypatch
-    )
+    rendered = render({"config": changed}, scenario="sasl-tls-values.yaml")
+    written = tomllib.loads(rendered.one("ConfigMap")["data"]["fraudline.toml"])
+    assert all(written[section][name] == value for section, names in changed.items() for name, value in names.items())
+    loaded = settings_in_the_pod(rendered, tmp_path / "etc", monkeypatch)
     for section, settings in changed.items():
         for name, value in settings.items():
             arrived = getattr(getattr(loaded, section), name)

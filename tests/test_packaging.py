@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # its stubs are not among the dev dependencies
+import yaml
 
 from consumer import __version__
 from consumer.settings import Settings, TopicSettings, load
