@@ -4,8 +4,9 @@ The enricher, the state keeper, the decoder and the stores are the real ones. A 
 Invariants, after everything is healthy again and drained:
 
 1. every record has exactly one visible outcome (exactly_once) or at least one (at_least_once);
-2. the features of every decision that had any equal the naive fold of the payments in the order recorded by the state
-   that it saw, and so does every verdict on a repeated event id; what is journaled is what was recorded;
+2. the state holds every partition in order and without a gap, and after it was lost nothing is decided with it before
+   it has caught up with what was committed; the features of every decision that had any equal the naive fold of the payments in the order recorded by the state
+   that it saw, as does every verdict on a repeated event id; what is journaled is what was recorded;
 3. decisions of a partition become visible in offset order, and the committed offset is the end of the log.
 """
 
@@ -268,10 +269,10 @@ class World:
         elif choice == "restore" and self._snapshot:
             self.backend.restore(self._snapshot[0])
             self.backend.sever()
-            self.truth.timeline = Timeline(self._snapshot[1].order)
+            self.truth.timeline = Timeline(self._snapshot[1].order, self.kafka.committed)
         elif choice == "flush":
             self.backend.flush()
-            self.truth.timeline = Timeline()
+            self.truth.timeline = Timeline(owed=self.kafka.committed)
 
     def _rebalance(self, members: Sequence[Worker]) -> None:
         """A new generation. A member with a batch in hand keeps what it has: it is not asked before it polls."""
@@ -339,11 +340,32 @@ def _violations(world: World) -> list[str]:
             by_timeline.setdefault(id(outcome.timeline), []).append(outcome)
     for outcomes in by_timeline.values():
         wrong += _against_fold(world, outcomes, sent)
+        wrong += _of_recorded_order(world, outcomes)
     decided = {(p.card_id, p.event_id) for o in kafka.visible if o.kind == "decision" and (p := sent[o.at].payment)}
     for outcome in kafka.visible:
         payment = sent[outcome.at].payment
         if outcome.kind == "duplicate" and payment and (payment.card_id, payment.event_id) not in decided:
             wrong.append("an event id was dropped as repeated but never decided")
+    return wrong
+
+
+def _of_recorded_order(world: World, outcomes: Sequence[Outcome]) -> list[str]:
+    """The state holds each partition from its first payment on, in order; what it owed it had before it was used."""
+    timeline = outcomes[0].timeline
+    assert timeline is not None
+    wrong = []
+    recorded = {at: place for place, at in enumerate(timeline.order)}
+    owed = 0
+    for partition, log in enumerate(world.kafka.log):
+        payments = [sent.at for sent in log if sent.payment]
+        held = [at for at in recorded if at[0] == partition]
+        if held != payments[: len(held)]:
+            wrong.append("the state lacks payments of a partition or has them out of order")
+        due = [at for at in payments if at[1] < timeline.owed.get(partition, 0)]
+        owed = max([owed, *[recorded.get(at, len(recorded)) for at in due]])
+    new = [recorded[outcome.at] for outcome in outcomes if recorded[outcome.at] >= timeline.inherited]
+    if new and min(new) < owed:
+        wrong.append("a decision has features of a state that had not caught up")
     return wrong
 
 

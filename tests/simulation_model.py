@@ -57,10 +57,16 @@ class Sent:
 
 
 class Timeline:
-    """What one uninterrupted life of the state recorded: each payment's stamp, in the order of recording."""
+    """What one uninterrupted life of the state recorded: each payment's stamp, in the order of recording.
 
-    def __init__(self, order: Mapping[At, Stamp] | None = None) -> None:
-        self.order: dict[At, Stamp] = dict(order or {})
+    A life that begins with lost state inherits what the copy had, and owes what was committed by then: offsets by
+    partition, exclusive.
+    """
+
+    def __init__(self, inherited: Mapping[At, Stamp] | None = None, owed: Mapping[int, int] | None = None) -> None:
+        self.order: dict[At, Stamp] = dict(inherited or {})
+        self.inherited = len(self.order)
+        self.owed = dict(owed or {})
 
 
 @dataclass(frozen=True)
@@ -191,7 +197,7 @@ class RedisBackend:
         return self._stores[-1]
 
     def sever(self) -> None:
-        self._client.execute_command("CLIENT KILL TYPE normal SKIPME yes")  # type: ignore[no-untyped-call]
+        self._client.client_kill_filter(_type="normal", skipme=True)  # type: ignore[no-untyped-call]  # redis-py's gap
 
     def flush(self) -> None:
         if keys := list(self._client.scan_iter(match=f"{self._namespace}:*")):

@@ -1,0 +1,146 @@
+"""The child process of the fault tests: the real processor, with a point at which it kills or stops itself.
+
+    python -m tests.faults.worker --spec JSON
+
+Standard output tells the parent what happens, a word first: `ready`, `unready WHY`, `stopping STEP` (then it stops
+itself with SIGSTOP), `error TEXT`. The exit status is 0 after SIGTERM and a drain in time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import sys
+from typing import Any
+
+import msgspec
+
+from consumer.app import Processor, check_store, stop_on_signals
+from consumer.logs import configure
+from consumer.settings import Settings
+from consumer.telemetry import Health, Telemetry
+from features.catalog import DEFAULT
+from features.enrich import Enricher
+from features.errors import FraudlineError
+from features.redis_store import SCRIPT, RedisStore
+from features.windows import View
+from tests.faults.scoring import model
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """At the `nth` pass of `step` (1 is the first) the process sends itself a signal: `KILL` or `STOP`."""
+
+    step: str
+    nth: int = 1
+    signal: str = "KILL"
+
+
+class Spec(msgspec.Struct, frozen=True):
+    """What a worker is: its settings, its fault, and a component that lacks a guard (see `MUTANTS`)."""
+
+    settings: dict[str, dict[str, Any]]
+    fault: Fault | None = None
+    mutant: str = ""
+    check_store: bool = True
+
+
+class FaultPoint:
+    """Counts the passes of one step, and is the fault."""
+
+    def __init__(self, fault: Fault | None) -> None:
+        self._fault = fault
+        self._passes = 0
+
+    def __call__(self, step: str) -> None:
+        if self._fault is None or step != self._fault.step:
+            return
+        self._passes += 1
+        if self._passes == self._fault.nth:
+            say("stopping", step)
+            os.kill(os.getpid(), signal.Signals[f"SIG{self._fault.signal}"])
+
+
+class SpokenHealth(Health):
+    """Tells the parent when readiness changes."""
+
+    def ready(self, ready: bool, why: str) -> None:
+        if ready != self.readiness[0]:
+            say("ready" if ready else "unready", why)
+        super().ready(ready, why)
+
+
+class WholeLogEnricher(Enricher):
+    """Lacks the own-record prefix: a payment sees the log as the store returned it, later records included."""
+
+    def _view(self, entity: Any, logs: Any, own: Any, slot: Any, batch: Any, rows: Any) -> View:
+        return super()._view(entity, logs, logs.ends[slot] - 1, slot, batch, rows)
+
+
+def without(text: str, *, replaced_by: str) -> str:
+    """The apply script without one of its guards; it must be there to be taken out."""
+    assert SCRIPT.count(text) == 1, text
+    return SCRIPT.replace(text, replaced_by)
+
+
+MUTANT_SCRIPTS = {
+    "appends_again": lambda: without("markers[i], fresh[span[2]] = marker, marker", replaced_by="markers[i], fresh[span[2]] = marker, -1"),
+    "skips_a_gap": lambda: without("if marker < span[3] then", replaced_by="if false then"),
+}
+MUTANT_ENRICHERS = {"whole_log": WholeLogEnricher}
+
+
+def say(*words: str) -> None:
+    print(*words, flush=True)
+
+
+def die_with_parent() -> None:
+    """A test run that is killed leaves no worker behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def work(spec: Spec) -> int:
+    settings = Settings.model_validate(spec.settings)
+    store = RedisStore(
+        settings.store.url.get_secret_value(),
+        namespace=settings.store.namespace,
+        keep=DEFAULT.keep,
+        timeout_ms=settings.store.timeout_ms,
+        script=MUTANT_SCRIPTS.get(spec.mutant, lambda: SCRIPT)(),
+    )
+    try:
+        if spec.check_store:
+            check_store(store)
+        processor = Processor(
+            settings,
+            model=model(),
+            store=store,
+            telemetry=Telemetry(),
+            health=SpokenHealth(),
+            step=FaultPoint(spec.fault),
+            enricher=MUTANT_ENRICHERS.get(spec.mutant, Enricher),
+        )
+        stop_on_signals(processor.stop, settings.processing.drain_deadline_ms / 1000)
+        try:
+            processor.run()
+        finally:
+            processor.close()
+    except FraudlineError as error:
+        say("error", f"{type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+def main() -> int:
+    die_with_parent()
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--spec", required=True)
+    spec = msgspec.json.decode(arguments.parse_args().spec, type=Spec)
+    configure("info", "json")
+    return work(spec)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

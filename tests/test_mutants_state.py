@@ -1,0 +1,67 @@
+"""Every rule of the entity log, taken out, is noticed by the simulation. `pytest -s` shows how often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import structlog
+
+from features.errors import FraudlineError
+from tests.mutants.state import MUTANTS, Mutant, script_without
+from tests.services.redis import RedisServer
+from tests.simulation import Plan, run
+from tests.simulation_model import Backend, MemoryBackend, RedisBackend
+
+ON_MEMORY, ON_REDIS = 60, 24
+SCRIPTED = [mutant for mutant in MUTANTS if mutant.script]
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    with structlog.testing.capture_logs():
+        yield
+
+
+def noticed(mutant: Mutant, histories: int, make_backend: Callable[[int, int], Backend]) -> int:
+    """In how many histories the mutant violates an invariant, or dies of an error that the product never raises."""
+    count = 0
+    for seed in range(histories):
+        plan = Plan(seed, exactly_once=True, regressions=mutant.needs_regressions)
+        try:
+            count += bool(run(plan, lambda keep, seed=seed: make_backend(keep, seed), mutant.enricher))  # type: ignore[misc]  # a lambda's default
+        except (FraudlineError, LookupError, ValueError):
+            count += 1
+    return count
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
+def test_the_simulation_notices_a_missing_rule(mutant: Mutant) -> None:
+    count = noticed(mutant, ON_MEMORY, lambda keep, _seed: MemoryBackend(keep, mutant.memory))
+    print(f"\nwithout {mutant.name}, memory store: {count} of {ON_MEMORY} histories violate an invariant")
+    assert count > 0
+
+
+@pytest.mark.parametrize("mutant", SCRIPTED, ids=lambda mutant: mutant.name.replace(" ", "-"))
+def test_the_simulation_notices_a_rule_that_the_script_lacks(
+    mutant: Mutant, redis_server: RedisServer, unique: str
+) -> None:
+    assert mutant.script
+    script = script_without(*mutant.script)
+    made: list[RedisBackend] = []
+    with redis_server.client() as client:
+
+        def backend(keep: int, seed: int) -> RedisBackend:
+            made.append(RedisBackend(redis_server.url, client, f"{unique}{seed}", keep, script))
+            return made[-1]
+
+        count = noticed(mutant, ON_REDIS, backend)
+        for each in made:
+            each.close()
+    print(f"\nwithout {mutant.name}, script: {count} of {ON_REDIS} histories violate an invariant")
+    assert count > 0
+
+
+def test_without_a_mutation_the_same_histories_are_clean() -> None:
+    for regressions in (False, True):
+        assert not [s for s in range(ON_MEMORY) if run(Plan(s, regressions=regressions), MemoryBackend)]
