@@ -80,8 +80,12 @@ class Processor:
         telemetry: Telemetry,
         health: Health,
         step: Step = lambda _name: None,
+        enricher: type[Enricher] = Enricher,
     ) -> None:
-        """Connect to Kafka and join the parts. `step` is told of each step; the fault tests crash in it."""
+        """Connect to Kafka and join the parts.
+
+        `step` is told of each step; the fault tests crash in it, and their mutants bring an `enricher` of their own.
+        """
         kafka, topics, processing = settings.kafka, settings.topics, settings.processing
         self._health = health
         self.source = KafkaSource(kafka, topics.payments, lambda kind: telemetry.rebalances[kind].inc())
@@ -90,14 +94,14 @@ class Processor:
         delivery = TransactionalPublisher if processing.delivery == "exactly_once" else AcknowledgedPublisher
         self.publisher: Publisher = delivery(kafka, self.source, step)
         outbox = model.outbox(topics)
-        enricher = Enricher(DEFAULT, store)
+        enrich = enricher(DEFAULT, store)
         decoder = Decoder(max_payment_bytes=processing.max_payment_bytes, max_future_ms=processing.max_future_ms)
         self._log_reader = LogReader(kafka, topics.payments)
         pause = settings.store.outage == "pause"
         self.state = StateKeeper(
             topic=topics.payments,
             store=store,
-            enricher=enricher,
+            enricher=enrich,
             decoder=decoder,
             log=self._log_reader,
             journal=self._publish_journal(outbox),
@@ -106,7 +110,7 @@ class Processor:
         )
         self.pipeline = Pipeline(
             decoder=decoder,
-            enricher=enricher,
+            enricher=enrich,
             state=self.state,
             brain=model.brain,
             outbox=outbox,

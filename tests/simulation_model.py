@@ -188,16 +188,16 @@ class RedisBackend:
     """A namespace of a real Redis."""
 
     def __init__(self, url: str, client: Redis, namespace: str, keep: int, script: str = SCRIPT) -> None:
-        self._client, self._namespace = client, namespace
-        self._open = lambda: RedisStore(url, namespace=namespace, keep=keep, timeout_ms=5_000, script=script)
+        self._url, self._client, self._namespace, self._keep, self._script = url, client, namespace, keep, script
         self._stores: list[RedisStore] = []
 
     def connect(self) -> StateStore:
-        self._stores.append(self._open())
-        return self._stores[-1]
+        store = RedisStore(self._url, namespace=self._namespace, keep=self._keep, timeout_ms=5_000, script=self._script)
+        self._stores.append(store)
+        return store
 
     def sever(self) -> None:
-        self._client.client_kill_filter(_type="normal", skipme=True)  # type: ignore[no-untyped-call]  # redis-py's gap
+        self._client.client_kill_filter(_type="normal", skipme=True)
 
     def flush(self) -> None:
         if keys := list(self._client.scan_iter(match=f"{self._namespace}:*")):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from features.catalog import DEFAULT, ENTITY_OPS, FEATURES, PAYMENT_OPS, Catalog
-from features.enrich import Enricher
+from features.enrich import Enriched, Enricher
 from features.errors import StateBehind
 from features.event import CHANNELS, Payment, batch_of
 from features.offline import build
@@ -272,6 +272,25 @@ def test_a_lost_record_above_the_floor_is_a_regression_and_below_it_another_work
     assert (
         enricher.enrich(again, (Span("t", 0, 0, len(history), 1),), epoch).stale.tolist() == [True, False][: 1 + more]
     )
+
+
+def test_what_others_have_committed_meanwhile_is_not_due_even_where_its_record_is_still_there() -> None:
+    """Its logs may be trimmed too far for its features: a worker that woke up late must not publish them."""
+    store = MemoryStore(2)
+    epoch = store.position().epoch
+    store.adopt({("t", 0): 0})
+    enricher = Enricher(DEFAULT, store)
+    history = [payment(number, card_id=f"card{number}") for number in range(6)]
+
+    def enriched(start: int, end: int, floor: int) -> Enriched:
+        batch = batch_of(history[start:end], topic="t", partition=[0] * (end - start), offset=range(start, end))
+        return enricher.enrich(batch, (Span("t", 0, start, end, floor),), epoch)
+
+    assert not enriched(0, 4, 0).stale.any()
+    enriched(4, 6, 4)
+    late = enriched(2, 6, 2)
+    assert late.stale.tolist() == [True, True, False, False]
+    assert not enriched(2, 6, 4).stale.any()  # a catch-up knows that they are committed
 
 
 def test_payment_only_leaves_every_entity_feature_missing() -> None:

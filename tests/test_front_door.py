@@ -105,8 +105,8 @@ def test_ci_runs_what_a_person_runs() -> None:
     assert script.stat().st_mode & 0o111
     assert text.startswith("#!/usr/bin/env bash\n")
     assert "set -euo pipefail" in text
-    commands = [line for line in text.splitlines() if re.match(r"(REQUIRE_KAFKA=1 )?make ", line)]
-    assert commands == ["make setup", "make check", "REQUIRE_KAFKA=1 make test"]
+    commands = [line for line in text.splitlines() if re.match(r"(REQUIRE_\w+=1 )*make ", line)]
+    assert commands == ["make setup", "make check", "REQUIRE_KAFKA=1 REQUIRE_HELM=1 make test"]
     subprocess.run(["bash", "-n", str(script)], check=True)
 
 

@@ -75,16 +75,10 @@ class Mutant:
     memory: Callable[[int], MemoryStore] = MemoryStore
     enricher: type[Enricher] = Enricher
     script: tuple[str, str] | None = None
-    needs_regressions: bool = False
 
 
 MUTANTS: Final = (
-    Mutant(
-        "marker guard", WithoutMarkerGuard, script=("if marker < span[3] then", "if false then")
-    ),
-    Mutant(
-        "epoch guard", WithoutEpochGuard, script=("if known[1] ~= epoch then", "if false then"), needs_regressions=True
-    ),
+    Mutant("marker guard", WithoutMarkerGuard, script=("if marker < span[3] then", "if false then")),
     Mutant(
         "below-marker skip",
         WithoutBelowMarkerSkip,
@@ -92,4 +86,5 @@ MUTANTS: Final = (
     ),
     Mutant("own-record prefix", enricher=WithoutOwnPrefix),
     Mutant("floors of trimming", WithoutFloors, script=(">= (floor_of[", ">= 1e15 + (floor_of[")),
-)  # fmt: skip
+)
+EPOCH_GUARD: Final = Mutant("epoch guard", WithoutEpochGuard, script=("if known[1] ~= epoch then", "if false then"))

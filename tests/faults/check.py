@@ -1,0 +1,290 @@
+"""The judge: whether what a read_committed reader saw is what the payments log demands. It reports, and asserts nothing.
+
+It shares no logic with the product. Payments are decoded by `json`, the order is read from the journal, features come
+from the naive fold of `tests.oracle`, and a full decision's score is the checksum of exactly those features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from features.catalog import DEFAULT
+from features.event import Payment
+from tests import oracle
+from tests.faults.scoring import EXACT, PAYMENT_ONLY, decision_of, score_of
+from tests.services.reader import Seen
+
+At = tuple[int, int]  # source partition and offset
+REQUIRED = {
+    "event_id": str,
+    "event_time": int,
+    "card_id": str,
+    "merchant_id": str,
+    "amount_minor": int,
+    "currency": str,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """What is demanded.
+
+    Attributes:
+        exactly_once: one outcome a record; otherwise at least one.
+        equal_copies: copies of a decision are equal (at_least_once while the state does not regress).
+        regressed: the state went back in time within an epoch, so that the journal may give a sequence number again.
+        keep: records of a log that a payment sees.
+    """
+
+    exactly_once: bool
+    equal_copies: bool = True
+    regressed: bool = False
+    keep: int = DEFAULT.keep
+
+
+@dataclass(slots=True)
+class Timeline:
+    """The order of one epoch as the journal gives it, up to a regression if there was one."""
+
+    epoch: int
+    at: dict[int, At] = field(default_factory=dict)  # by sequence number
+    sequence: dict[At, int] = field(default_factory=dict)
+
+    def contradicts(self, sequence: int, source: At) -> bool:
+        return self.at.get(sequence, source) != source or self.sequence.get(source, sequence) != sequence
+
+    def add(self, sequence: int, source: At) -> None:
+        self.at[sequence] = source
+        self.sequence[source] = sequence
+
+    def before(self, sequence: int) -> Timeline:
+        kept = {number: source for number, source in self.at.items() if number < sequence}
+        return Timeline(self.epoch, kept, {source: number for number, source in kept.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Everything there is: the source records, what was published for them, and the group's progress."""
+
+    payments: Sequence[Seen]
+    decisions: Sequence[Seen]
+    alerts: Sequence[Seen]
+    dead_letters: Sequence[Seen]
+    journal: Sequence[Seen]
+    committed: dict[int, int]
+    ends: dict[int, int]
+
+    def sources(self) -> dict[At, Payment | None]:
+        """Every source record: the payment, or None where it is none."""
+        return {(record.partition, record.offset): _payment(record) for record in self.payments}
+
+    def timelines(self) -> tuple[list[Timeline], list[str]]:
+        """The orders that the journal gives, oldest first, and where it contradicts itself."""
+        current: dict[int, Timeline] = {}
+        made: list[Timeline] = []
+        contradictions = []
+        for record in self.journal:
+            entry = json.loads(record.value or b"")
+            timeline = current.get(entry["epoch"])
+            run = [
+                (entry["sequence"] + place, (entry["partition"], entry["offset"] + place))
+                for place in range(entry["count"])
+            ]
+            if timeline is None or any(timeline.contradicts(*each) for each in run):
+                if timeline is not None:
+                    contradictions.append(f"the journal gives sequence {entry['sequence']} or its source twice")
+                    timeline = timeline.before(entry["sequence"])
+                timeline = current[entry["epoch"]] = timeline or Timeline(entry["epoch"])
+                made.append(timeline)
+            for sequence, source in run:
+                timeline.add(sequence, source)
+        return made, contradictions
+
+    def unrecorded(self) -> int:
+        """How many payments the newest timeline lacks."""
+        timelines, _ = self.timelines()
+        known = timelines[-1].sequence if timelines else {}
+        return sum(payment is not None and source not in known for source, payment in self.sources().items())
+
+
+def violations(evidence: Evidence, law: Law) -> list[str]:
+    """Everything that is wrong, one sentence each; empty when all invariants hold."""
+    sources = evidence.sources()
+    timelines, contradictions = evidence.timelines()
+    found = [] if law.regressed else contradictions
+    folds = [_Fold(timeline, sources, law.keep) for timeline in timelines]
+    decisions: dict[At, list[dict[str, Any]]] = defaultdict(list)
+    for record in evidence.decisions:
+        decision = json.loads(record.value or b"")
+        decisions[_at(decision["source"])].append(decision)
+    letters = Counter(_letter_at(record) for record in evidence.dead_letters)
+    found += _counted(sources, decisions, letters, folds, law)
+    found += _dead_letters(evidence)
+    found += [wrong for source in decisions for wrong in _decided(source, decisions[source], sources, folds, law)]
+    found += _alerts(evidence.alerts, decisions, sources, law)
+    found += _ordered(evidence.decisions)
+    if unrecorded := evidence.unrecorded():
+        found.append(f"{unrecorded} payments have no order in the newest epoch")
+    if evidence.committed != evidence.ends:
+        found.append(f"committed offsets {evidence.committed} are not the ends {evidence.ends}")
+    return found
+
+
+class _Fold:
+    """The naive fold of one timeline."""
+
+    def __init__(self, timeline: Timeline, sources: dict[At, Payment | None], keep: int) -> None:
+        self.timeline = timeline
+        order = [timeline.at[sequence] for sequence in sorted(timeline.at)]
+        self.strangers = [source for source in order if sources.get(source) is None]
+        known = [(source, payment) for source in order if (payment := sources.get(source)) is not None]
+        rows = oracle.fold([payment for _, payment in known], keep, names=EXACT)
+        self.row = {source: row for (source, _), row in zip(known, rows, strict=True)}
+
+    def repeats(self, source: At) -> bool:
+        return self.row.get(source) == {}
+
+
+def _counted(
+    sources: dict[At, Payment | None],
+    decisions: dict[At, list[dict[str, Any]]],
+    letters: Counter[At],
+    folds: Sequence[_Fold],
+    law: Law,
+) -> Iterator[str]:
+    """Invariant 1: a decision, a dead letter, or a repeated event id."""
+    for source, payment in sources.items():
+        decided, rejected = len(decisions.get(source, ())), letters[source]
+        if law.exactly_once and decided + rejected > 1:
+            yield f"{source} has {decided} decisions and {rejected} dead letters"
+        if payment is None and (decided or not rejected):
+            yield f"{source} is no payment and has {decided} decisions and {rejected} dead letters"
+        if payment is not None and rejected:
+            yield f"{source} is a payment and has a dead letter"
+        if payment is not None and not decided and not any(fold.repeats(source) for fold in folds):
+            yield f"{source} has no decision and is no repetition"
+    yield from (f"{source} was decided and is not in the log" for source in decisions if source not in sources)
+    yield from (f"{source} was rejected and is not in the log" for source in letters if source not in sources)
+    yield from (f"the journal names {source}, which is no payment" for fold in folds for source in fold.strangers)
+
+
+def _dead_letters(evidence: Evidence) -> Iterator[str]:
+    originals = {(record.partition, record.offset): record for record in evidence.payments}
+    for record in evidence.dead_letters:
+        source = _letter_at(record)
+        original = originals.get(source)
+        if original and (record.key, record.value) != (original.key, original.value):
+            yield f"the dead letter of {source} is not its record"
+
+
+def _decided(
+    source: At,
+    copies: Sequence[dict[str, Any]],
+    sources: dict[At, Payment | None],
+    folds: Sequence[_Fold],
+    law: Law,
+) -> Iterator[str]:
+    """Invariant 2: what a payment's decisions say is what the fold says."""
+    payment = sources.get(source)
+    if payment is None:
+        return
+    if law.equal_copies and any(copy != copies[0] for copy in copies):
+        yield f"{source} has decisions that differ"
+    for copy in copies:
+        told = (copy["event_id"], copy["card_id"], copy["event_time"])
+        if told != (payment.event_id, payment.card_id, payment.event_time):
+            yield f"{source} was decided as another payment"
+        if copy["decision"] != decision_of(copy["score"] or 0.0):
+            yield f"{source} has a decision that is not its score's"
+        if copy["tier"] == "full":
+            yield from _full(source, copy, folds)
+        elif copy["tier"] != "no_features":
+            yield f"{source} was decided in the tier {copy['tier']}"
+        elif copy["score"] != score_of(PAYMENT_ONLY, _payment_row(payment)):
+            yield f"{source} has a no_features score of other values"
+
+
+def _full(source: At, decision: dict[str, Any], folds: Sequence[_Fold]) -> Iterator[str]:
+    state = decision["state"]
+    place = (state["epoch"], state["sequence"])
+    matching = [
+        fold
+        for fold in folds
+        if fold.timeline.epoch == place[0] and fold.timeline.at.get(state["sequence"]) == source
+    ]
+    if not matching:
+        yield f"{source} was decided at {place}, which the journal does not give to it"
+    elif all(fold.repeats(source) for fold in matching):
+        yield f"{source} is a repetition and was decided"
+    elif not any(fold.row[source] and decision["score"] == score_of(EXACT, fold.row[source]) for fold in matching):
+        yield f"{source} has other features than the fold at {place}"
+
+
+def _alerts(
+    alerts: Sequence[Seen], decisions: dict[At, list[dict[str, Any]]], sources: dict[At, Payment | None], law: Law
+) -> Iterator[str]:
+    seen: Counter[At] = Counter()
+    for record in alerts:
+        alert = json.loads(record.value or b"")
+        source = _at(alert["source"])
+        seen[source] += 1
+        payment = sources.get(source)
+        if payment is None or alert["alert_id"] != _alert_id(payment):
+            yield f"{source} has an alert with another id"
+        told = (alert["decision"], alert["score"], alert["tier"])
+        if told not in [(copy["decision"], copy["score"], copy["tier"]) for copy in decisions.get(source, ())]:
+            yield f"{source} has an alert that is not its decision's"
+    for source, copies in decisions.items():
+        due = sum(copy["decision"] != "approve" for copy in copies)
+        if seen[source] != due if law.exactly_once else (due > 0) != (seen[source] > 0):
+            yield f"{source} has {seen[source]} alerts, {due} are due"
+
+
+def _ordered(decisions: Sequence[Seen]) -> Iterator[str]:
+    """Invariant 3: the first decisions of a card's payments lie in the order of its payments."""
+    newest: dict[bytes | None, int] = {}
+    seen: set[At] = set()
+    for record in sorted(decisions, key=lambda record: (record.partition, record.offset)):
+        source = _at(json.loads(record.value or b"")["source"])
+        if source in seen:
+            continue
+        seen.add(source)
+        if newest.get(record.key, -1) > source[1]:
+            yield f"the decision of {source} lies behind a later one of its card"
+        newest[record.key] = source[1]
+
+
+def _payment(record: Seen) -> Payment | None:
+    """The payment in a record, judged as plainly as the history's malformed records allow; None if it is none."""
+    try:
+        fields = json.loads(record.value or b"")
+    except ValueError:
+        return None
+    whole = isinstance(fields, dict) and all(type(fields.get(name)) is kind for name, kind in REQUIRED.items())
+    if not whole or fields["amount_minor"] < 0 or fields["currency"] != "EUR":
+        return None
+    return None if fields["event_time"] > record.timestamp_ms + 300_000 else Payment(**fields)
+
+
+def _payment_row(payment: Payment) -> oracle.Row:
+    return oracle.fold([payment], 1, names=PAYMENT_ONLY)[0]
+
+
+def _alert_id(payment: Payment) -> str:
+    card, event = payment.card_id, payment.event_id
+    text = f"{len(card)}:{card}{len(event)}:{event}{payment.event_time}"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _at(source: dict[str, Any]) -> At:
+    return source["partition"], source["offset"]
+
+
+def _letter_at(record: Seen) -> At:
+    headers = dict(record.headers)
+    return int(headers["__connect.errors.partition"] or b""), int(headers["__connect.errors.offset"] or b"")

@@ -1,0 +1,56 @@
+"""Fixtures of the fault tests, and the table at the end of the run."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.faults.report import Report
+from tests.faults.scene import Scene
+from tests.services.kafka import KafkaBroker
+from tests.services.redis import RedisServer
+
+EVERYTHING = os.environ.get("FAULTS") == "all"
+"""Whether every position of every fault is to be run; otherwise a representative part."""
+
+_report = pytest.StashKey[Report]()
+MakeScene = Callable[..., Scene]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "/faults/" in item.path.as_posix():
+            item.add_marker("faults")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    report = config.stash.get(_report, None)
+    if report is not None and report.rows:
+        text = io.StringIO()
+        report.show(text)
+        terminalreporter.write(f"\n{text.getvalue()}")
+        report.write(config.rootpath / ".cache" / "faults.json")
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest) -> Report:
+    return request.config.stash.setdefault(_report, Report())
+
+
+@pytest.fixture
+def scene(kafka: KafkaBroker, redis_server: RedisServer, unique: str) -> Iterator[MakeScene]:
+    """Makes a scene of this test's own on the shared servers, or on another Redis; closed at the end."""
+    with ExitStack() as stack:
+
+        def make(redis_url: str | None = None, **options: Any) -> Scene:
+            made = Scene(kafka, redis_url or redis_server.url, f"{unique}{len(scenes)}", **options)
+            scenes.append(made)
+            return stack.enter_context(made)
+
+        scenes: list[Scene] = []
+        yield make

@@ -1,0 +1,290 @@
+"""A scene: topics, a namespace, workers that come and go, and a witness that reads everything from start to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+
+from tests.faults.check import Evidence, Law, violations
+from tests.faults.payments import PARTITIONS, Record
+from tests.faults.worker import Fault, Spec
+from tests.services.kafka import KafkaBroker
+from tests.services.reader import ReadCommitted, Seen
+
+START_S = 40.0
+DEADLINE_S = 60.0
+ROOT = Path(__file__).parents[2]
+
+
+class Worker:
+    """One child process; what it says arrives on a thread, and can be awaited."""
+
+    def __init__(self, spec: Spec, changed: threading.Condition) -> None:
+        """Start it; `changed` is notified of whatever it says, and shared by the workers of a scene."""
+        command = [sys.executable, "-m", "tests.faults.worker", "--spec", msgspec.json.encode(spec).decode()]
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in `end`
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True, cwd=ROOT)
+        self._said: list[str] = []
+        self._changed = changed
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def said(self, word: str) -> list[str]:
+        """All lines so far that begin with `word`."""
+        with self._changed:
+            return [line for line in self._said if line.split(" ", 1)[0] == word]
+
+    def wait_for(self, word: str, *, times: int = 1, timeout_s: float = START_S) -> str:
+        """Wait until it has said a line that begins with `word` so many times; returns the last of them."""
+
+        def heard() -> bool:
+            return len([line for line in self._said if line.split(" ", 1)[0] == word]) >= times or self.over
+
+        with self._changed:
+            self._changed.wait_for(heard, timeout_s)
+        lines = self.said(word)
+        assert len(lines) >= times, f"the worker never said {word!r}; {self.story()}"
+        return lines[-1]
+
+    def wait_stopped(self) -> None:
+        """Wait until it has stopped itself."""
+        self.wait_for("stopping", timeout_s=DEADLINE_S)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        assert self.process.poll() is None, self.story()
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait_exit(self, timeout_s: float = DEADLINE_S) -> int:
+        """Wait for its end; returns its exit status, negative for a signal."""
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the worker did not end in {timeout_s} s; {self.story()}") from None
+
+    def drain(self) -> int:
+        """Ask it to end in good order (SIGTERM); returns its exit status."""
+        self.send(signal.SIGTERM)
+        return self.wait_exit()
+
+    def end(self) -> None:
+        """Kill it if it still lives."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._listener.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.log.close()
+
+    def story(self, lines: int = 25) -> str:
+        """What it said and logged last, for a failed test."""
+        self.log.flush()
+        self.log.seek(0)
+        tail = "".join(self.log.readlines()[-lines:])
+        return f"status {self.process.poll()}, it said {self._said}, its log ends with:\n{tail}"
+
+    @property
+    def over(self) -> bool:
+        """Whether it has closed its output, as its end does."""
+        return self._said[-1:] == ["closed"]
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._changed:
+                self._said.append(line.strip())
+                self._changed.notify_all()
+        with self._changed:
+            self._said.append("closed")
+            self._changed.notify_all()
+
+
+class Scene:
+    """Topics of its own on `kafka`, and settings for workers that share a group and a namespace."""
+
+    def __init__(
+        self,
+        kafka: KafkaBroker,
+        redis_url: str,
+        name: str,
+        *,
+        delivery: str = "exactly_once",
+        outage: str = "degrade",
+        patience_ms: int = 5_000,
+        store_timeout_ms: int = 250,
+    ) -> None:
+        """`patience_ms` is the budget, of which a batch may wait a share for the store before it is degraded."""
+        self.kafka = kafka
+        self.delivery = delivery
+        self.topics = {
+            role: f"{name}.{role}" for role in ("payments", "labels", "decisions", "alerts", "dead_letters", "journal")
+        }
+        counts = {"payments": PARTITIONS, "decisions": 2}
+        kafka.create_topics({topic: counts.get(role, 1) for role, topic in self.topics.items()})
+        self.group = name
+        self._settings: dict[str, dict[str, Any]] = {
+            "kafka": {
+                "brokers": kafka.bootstrap,
+                "group_id": name,
+                "session_timeout_ms": 1_500,
+                "request_timeout_ms": 10_000,
+                "transaction_timeout_ms": 5_000,
+                "max_poll_interval_ms": 30_000,
+            },
+            "topics": self.topics,
+            "store": {"url": redis_url, "namespace": name, "timeout_ms": store_timeout_ms, "outage": outage},
+            "processing": {"delivery": delivery, "max_batch": 20, "linger_ms": 2, "budget_ms": patience_ms},
+        }
+        self.outage = outage
+        self.workers: list[Worker] = []
+        self._changed = threading.Condition()
+        self.produced = 0
+        self._producer = Producer({"bootstrap.servers": kafka.bootstrap, "enable.idempotence": True, "log_level": 0})
+        self._payments = ReadCommitted(kafka.bootstrap, [self.topics["payments"]])
+        outputs = [self.topics[role] for role in ("decisions", "alerts", "dead_letters", "journal")]
+        self.witness = ReadCommitted(kafka.bootstrap, outputs)
+        self._offsets = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": name, "log_level": 0})
+
+    def produce(self, records: Iterable[Record]) -> None:
+        """Send records and wait until the broker has them."""
+        for record in records:
+            self._producer.produce(self.topics["payments"], record.value, record.key, partition=record.partition)
+            self.produced += 1
+        assert self._producer.flush(DEADLINE_S) == 0
+
+    def worker(
+        self, replica: str = "a", *, fault: Fault | None = None, mutant: str = "", redis_url: str | None = None
+    ) -> Worker:
+        """Start a worker; `replica` makes its transactional id. One with another `redis_url` skips the store's check."""
+        settings = {section: dict(values) for section, values in self._settings.items()}
+        settings["kafka"]["transactional_id"] = f"{self.group}-{replica}"
+        if redis_url is not None:
+            settings["store"]["url"] = redis_url
+        worker = Worker(Spec(settings, fault, mutant, check_store=redis_url is None), self._changed)
+        self.workers.append(worker)
+        return worker
+
+    def outcomes(self) -> int:
+        """Decisions and dead letters that the witness has seen."""
+        return len(self.witness.seen(self.topics["decisions"])) + len(self.witness.seen(self.topics["dead_letters"]))
+
+    def wait_outcomes(self, count: int, timeout_s: float = DEADLINE_S) -> None:
+        """Wait until the witness has seen so many decisions and dead letters."""
+        wanted = (self.topics["decisions"], self.topics["dead_letters"])
+        self._patiently(
+            lambda: self.witness.wait_until(
+                lambda seen: sum(record.topic in wanted for record in seen) >= count, timeout_s
+            )
+        )
+
+    def wait_decision(self, tier: str, after: int = 0, timeout_s: float = DEADLINE_S) -> None:
+        """Wait for a decision of a tier among those that the witness sees after its first `after` records."""
+        mark, topic = f'"tier":"{tier}"'.encode(), self.topics["decisions"]
+
+        def seen(records: Sequence[Seen]) -> bool:
+            return any(record.topic == topic and mark in (record.value or b"") for record in records[after:])
+
+        self._patiently(lambda: self.witness.wait_until(seen, timeout_s))
+
+    def wait_committed(self, timeout_s: float = DEADLINE_S) -> None:
+        """Wait until every record is committed, asking the broker again and again."""
+        deadline, pause = time.monotonic() + timeout_s, threading.Event()
+        while self._unfinished():
+            assert time.monotonic() < deadline, f"not all was committed in {timeout_s} s: {self.stories()}"
+            pause.wait(0.05)
+
+    def wait_journaled(self, timeout_s: float = DEADLINE_S) -> None:
+        """Wait until the newest epoch's journal holds every payment that is to be in the state."""
+        deadline = time.monotonic() + timeout_s
+        while missing := self.evidence(timeout_s).unrecorded():
+            assert time.monotonic() < deadline, f"{missing} payments have no order: {self.stories()}"
+
+    def evidence(self, timeout_s: float = DEADLINE_S) -> Evidence:
+        """All that can be read now."""
+        payments = self._payments.read_to_end(timeout_s)
+        seen = self.witness.read_to_end(timeout_s)
+        by_role = {role: [record for record in seen if record.topic == topic] for role, topic in self.topics.items()}
+        committed, ends = self._progress()
+        return Evidence(
+            payments=payments,
+            decisions=by_role["decisions"],
+            alerts=by_role["alerts"],
+            dead_letters=by_role["dead_letters"],
+            journal=by_role["journal"],
+            committed=committed,
+            ends=ends,
+        )
+
+    def violations(self, *, regressed: bool = False, copies: bool = True, exactly_once: bool | None = None) -> list[str]:
+        """Judge what happened; see `Law`. By default duplicates are judged as the scene's delivery promises."""
+        once = self.delivery == "exactly_once" if exactly_once is None else exactly_once
+        return violations(self.evidence(), Law(exactly_once=once, regressed=regressed, equal_copies=copies))
+
+    def first_to_end(self, workers: Sequence[Worker], timeout_s: float = DEADLINE_S) -> Worker:
+        """Wait until one of them ends."""
+        with self._changed:
+            self._changed.wait_for(lambda: any(worker.over for worker in workers), timeout_s)
+        ended = [worker for worker in workers if worker.over]
+        assert ended, f"no worker ended in {timeout_s} s: {self.stories()}"
+        ended[0].wait_exit()
+        return ended[0]
+
+    def finish(self, *, recorded: bool = True) -> None:
+        """Wait until all is committed, and all of it `recorded` in the state; then drain every worker that still lives.
+
+        Each must end with status 0.
+        """
+        self.wait_committed()
+        if recorded:
+            self.wait_journaled()
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                assert worker.drain() == 0, worker.story()
+
+    def stories(self) -> str:
+        return "\n".join(worker.story() for worker in self.workers)
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.end()
+        self.witness.stop()
+        self._payments.stop()
+        self._offsets.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _patiently(self, wait: Any) -> None:
+        try:
+            wait()
+        except TimeoutError as error:
+            raise AssertionError(f"{error}; {self.stories()}") from error
+
+    def _unfinished(self) -> bool:
+        try:
+            committed, ends = self._progress()
+        except KafkaException:  # an open transaction, or a broker on its way up
+            return True
+        return committed != ends
+
+    def _progress(self) -> tuple[dict[int, int], dict[int, int]]:
+        """Committed offset and end of each partition that holds anything."""
+        partitions = [TopicPartition(self.topics["payments"], number) for number in range(PARTITIONS)]
+        committed = {at.partition: at.offset for at in self._offsets.committed(partitions, 10.0)}
+        ends = {at.partition: self._offsets.get_watermark_offsets(at, 10.0)[1] for at in partitions}
+        return {number: committed[number] for number in ends if ends[number]}, {n: end for n, end in ends.items() if end}

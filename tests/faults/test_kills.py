@@ -1,0 +1,60 @@
+"""kill -9 at every step of a batch, at several batches, and at random times: nothing is lost, repeated or changed."""
+
+from __future__ import annotations
+
+import random
+import signal
+
+import pytest
+
+from tests.faults.conftest import EVERYTHING, MakeScene
+from tests.faults.payments import history
+from tests.faults.report import Report
+from tests.faults.scene import Worker
+from tests.faults.worker import Fault
+
+STEPS = ("after_apply", "after_produce", "after_flush", "in_commit", "after_commit")
+POSITIONS = (1, 2, 9) if not EVERYTHING else (1, 2, 3, 5, 8, 13)
+DELIVERIES = ("exactly_once", "at_least_once")
+
+
+@pytest.mark.parametrize("delivery", DELIVERIES)
+@pytest.mark.parametrize("step", STEPS)
+def test_a_worker_that_is_killed_at_a_step_loses_and_repeats_nothing(
+    scene: MakeScene, report: Report, step: str, delivery: str
+) -> None:
+    stage = scene(delivery=delivery)
+    stage.produce(history(600, seed=1))
+    for nth in POSITIONS:
+        worker = stage.worker(fault=Fault(step, nth))
+        assert worker.wait_exit() == -signal.SIGKILL, worker.story()
+    stage.worker()
+    stage.finish()
+    report.judged(f"kill -9 {step}, {delivery}", len(POSITIONS), stage.violations())
+
+
+@pytest.mark.parametrize("seed", range(1 if not EVERYTHING else 6))
+@pytest.mark.timeout(240)
+def test_workers_that_are_killed_at_random_lose_and_repeat_nothing(
+    scene: MakeScene, report: Report, seed: int
+) -> None:
+    rng = random.Random(seed)
+    stage = scene()
+    stage.produce(history(900, seed=2 + seed))
+    replicas: dict[str, Worker] = {}
+    for kill in range(8):
+        for name in "abc":
+            if name not in replicas or replicas[name].process.poll() is not None:
+                fault = Fault(rng.choice(STEPS), rng.randrange(1, 8)) if kill % 2 else None
+                replicas[name] = stage.worker(name, fault=fault)
+        victim = replicas[rng.choice("abc")]
+        victim.wait_for("ready")
+        stage.produce(history(60, seed=100 + kill, first=stage.produced))
+        stage.wait_outcomes(min(100 * kill, stage.outcomes() + 40))
+        victim.process.kill()
+        assert victim.wait_exit() == -signal.SIGKILL, victim.story()
+    for name in "abc":
+        if replicas[name].process.poll() is not None:
+            replicas[name] = stage.worker(name)
+    stage.finish()
+    report.judged("kill -9 at random, 3 workers", 8, stage.violations())

@@ -1,0 +1,153 @@
+"""Kafka and Redis die, stall, lose their data and come back: payments are decided, or wait, and state catches up."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.conftest import EVERYTHING, MakeScene
+from tests.faults.payments import history
+from tests.faults.report import Report
+from tests.faults.scene import Scene
+from tests.faults.test_takeover import Load
+from tests.faults.worker import Fault
+from tests.services.kafka import KafkaBroker
+from tests.services.redis import RedisServer
+
+BROKER = (("after_produce", "exactly_once"), ("in_commit", "exactly_once"), ("in_commit", "at_least_once"))
+EVERY_BROKER = tuple(
+    (step, delivery)
+    for step in ("after_apply", "after_produce", "after_flush", "in_commit", "after_commit")
+    for delivery in ("exactly_once", "at_least_once")
+)
+
+
+@pytest.mark.parametrize(("step", "delivery"), EVERY_BROKER if EVERYTHING else BROKER)
+def test_a_broker_that_dies_in_a_transaction_costs_nothing(
+    scene: MakeScene, kafka: KafkaBroker, report: Report, step: str, delivery: str
+) -> None:
+    stage = scene(delivery=delivery)
+    stage.produce(history(600, seed=8))
+    worker = stage.worker(fault=Fault(step, 5, "STOP"))
+    worker.wait_stopped()
+    kafka.kill()
+    worker.send(signal.SIGCONT)
+    kafka.restart()
+    stage.finish()
+    report.judged(f"broker killed at {step}, {delivery}", 1, stage.violations())
+
+
+@pytest.fixture
+def stage(scene: MakeScene, own_redis: RedisServer, request: pytest.FixtureRequest) -> Scene:
+    """A scene with a Redis of its own, whose outages are short of patience, and a worker that has begun."""
+    options = {"patience_ms": 200, "store_timeout_ms": 100} | getattr(request, "param", {})
+    made = scene(own_redis.url, **options)
+    made.worker().wait_for("ready")
+    return made
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def load(stage: Scene) -> Iterator[Load]:
+    made = Load(stage)
+    made.start()
+    stage.wait_outcomes(150)
+    yield made
+    made.stop()
+
+
+def test_redis_dies_and_payments_are_decided_without_it(
+    stage: Scene, load: Load, own_redis: RedisServer, report: Report
+) -> None:
+    for _ in range(2):
+        own_redis.kill()
+        stage.wait_decision("no_features", after=len(stage.witness.seen()))
+        own_redis.restart()
+        stage.wait_decision("full", after=len(stage.witness.seen()))
+    _close(stage, load)
+    report.judged("Redis killed and restarted, degrade", 2, stage.violations())
+
+
+@pytest.mark.parametrize("stage", [{"outage": "pause"}], indirect=True)
+def test_redis_dies_and_payments_wait_for_it(
+    stage: Scene, load: Load, own_redis: RedisServer, report: Report
+) -> None:
+    for number in range(2):
+        own_redis.kill()
+        stage.workers[0].wait_for("unready", times=number + 1)
+        own_redis.restart()
+        stage.wait_decision("full", after=len(stage.witness.seen()))
+    _close(stage, load)
+    assert not [record for record in stage.witness.seen() if b'"tier":"no_features"' in (record.value or b"")]
+    report.judged("Redis killed and restarted, pause", 2, stage.violations())
+
+
+@pytest.mark.parametrize("stage", [{}, {"outage": "pause"}], indirect=True, ids=["degrade", "pause"])
+def test_redis_is_flushed(stage: Scene, load: Load, own_redis: RedisServer, report: Report) -> None:
+    for _ in range(2):
+        own_redis.flush()
+        mark = len(stage.witness.seen())
+        stage.wait_outcomes(stage.outcomes() + 100)
+        stage.wait_decision("full", after=mark)
+    _close(stage, load)
+    epochs = {timeline.epoch for timeline in stage.evidence().timelines()[0]}
+    assert len(epochs) >= 2
+    report.judged(f"Redis flushed, {stage.outage}", 2, stage.violations())
+
+
+def test_redis_stalls_for_a_while(stage: Scene, load: Load, own_redis: RedisServer, report: Report) -> None:
+    for _ in range(2):
+        own_redis.pause()
+        stage.wait_decision("no_features", after=len(stage.witness.seen()))
+        own_redis.resume()
+        stage.wait_decision("full", after=len(stage.witness.seen()))
+    _close(stage, load)
+    report.judged("Redis stalled and resumed, degrade", 2, stage.violations())
+
+
+def test_redis_goes_back_in_time(stage: Scene, load: Load, own_redis: RedisServer, report: Report) -> None:
+    """As a failover to a replica that lagged, or a power cut under appendfsync everysec: the same epoch, less of it."""
+    own_redis.persist()
+    (appended,) = (own_redis.data / "appendonlydir").glob("*.incr.aof")
+    kept_bytes = appended.stat().st_size
+    stage.wait_outcomes(stage.outcomes() + 200)
+    own_redis.kill()
+    os.truncate(appended, kept_bytes)
+    own_redis.restart()
+    mark = len(stage.witness.seen())
+    stage.wait_outcomes(stage.outcomes() + 100)
+    stage.wait_decision("full", after=mark)
+    _close(stage, load)
+    report.judged("Redis restarted with older data, same epoch", 1, stage.violations(regressed=True))
+
+
+def test_a_worker_cut_off_from_redis_is_taken_over(
+    scene: MakeScene, own_redis: RedisServer, report: Report
+) -> None:
+    """What it decided without features is missing from the state; its heir must notice, though its own link is fine."""
+    stage = scene()
+    heir = stage.worker("heir")
+    heir.wait_for("ready")
+    own_redis.kill()
+    cut_off = stage.worker("cut-off", redis_url=own_redis.url)
+    cut_off.wait_for("ready")
+    stage.produce(history(300, seed=9))
+    stage.wait_decision("no_features")
+    stage.wait_committed()
+    cut_off.process.kill()
+    stage.produce(history(300, seed=10, first=stage.produced))
+    stage.finish()
+    report.judged("worker cut off from Redis, taken over", 1, stage.violations())
+
+
+def _close(stage: Scene, load: Load) -> None:
+    load.stop()
+    stage.finish()

@@ -1,0 +1,117 @@
+"""Workers that stall, come, go and clash: what one has decided is never decided again by another."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from tests.faults.conftest import EVERYTHING, MakeScene
+from tests.faults.payments import history
+from tests.faults.report import Report
+from tests.faults.scene import Scene
+from tests.faults.worker import Fault
+
+STALE = (
+    ("after_apply", "exactly_once"),
+    ("after_flush", "exactly_once"),
+    ("in_commit", "exactly_once"),
+    ("after_flush", "at_least_once"),
+)
+EVERY_STALE = tuple(
+    (step, delivery)
+    for step in ("after_apply", "after_produce", "after_flush", "in_commit", "after_commit")
+    for delivery in ("exactly_once", "at_least_once")
+)
+
+
+@pytest.mark.parametrize(("step", "delivery"), EVERY_STALE if EVERYTHING else STALE)
+def test_a_worker_that_stalls_past_its_session_changes_nothing_when_it_wakes(
+    scene: MakeScene, report: Report, step: str, delivery: str
+) -> None:
+    stage = scene(delivery=delivery)
+    stage.produce(history(600, seed=3))
+    stale = stage.worker("stale", fault=Fault(step, 4, "STOP"))
+    stale.wait_stopped()
+    before = stage.outcomes()
+    heir = stage.worker("heir")
+    heir.wait_for("ready")
+    stage.wait_outcomes(before + 200)
+    stale.send(signal.SIGCONT)
+    stage.produce(history(200, seed=4, first=stage.produced))
+    stage.finish()
+    report.judged(f"SIGSTOP at {step}, take-over, SIGCONT, {delivery}", 1, stage.violations())
+
+
+def test_a_worker_that_wakes_before_its_transaction_expires_is_fenced_all_the_same(
+    scene: MakeScene, report: Report
+) -> None:
+    stage = scene()
+    stage.produce(history(600, seed=5))
+    stale = stage.worker("stale", fault=Fault("after_flush", 4, "STOP"))
+    stale.wait_stopped()
+    heir = stage.worker("heir")
+    heir.wait_for("ready")
+    stale.send(signal.SIGCONT)
+    stage.produce(history(200, seed=6, first=stage.produced))
+    stage.finish()
+    report.judged("SIGSTOP at after_flush, SIGCONT with its transaction open", 1, stage.violations())
+
+
+class Load(threading.Thread):
+    """Produces small runs of payments until it is told to stop."""
+
+    def __init__(self, stage: Scene) -> None:
+        super().__init__(name="load")
+        self._stage = stage
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopping.wait(0.02):
+            self._stage.produce(history(4, seed=self._stage.produced, first=self._stage.produced))
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join()
+
+
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+def test_workers_come_and_go_under_load(scene: MakeScene, report: Report, delivery: str) -> None:
+    stage = scene(delivery=delivery)
+    first = stage.worker("a")
+    first.wait_for("ready")
+    load = Load(stage)
+    load.start()
+    try:
+        stage.wait_outcomes(150)
+        others = [stage.worker("b"), stage.worker("c")]
+        for worker in others:
+            worker.wait_for("ready")
+        stage.wait_outcomes(stage.outcomes() + 300)
+        for worker in others:
+            assert worker.drain() == 0, worker.story()
+        stage.wait_outcomes(stage.outcomes() + 150)
+    finally:
+        load.stop()
+    stage.finish()
+    assert first.process.returncode == 0
+    report.judged(f"1 -> 3 -> 1 workers under load, {delivery}", 1, stage.violations())
+
+
+def test_of_two_workers_with_one_transactional_id_one_gives_up(scene: MakeScene, report: Report) -> None:
+    stage = scene()
+    one = stage.worker("same")
+    one.wait_for("ready")
+    stage.produce(history(300, seed=7))
+    two = stage.worker("same")
+    load = Load(stage)
+    load.start()
+    try:
+        loser = stage.first_to_end((one, two))
+    finally:
+        load.stop()
+    assert loser.process.returncode == 1
+    assert "Fenced" in loser.said("error")[0]
+    stage.finish()
+    report.judged("one transactional id for two workers", 1, stage.violations())

@@ -1,0 +1,335 @@
+"""The pipeline: one outcome for every record, the tier that can be had, and numbers that agree with what left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from consumer.decode import Decoder
+from consumer.metrics import DECISIONS_MADE
+from consumer.pipeline import STORE_SHARE, Brain, Pipeline
+from consumer.publish import Decided, Outbox
+from consumer.records import Alert, Decision, Digests, JournalEntry, ModelRef
+from consumer.settings import TopicSettings
+from consumer.telemetry import Telemetry
+from features.catalog import DEFAULT
+from features.enrich import Enriched, Enricher, Values
+from features.errors import StoreUnavailable
+from features.event import PaymentBatch
+from features.store import MemoryStore, Span
+from models.explain import Explainer, Reason
+from models.policy import Policy, Rule, Thresholds, Tier
+from models.score import ConstantScorer, Scorer, Scores, Scoring, ScoringFailed
+from tests.poison import POISON, Record, payment
+from tests.support.bundles import make_bundle
+from tests.support.doubles import ListPublisher
+
+TOPICS = TopicSettings()
+NOW_MS = 1_700_000_000_500
+BUDGET_MS = 200
+REASON = Reason("amount_minor", 1_250.0, 0.5)
+RULE = Rule("large_amount", "amount_minor", ">=", 90_000, "review", "A large amount.")
+POLICY = Policy(DEFAULT.names, {"full": Thresholds(0.5, 0.9), "no_features": Thresholds(0.2)}, (RULE,))
+
+
+@dataclass(slots=True)
+class Switch:
+    """State that answers while it is `up`; it keeps what it was asked."""
+
+    enricher: Enricher
+    epoch: int
+    up: bool = True
+    patience_s: list[float] = field(default_factory=list)
+
+    def enrich(self, batch: PaymentBatch, spans: tuple[Span, ...], patience_s: float) -> Enriched | None:
+        self.patience_s.append(patience_s)
+        return self.enricher.enrich(batch, spans, self.epoch) if self.up else None
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A `Scoring` whose device is gone."""
+
+    def score(self, values: Values) -> Scores:
+        raise ScoringFailed("the device is gone")
+
+    def score_payment_only(self, values: Values) -> Scores:
+        raise ScoringFailed("the device is gone")
+
+    def warm_up(self) -> None:
+        raise ScoringFailed("the device is gone")
+
+
+@dataclass(slots=True)
+class Rig:
+    """A pipeline with its parts at hand. Time stands at `NOW_MS`."""
+
+    scorer: Scoring = field(default_factory=ConstantScorer)
+    policy: Policy = POLICY
+    pause: bool = False
+    explain: Callable[[Values, Tier], list[tuple[Reason, ...]]] = lambda values, _tier: [(REASON,)] * len(values)
+    publisher: ListPublisher = field(default_factory=ListPublisher)
+    telemetry: Telemetry = field(default_factory=Telemetry)
+    store: MemoryStore = field(default_factory=lambda: MemoryStore(DEFAULT.keep))
+    steps: list[str] = field(default_factory=list)
+    next_offset: int = 0
+    state: Switch = field(init=False)
+    pipeline: Pipeline = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.store.adopt({("payments", 0): 0})
+        enricher = Enricher(DEFAULT, self.store)
+        self.state = Switch(enricher, self.store.position().epoch)
+        self.pipeline = Pipeline(
+            decoder=Decoder(max_payment_bytes=65_536, max_future_ms=300_000),
+            enricher=enricher,
+            state=self.state,
+            brain=Brain(self.scorer, self.policy, self.explain),
+            outbox=Outbox(TOPICS, ModelRef("test", "1", "0" * 64), Digests("0", "1", "2"), self.policy, "cpu"),
+            publisher=self.publisher,
+            telemetry=self.telemetry,
+            budget_ms=BUDGET_MS,
+            pause_on_outage=self.pause,
+            step=self.steps.append,
+            clock=lambda: NOW_MS / 1_000,
+        )
+
+    def process(self, *values: bytes | None, age_ms: Sequence[int] | None = None, floor: int = 0) -> Decided:
+        """The next records of partition 0, each `age_ms` old."""
+        start = self.next_offset
+        ages = [0] * len(values) if age_ms is None else age_ms
+        records = [
+            Record(value, at_offset=start + place, record_timestamp=(1, NOW_MS - age))
+            for place, (value, age) in enumerate(zip(values, ages, strict=True))
+        ]
+        span = Span("payments", 0, start, start + len(records), floor)
+        decided = self.pipeline.process(records, (span,))
+        self.next_offset = span.end
+        return decided
+
+    @property
+    def decisions(self) -> list[Decision]:
+        return [msgspec.json.decode(value, type=Decision) for value in self.publisher.values(TOPICS.decisions)]
+
+    @property
+    def alerts(self) -> list[Alert]:
+        return [msgspec.json.decode(value, type=Alert) for value in self.publisher.values(TOPICS.alerts)]
+
+    @property
+    def journal(self) -> list[JournalEntry]:
+        return [msgspec.json.decode(value, type=JournalEntry) for value in self.publisher.values(TOPICS.journal)]
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.telemetry.registry.get_sample_value(name, labels) or 0.0
+
+    @property
+    def decided(self) -> float:
+        """All decisions that telemetry counted."""
+        return sum(
+            sample.value
+            for family in self.telemetry.registry.collect()
+            for sample in family.samples
+            if sample.name == DECISIONS_MADE.name
+        )
+
+
+def events(count: int, first: int = 0, **changes: Any) -> list[bytes]:
+    return [payment(event_id=f"evt-{number}", **changes) for number in range(first, first + count)]
+
+
+def test_every_record_has_exactly_one_outcome() -> None:
+    rig = Rig()
+    poison = [each.value for each in POISON]
+    good = events(20)
+    mixed = [value for pair in zip(good, poison[:20], strict=True) for value in pair] + poison[20:] + [good[3], good[3]]
+    rig.process(*mixed)
+    assert [decision.event_id for decision in rig.decisions] == [f"evt-{number}" for number in range(20)]
+    assert sorted(rig.publisher.values(TOPICS.dead_letters)) == sorted(value or b"" for value in poison)
+    assert rig.count("fraudline_payments_total") == len(mixed)
+    assert rig.count("fraudline_duplicates_total") == 2
+    assert rig.decided == 20
+    rejected = sum(
+        rig.count("fraudline_rejected_total", stage="decode", reason=reason)
+        for reason in {each.reason for each in POISON}
+    )
+    assert rejected == len(poison)
+    assert rig.decided + rejected + 2 == len(mixed)
+
+
+def test_a_batch_is_published_and_committed_once_and_in_that_order() -> None:
+    rig = Rig()
+    rig.process(*events(3))
+    assert rig.steps == ["after_apply"]
+    assert rig.publisher.commits == [(Span("payments", 0, 0, 3, 0),)]
+    assert rig.publisher.pending == []
+    assert [(entry.offset, entry.count) for entry in rig.journal] == [(0, 3)]
+    assert [decision.state and decision.state.sequence for decision in rig.decisions] == [0, 1, 2]
+
+
+def test_a_repeated_event_id_gets_no_decision_and_is_counted() -> None:
+    rig = Rig(ConstantScorer(full=0.95))
+    rig.process(payment(), payment(), payment(event_id="evt-2"))
+    rig.process(payment(), payment(event_id="evt-2"))
+    assert [decision.event_id for decision in rig.decisions] == ["evt-1", "evt-2"]
+    assert [alert.event_id for alert in rig.alerts] == ["evt-1", "evt-2"]
+    assert rig.count("fraudline_duplicates_total") == 3
+    assert rig.count("fraudline_payments_total") == 5
+    assert rig.decided == 2
+
+
+def test_a_payment_that_another_worker_has_committed_gets_no_decision() -> None:
+    """This worker was away: the records lie below the floor, and their log no longer holds them."""
+    rig = Rig(ConstantScorer(full=0.95))
+    rig.store.adopt({("payments", 0): 5}, force=True)
+    decided = rig.process(*events(5), floor=5)
+    assert decided.enriched is not None
+    assert decided.enriched.stale.all()
+    assert (rig.decisions, rig.alerts, rig.journal) == ([], [], [])
+    assert rig.count("fraudline_payments_total") == rig.count("fraudline_duplicates_total") == rig.decided == 0
+
+
+def test_without_the_store_payments_are_decided_by_the_model_that_needs_none() -> None:
+    rig = Rig(ConstantScorer(full=0.99, payment_only=0.3))
+    rig.state.up = False
+    rig.process(*events(2))
+    assert [(d.tier, d.decision, d.state) for d in rig.decisions] == [("no_features", "review", None)] * 2
+    assert [d.score for d in rig.decisions] == pytest.approx([0.3, 0.3])
+    assert [(a.tier, a.feature_age_ms, a.reasons) for a in rig.alerts] == [("no_features", None, (REASON,))] * 2
+    assert rig.journal == []
+    assert rig.state.patience_s == [BUDGET_MS / 1_000 * STORE_SHARE]
+    assert rig.count("fraudline_decisions_total", decision="review", tier="no_features") == 2
+
+
+def test_without_the_store_and_with_pause_nothing_leaves() -> None:
+    rig = Rig(pause=True)
+    rig.state.up = False
+    with pytest.raises(StoreUnavailable, match=r"store.outage is 'pause'"):
+        rig.process(*events(2), b"not JSON")
+    assert rig.publisher == ListPublisher()
+    assert rig.steps == []
+    assert rig.count("fraudline_payments_total") == 0
+    rig.state.up = True
+    rig.process(*events(2), b"not JSON")
+    assert len(rig.decisions) == 2
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_without_a_model_the_rules_decide_and_say_so(up: bool) -> None:
+    rig = Rig(Broken())
+    rig.state.up = up
+    rig.process(payment(), payment(event_id="evt-2", amount_minor=90_000))
+    assert [(d.tier, d.score, d.decision) for d in rig.decisions] == [
+        ("rules_only", None, "approve"),
+        ("rules_only", None, "review"),
+    ]
+    assert all(d.inputs.review_threshold is d.inputs.block_threshold is None for d in rig.decisions)
+    (alert,) = rig.alerts
+    assert (alert.event_id, alert.rules, alert.reasons, alert.score) == ("evt-2", ("large_amount",), (), None)
+    assert rig.count("fraudline_decisions_total", decision="review", tier="rules_only") == 1
+
+
+@pytest.mark.parametrize("impossible", [np.nan, np.inf, -np.inf, 1.5, -0.25])
+@pytest.mark.parametrize("up", [True, False])
+def test_a_score_that_is_no_probability_decides_nothing(impossible: float, up: bool) -> None:
+    """A model that gives one is as good as none: the rules decide the whole batch."""
+    rig = Rig(ConstantScorer(full=impossible, payment_only=impossible))
+    rig.state.up = up
+    rig.process(*events(3, amount_minor=90_000))
+    assert [(d.tier, d.score, d.decision) for d in rig.decisions] == [("rules_only", None, "review")] * 3
+    assert b"NaN" not in b"".join(record.value or b"" for record in rig.publisher.visible)
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_the_ends_of_the_scale_are_scores(score: float) -> None:
+    rig = Rig(ConstantScorer(full=score))
+    rig.process(payment())
+    assert [(d.tier, d.score) for d in rig.decisions] == [("full", score)]
+
+
+def test_only_what_is_not_approved_is_alerted_with_reasons_and_rules() -> None:
+    rig = Rig(ConstantScorer(full=0.1))
+    rig.process(*events(2), payment(event_id="evt-9", amount_minor=95_000, device_id="dev-1", account_id="acc-1"))
+    assert [d.decision for d in rig.decisions] == ["approve", "approve", "review"]
+    (alert,) = rig.alerts
+    assert (alert.event_id, alert.decision, alert.amount_minor) == ("evt-9", "review", 95_000)
+    assert (alert.reasons, alert.rules) == ((REASON,), ("large_amount",))
+    assert (alert.device_id, alert.account_id, alert.source.offset) == ("dev-1", "acc-1", 2)
+    assert rig.count("fraudline_alerts_total") == 1
+
+
+def test_nothing_is_explained_for_those_who_are_approved() -> None:
+    asked: list[int] = []
+
+    def explain(values: Values, _tier: Tier) -> list[tuple[Reason, ...]]:
+        asked.append(len(values))
+        return [(REASON,)] * len(values)
+
+    rig = Rig(ConstantScorer(full=0.1), explain=explain)
+    rig.process(*events(5))
+    assert asked == []
+    rig.process(payment(event_id="evt-8", amount_minor=90_000), payment(event_id="evt-9"))
+    assert asked == [1]
+
+
+def test_a_real_model_decides_and_explains_in_both_tiers(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", rules=())
+    scorer, explainer = Scorer(bundle), Explainer(bundle)
+    rig = Rig(scorer, bundle.policy, explain=explainer.explain)
+    decided = rig.process(*events(40, amount_minor=100_000), *events(10, 40, amount_minor=7))
+    assert decided.enriched is not None
+    assert [d.score for d in rig.decisions] == pytest.approx(scorer.score(decided.enriched.values).tolist())
+    assert rig.alerts
+    assert all(alert.reasons for alert in rig.alerts)
+    assert {a.event_id for a in rig.alerts} == {d.event_id for d in rig.decisions if d.decision != "approve"}
+    rig.state.up = False
+    rig.process(*events(2, 100, amount_minor=100_000))
+    assert [d.tier for d in rig.decisions[-2:]] == ["no_features"] * 2
+    payment_features = {DEFAULT.names[column] for column in DEFAULT.payment_columns}
+    assert {r.feature for a in rig.alerts if a.tier == "no_features" for r in a.reasons} <= payment_features
+
+
+def test_the_budget_runs_from_the_kafka_timestamp() -> None:
+    """A payment that was over budget when read gets the full path, and is counted late."""
+    rig = Rig(ConstantScorer(full=0.95))
+    rig.process(*events(4), age_ms=[0, 200, 201, 60_000])
+    assert {d.tier for d in rig.decisions} == {"full"}
+    assert rig.count("fraudline_late_total") == 2
+    assert rig.count("fraudline_end_to_end_seconds_count") == 4
+    assert rig.count("fraudline_end_to_end_seconds_bucket", le="0.2") == 2
+    assert rig.count("fraudline_end_to_end_seconds_sum") == pytest.approx(60.401)
+    assert [alert.stage_ms.queued for alert in rig.alerts] == [0, 200, 201, 60_000]
+    assert rig.count("fraudline_lag_seconds") == 0
+
+
+def test_repeated_and_rejected_records_have_no_latency() -> None:
+    rig = Rig()
+    rig.process(payment(), payment(), b"not JSON", age_ms=[0, 9_000, 9_000])
+    assert rig.count("fraudline_end_to_end_seconds_count") == 1
+    assert rig.count("fraudline_late_total") == 0
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_a_batch_of_rejected_records_only_still_moves_on(up: bool) -> None:
+    rig = Rig()
+    rig.state.up = up
+    rig.process(b"not JSON", None, b"{}")
+    assert rig.publisher.commits == [(Span("payments", 0, 0, 3, 0),)]
+    assert rig.store.position().markers == {("payments", 0): 3 if up else 0}
+    assert len(rig.publisher.values(TOPICS.dead_letters)) == 3
+    assert (rig.decisions, rig.journal) == ([], [])
+    assert rig.count("fraudline_batch_size_sum") == rig.count("fraudline_payments_total") == 3
+    assert rig.decided == 0
+
+
+def test_stage_seconds_have_one_observation_a_batch() -> None:
+    rig = Rig()
+    rig.process(*events(3))
+    rig.process(b"not JSON")
+    for stage in ("decode", "enrich", "score", "decide", "publish", "commit"):
+        assert rig.count("fraudline_stage_seconds_count", stage=stage) == 2
