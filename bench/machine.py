@@ -57,7 +57,9 @@ def _cpu_model() -> str:
 
 def _commit() -> str:
     commit = _said("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD").strip()
-    changed = _said("git", "-C", str(ROOT), "status", "--porcelain", "--", "consumer", "features", "models", "bench/*.py")
+    changed = _said(
+        "git", "-C", str(ROOT), "status", "--porcelain", "--", "consumer", "features", "models", "bench/*.py"
+    )
     return f"{commit or 'unknown'}{' with changes' if changed.strip() else ''}"
 
 

@@ -79,9 +79,7 @@ class Child:
         return found
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            self._command, stdin=subprocess.DEVNULL, stdout=self._out, stderr=self._said
-        )
+        self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=self._out, stderr=self._said)
         return self
 
     def __exit__(self, *_: object) -> None:

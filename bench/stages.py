@@ -32,8 +32,7 @@ from features.enrich import Enricher
 from features.redis_store import RedisStore
 from features.store import Span
 
-STAGES: Final = ("decode", "enrich", "score", "decide", "encode")
-TARGET_STAGES: Final = ("decode", "enrich", "score", "decide")
+STAGES: Final = ("decode", "enrich", "score", "decide", "explain", "encode")  # to explain alerts is a part of decide
 ROUND_PAYMENTS: Final = {1: 1_000, 8: 4_000, 32: 8_000, 128: 12_800, 512: 12_800, 1024: 12_288}
 QUICK_SHARE: Final = 4
 NAIVE_PAYMENTS: Final = 1_000
@@ -102,12 +101,13 @@ class Line:
         scores = brain.scorer.score(enriched.values)
         laps.end("score")
         verdicts = brain.policy.decide(scores, enriched.values, "full")
+        laps.end("decide")
         due = ~(enriched.repeated | enriched.stale)
         alerts = np.flatnonzero(due & (verdicts.decision > 0))
         reasons = brain.explain(enriched.values[alerts], "full") if alerts.size else []
         why = dict(zip(alerts.tolist(), reasons, strict=True))
-        laps.end("decide")
-        stage_ms = dict.fromkeys(TARGET_STAGES, 0.0)
+        laps.end("explain")
+        stage_ms = dict.fromkeys(STAGES, 0.0)
         decided = Decided(batch, due, "full", enriched, scores, verdicts, why, stage_ms, 0.0)
         outbox.decisions(decided)
         outbox.alerts(decided)

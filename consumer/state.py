@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
 import structlog
@@ -111,12 +112,17 @@ class StateKeeper:
 
     def _survey(self) -> None:
         """Compare every partition's marker with its committed offset."""
+        # in this order: others go on meanwhile, and a marker that is read later is never below what was committed
+        extents = self._log.extents()
         position = self._store.position()
         self._epoch = position.epoch
+        if any(position.markers.get((self._topic, number), 0) > extent.high for number, extent in extents.items()):
+            ends = self._log.extents()
+            extents = {number: replace(extent, high=ends[number].high) for number, extent in extents.items()}
         adopt: dict[Source, int] = {}
         skip: dict[Source, int] = {}
         behind: dict[int, tuple[int, int]] = {}
-        for partition, extent in self._log.extents().items():
+        for partition, extent in extents.items():
             source = (self._topic, partition)
             marker = position.markers.get(source)
             committed = extent.low if extent.committed is None else extent.committed

@@ -15,7 +15,7 @@ from tests.services.redis import RedisServer
 from tests.simulation import Plan, run
 from tests.simulation_model import Backend, MemoryBackend, RedisBackend
 
-ON_MEMORY, ON_REDIS = 40, 16
+ON_MEMORY, ON_REDIS = 40, 24
 SCRIPTED = [mutant for mutant in MUTANTS if mutant.script]
 
 

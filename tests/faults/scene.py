@@ -17,7 +17,7 @@ import msgspec
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from tests.faults.check import Evidence, Law, violations
-from tests.faults.payments import PARTITIONS, Record
+from tests.faults.payments import PARTITIONS, Record, history
 from tests.faults.worker import Fault, Spec
 from tests.services.kafka import KafkaBroker
 from tests.services.reader import ReadCommitted, Seen
@@ -288,3 +288,27 @@ class Scene:
         committed = {at.partition: at.offset for at in self._offsets.committed(partitions, 10.0)}
         ends = {at.partition: self._offsets.get_watermark_offsets(at, 10.0)[1] for at in partitions}
         return {number: committed[number] for number in ends if ends[number]}, {n: end for n, end in ends.items() if end}
+
+
+class Load(threading.Thread):
+    """Produces small runs of payments until it is told to stop."""
+
+    def __init__(self, stage: Scene) -> None:
+        super().__init__(name="load")
+        self._stage = stage
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopping.wait(0.02):
+            self._stage.produce(history(4, seed=self._stage.produced, first=self._stage.produced))
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()

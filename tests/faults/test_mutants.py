@@ -19,7 +19,7 @@ def test_without_the_marker_payments_are_appended_twice(scene: MakeScene, report
         assert worker.wait_exit() == -signal.SIGKILL, worker.story()
     stage.worker(mutant="appends_again")
     stage.finish()
-    report.caught("no marker: replayed payments are appended again", 2, stage.violations(), "other features")
+    report.caught("no marker: replayed payments are appended again", 2, stage.violations(), "no decision")
 
 
 def test_without_the_marker_a_gap_in_the_state_is_skipped(scene: MakeScene, report: Report) -> None:

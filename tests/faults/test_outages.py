@@ -11,8 +11,7 @@ import pytest
 from tests.faults.conftest import EVERYTHING, MakeScene
 from tests.faults.payments import history
 from tests.faults.report import Report
-from tests.faults.scene import Scene
-from tests.faults.test_takeover import Load
+from tests.faults.scene import Load, Scene
 from tests.faults.worker import Fault
 from tests.services.kafka import KafkaBroker
 from tests.services.redis import RedisServer
@@ -57,11 +56,9 @@ def own_redis() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def load(stage: Scene) -> Iterator[Load]:
-    made = Load(stage)
-    made.start()
-    stage.wait_outcomes(150)
-    yield made
-    made.stop()
+    with Load(stage) as made:
+        stage.wait_outcomes(150)
+        yield made
 
 
 def test_redis_dies_and_payments_are_decided_without_it(

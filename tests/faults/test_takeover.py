@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import signal
-import threading
 
 import pytest
 
 from tests.faults.conftest import EVERYTHING, MakeScene
 from tests.faults.payments import history
 from tests.faults.report import Report
-from tests.faults.scene import Scene
+from tests.faults.scene import Load
 from tests.faults.worker import Fault
 
 STALE = (
@@ -59,31 +58,12 @@ def test_a_worker_that_wakes_before_its_transaction_expires_is_fenced_all_the_sa
     report.judged("SIGSTOP at after_flush, SIGCONT with its transaction open", 1, stage.violations())
 
 
-class Load(threading.Thread):
-    """Produces small runs of payments until it is told to stop."""
-
-    def __init__(self, stage: Scene) -> None:
-        super().__init__(name="load")
-        self._stage = stage
-        self._stopping = threading.Event()
-
-    def run(self) -> None:
-        while not self._stopping.wait(0.02):
-            self._stage.produce(history(4, seed=self._stage.produced, first=self._stage.produced))
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self.join()
-
-
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
 def test_workers_come_and_go_under_load(scene: MakeScene, report: Report, delivery: str) -> None:
     stage = scene(delivery=delivery)
     first = stage.worker("a")
     first.wait_for("ready")
-    load = Load(stage)
-    load.start()
-    try:
+    with Load(stage):
         stage.wait_outcomes(150)
         others = [stage.worker("b"), stage.worker("c")]
         for worker in others:
@@ -92,8 +72,6 @@ def test_workers_come_and_go_under_load(scene: MakeScene, report: Report, delive
         for worker in others:
             assert worker.drain() == 0, worker.story()
         stage.wait_outcomes(stage.outcomes() + 150)
-    finally:
-        load.stop()
     stage.finish()
     assert first.process.returncode == 0
     report.judged(f"1 -> 3 -> 1 workers under load, {delivery}", 1, stage.violations())
@@ -105,13 +83,9 @@ def test_of_two_workers_with_one_transactional_id_one_gives_up(scene: MakeScene,
     one.wait_for("ready")
     stage.produce(history(300, seed=7))
     two = stage.worker("same")
-    load = Load(stage)
-    load.start()
-    try:
+    with Load(stage):
         loser = stage.first_to_end((one, two))
-    finally:
-        load.stop()
+    assert "Fenced" in loser.wait_for("error")
     assert loser.process.returncode == 1
-    assert "Fenced" in loser.said("error")[0]
     stage.finish()
     report.judged("one transactional id for two workers", 1, stage.violations())

@@ -1,0 +1,317 @@
+"""One contract for the embedded broker and for Apache Kafka: reading as a group, publishing, committing.
+
+What the embedded broker can't do is an expected failure with its reason; should it learn it, the suite says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import pytest
+from confluent_kafka import Producer
+
+from consumer.decode import Message
+from consumer.kafka.embedded import PARTITIONS, EmbeddedBroker
+from consumer.kafka.logreader import LogReader
+from consumer.kafka.publisher import AcknowledgedPublisher, Outgoing, Publisher, TransactionalPublisher
+from consumer.kafka.source import KafkaSource
+from consumer.settings import KafkaSettings
+from features.errors import KafkaUnavailable, ProducerLost
+from features.store import Span
+from tests.services.reader import ReadCommitted
+
+REAL = pytest.param("kafka", marks=pytest.mark.kafka)
+DEADLINE_S = 30.0
+POLL_S = 0.05
+
+both = pytest.mark.parametrize("cluster", ["embedded", REAL], indirect=True)
+
+
+def only_real(reason: str) -> pytest.MarkDecorator:
+    """On both, and expected to fail on the embedded broker."""
+    embedded = pytest.param("embedded", marks=pytest.mark.xfail(strict=True, reason=reason))
+    return pytest.mark.parametrize("cluster", [embedded, REAL], indirect=True)
+
+
+@dataclass(slots=True)
+class Cluster:
+    """A broker with two topics of four partitions, and clients that are closed with the test."""
+
+    settings: KafkaSettings
+    payments: str
+    decisions: str
+    closing: ExitStack
+    rebalances: list[str] = field(default_factory=list)
+
+    def source(self) -> KafkaSource:
+        source = KafkaSource(self.settings, self.payments, self.rebalances.append)
+        self.closing.callback(source.close)
+        return source
+
+    def member(self) -> KafkaSource:
+        """A source that has its partitions."""
+        source = self.source()
+        source.start([self.decisions])
+        until(lambda: source.owned, source)
+        return source
+
+    def publisher(
+        self, kind: Callable[..., Publisher], source: KafkaSource | None = None, steps: list[str] | None = None
+    ) -> Publisher:
+        publisher = kind(self.settings, source or self.source(), [].append if steps is None else steps.append)
+        self.closing.callback(publisher.close)
+        return publisher
+
+    def produce(self, count: int, partition: int = 0) -> None:
+        producer = Producer({"bootstrap.servers": self.settings.brokers, "log_level": 0})
+        for number in range(count):
+            producer.produce(self.payments, b"%d" % number, partition=partition)
+        assert producer.flush(DEADLINE_S) == 0
+        producer.close()
+
+    def reader(self) -> LogReader:
+        reader = LogReader(self.settings, self.payments)
+        self.closing.callback(reader.close)
+        return reader
+
+    def decided(self, at_least: int = 0) -> list[bytes | None]:
+        """What a read_committed reader sees of the decisions, once there are so many."""
+        with ReadCommitted(self.settings.brokers, [self.decisions]) as reader:
+            reader.wait_until(lambda seen: len(seen) >= at_least, DEADLINE_S)
+            return [record.value for record in reader.read_to_end(DEADLINE_S)]
+
+    def committed(self) -> dict[int, int | None]:
+        return {partition: extent.committed for partition, extent in self.reader().extents().items()}
+
+
+@pytest.fixture
+def cluster(request: pytest.FixtureRequest, unique: str) -> Iterator[Cluster]:
+    topics = [f"{unique}.payments", f"{unique}.decisions"]
+    with ExitStack() as closing:
+        if request.param == "embedded":
+            broker = closing.enter_context(EmbeddedBroker())
+            broker.create(*topics)
+            brokers = broker.brokers
+        else:
+            kafka = request.getfixturevalue("kafka")
+            kafka.create_topics(dict.fromkeys(topics, PARTITIONS))
+            brokers = kafka.bootstrap
+        settings = KafkaSettings(
+            brokers=brokers,
+            group_id=unique,
+            transactional_id=unique,
+            session_timeout_ms=6_000,
+            fetch_wait_ms=5,
+            transaction_timeout_ms=10_000,
+        )
+        yield Cluster(settings, topics[0], topics[1], closing.enter_context(ExitStack()))
+
+
+def until(holds: Callable[[], object], *sources: KafkaSource) -> None:
+    """Poll the sources, which read nothing meanwhile, until it holds."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not holds():
+        assert time.monotonic() < deadline, "it never held"
+        for source in sources:
+            assert source.poll(1, POLL_S) == []
+
+
+def take(source: KafkaSource, count: int) -> list[Message]:
+    taken: list[Message] = []
+    deadline = time.monotonic() + DEADLINE_S
+    while len(taken) < count:
+        assert time.monotonic() < deadline, f"{len(taken)} of {count} records came"
+        taken += source.poll(count - len(taken), POLL_S)
+    return sorted(taken, key=lambda message: (message.partition(), message.offset()))
+
+
+def offsets(messages: Sequence[Message]) -> list[tuple[int, int]]:
+    return [(message.partition(), message.offset()) for message in messages]
+
+
+def outgoing(cluster: Cluster, *values: bytes) -> list[Outgoing]:
+    return [Outgoing(cluster.decisions, b"key", value, [("h", b"1"), ("none", None)]) for value in values]
+
+
+@both
+def test_a_source_reads_on_where_the_last_batch_ended_and_rewinds_to_what_is_committed(cluster: Cluster) -> None:
+    source = cluster.member()
+    assert sorted(source.owned) == list(range(PARTITIONS))
+    assert cluster.rebalances == ["assign"]
+    cluster.produce(10)
+    cluster.produce(3, partition=2)
+
+    first = take(source, 13)
+    spans = source.spans(first)
+    assert set(spans) == {Span(cluster.payments, 0, 0, 10, 0), Span(cluster.payments, 2, 0, 3, 0)}
+    source.commit(spans)
+    source.committed(spans)
+    assert cluster.committed() == {0: 10, 1: None, 2: 3, 3: None}
+
+    cluster.produce(5)
+    second = take(source, 5)
+    assert source.spans(second) == (Span(cluster.payments, 0, 10, 15, 10),)
+    source.rewind()
+    again = take(source, 5)
+    assert offsets(again) == offsets(second) == [(0, offset) for offset in range(10, 15)]
+    assert source.lag_records() == 5
+    source.committed(source.spans(again))
+    assert source.lag_records() == 0
+    source.rewind()  # what was never committed to the broker is read again, whatever we believed
+    assert offsets(take(source, 5)) == offsets(second)
+
+
+@both
+def test_a_source_gives_nothing_twice_while_it_is_not_rewound(cluster: Cluster) -> None:
+    source = cluster.member()
+    cluster.produce(4)
+    messages = take(source, 4)
+    assert source.still_owned(messages + messages) == messages
+    source.committed(source.spans(messages))
+    assert source.still_owned(messages) == []
+
+
+@both
+def test_a_paused_source_stays_a_member_and_reads_nothing(cluster: Cluster) -> None:
+    source = cluster.member()
+    source.pause()
+    cluster.produce(3)
+    for _ in range(10):
+        assert source.poll(10, POLL_S) == []
+    source.resume()
+    assert offsets(take(source, 3)) == [(0, 0), (0, 1), (0, 2)]
+
+
+@both
+def test_a_second_member_gets_its_half_without_stopping_the_first(cluster: Cluster) -> None:
+    first = cluster.member()
+    for partition in range(PARTITIONS):
+        cluster.produce(2, partition)
+    held = take(first, 2 * PARTITIONS)
+
+    second = cluster.source()
+    second.start([cluster.decisions])
+    counts: set[int] = set()
+
+    def split() -> bool:
+        counts.add(len(first.owned))
+        return len(first.owned) == len(second.owned) == PARTITIONS // 2
+
+    deadline = time.monotonic() + DEADLINE_S
+    taken: list[Message] = []
+    while not split():
+        assert time.monotonic() < deadline, (first.owned, second.owned)
+        first.poll(100, POLL_S)
+        taken += second.poll(100, POLL_S)
+    assert counts == {PARTITIONS, PARTITIONS // 2}  # what it keeps, it never let go
+    assert set(first.owned) | set(second.owned) == set(range(PARTITIONS))
+
+    kept = first.still_owned(held)
+    assert {message.partition() for message in kept} == set(first.owned)
+    taken += take(second, PARTITIONS - len(taken)) if len(taken) < PARTITIONS else []
+    assert {message.partition() for message in taken} == set(second.owned)
+
+    second.close()
+    deadline = time.monotonic() + DEADLINE_S
+    while len(first.owned) < PARTITIONS:
+        assert time.monotonic() < deadline, first.owned
+        first.poll(100, POLL_S)
+    assert "revoke" in cluster.rebalances
+    assert "lost" not in cluster.rebalances
+
+
+@both
+@pytest.mark.parametrize("kind", [AcknowledgedPublisher, TransactionalPublisher])
+def test_what_is_published_is_seen_after_the_commit(cluster: Cluster, kind: Callable[..., Publisher]) -> None:
+    steps: list[str] = []
+    publisher = cluster.publisher(kind, steps=steps)
+    publisher.publish(outgoing(cluster, b"1", b"2"))
+    publisher.publish(outgoing(cluster, b"3"))
+    publisher.commit(())
+    assert cluster.decided(3) == [b"1", b"2", b"3"]
+    assert steps == ["after_produce", "after_produce", "after_flush", "in_commit", "after_commit"]
+
+
+@both
+def test_acknowledged_records_come_with_their_offsets(cluster: Cluster) -> None:
+    source = cluster.member()
+    publisher = cluster.publisher(AcknowledgedPublisher, source)
+    cluster.produce(4, partition=1)
+    spans = source.spans(take(source, 4))
+    publisher.publish(outgoing(cluster, b"1"))
+    publisher.commit(spans)
+    assert cluster.committed()[1] == 4
+    assert cluster.decided(1) == [b"1"]
+
+
+@only_real("the mock cluster drops the offsets of a transaction")
+def test_a_transaction_carries_its_offsets(cluster: Cluster) -> None:
+    source = cluster.member()
+    publisher = cluster.publisher(TransactionalPublisher, source)
+    cluster.produce(4, partition=1)
+    spans = source.spans(take(source, 4))
+    publisher.publish(outgoing(cluster, b"1"))
+    publisher.commit(spans)
+    source.committed(spans)
+    assert cluster.committed()[1] == 4
+    source.rewind()
+    assert source.poll(1, POLL_S) == []
+    assert cluster.decided(1) == [b"1"]
+
+
+@only_real("the mock cluster shows aborted records to read_committed readers")
+def test_what_was_not_committed_is_never_seen(cluster: Cluster) -> None:
+    publisher = cluster.publisher(TransactionalPublisher)
+    publisher.publish(outgoing(cluster, b"lost"))
+    with ReadCommitted(cluster.settings.brokers, [cluster.decisions]) as reader:
+        publisher.renew()  # which settles what the former producer left open
+        publisher.publish(outgoing(cluster, b"kept"))
+        publisher.commit(())
+        reader.wait_until(len, DEADLINE_S)
+        assert [record.value for record in reader.read_to_end(DEADLINE_S)] == [b"kept"]
+
+
+@only_real("the mock cluster lets a producer commit whose transactional id was taken over")
+def test_a_producer_that_was_replaced_can_not_commit(cluster: Cluster) -> None:
+    stale = cluster.publisher(TransactionalPublisher)
+    stale.publish(outgoing(cluster, b"stale"))
+    fresh = cluster.publisher(TransactionalPublisher)
+    fresh.publish(outgoing(cluster, b"fresh"))
+    fresh.commit(())
+    with pytest.raises(ProducerLost):
+        stale.commit(())
+    assert cluster.decided(1) == [b"fresh"]
+
+
+@both
+def test_the_log_reader_reaches_the_end_over_the_marks_of_transactions(cluster: Cluster) -> None:
+    producer = Producer(
+        {"bootstrap.servers": cluster.settings.brokers, "transactional.id": f"{cluster.payments}-x", "log_level": 0}
+    )
+    producer.init_transactions(DEADLINE_S)
+    for number in range(3):
+        producer.begin_transaction()
+        producer.produce(cluster.payments, b"%d" % number, partition=1)
+        producer.commit_transaction(DEADLINE_S)
+    producer.close()
+    reader = cluster.reader()
+    extents = reader.extents()
+    assert sorted(extents) == list(range(PARTITIONS))
+    end = extents[1].high
+    values: list[bytes | None] = []
+    reached = 0
+    deadline = time.monotonic() + DEADLINE_S
+    while reached < end:
+        assert time.monotonic() < deadline, f"it stands at {reached} of {end}"
+        messages, reached = reader.read(1, reached, end, 2, time.monotonic() + POLL_S)
+        values += [message.value() for message in messages]
+    assert values == [b"0", b"1", b"2"]
+
+
+@only_real("the mock cluster creates whatever topic it is asked for")
+def test_a_topic_that_is_not_there_is_named(cluster: Cluster) -> None:
+    with pytest.raises(KafkaUnavailable, match=r"has no topic .*nothing\.here: create it"):
+        cluster.source().start([cluster.decisions, f"{cluster.payments}.nothing.here"])
