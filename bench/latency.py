@@ -7,16 +7,16 @@ it was due, whether or not the generator, the broker or the worker were late: no
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from confluent_kafka import ConsumerGroupState
-from confluent_kafka.admin import AdminClient
 
-from bench.cause import breakdown, read_trace, slowest
+from bench.cause import Breakdown, breakdown, read_trace, slowest
 from bench.processes import BenchError, Child, CpuWatch
 from bench.reader import latencies
 from bench.stack import DELIVERIES, NAIVE, Names, Stack
@@ -28,86 +28,132 @@ DRAIN_S: Final = 60.0
 JOIN_S: Final = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run: who decides, payments a second, and the measured seconds."""
+
+    kind: str
+    rate: int
+    seconds: int
+
+    @property
+    def schedule_s(self) -> int:
+        """Warm-up and measured window are one schedule without a gap."""
+        return WARM_UP_S + self.seconds
+
+    @property
+    def payments(self) -> int:
+        """Of the whole schedule."""
+        return self.rate * self.schedule_s
+
+
 def measure(stack: Stack, *, seconds: int, rates: Sequence[int]) -> dict[str, Any]:
-    """A cell for each delivery and rate, the baseline at its two rates beside them.
+    """Run a cell for each delivery and rate, and for the baseline at its two rates.
 
     Returns:
-        `cells`: a list of what `_cell` gives.
+        `cells`: a list of what `_run` gives.
     """
-    plan = [(delivery, rate) for delivery in DELIVERIES for rate in rates]
-    plan += [(NAIVE, rate) for rate in rates if rate in NAIVE_RATES]
+    plan = [Cell(kind, rate, seconds) for rate in rates for kind in DELIVERIES]
+    plan += [Cell(NAIVE, rate, seconds) for rate in rates if rate in NAIVE_RATES]
     cells = []
-    for kind, rate in plan:
-        cell = _cell(stack, kind, rate, seconds)
-        found = cell["latency"]
-        print(f"  {kind} at {rate:,}/s: p99 {found['p99_ms']:.1f} ms, max {found['max_ms']:.1f} ms", flush=True)
-        cells.append(cell)
+    for cell in plan:
+        found = _run(stack, cell)
+        latency = found["latency"]
+        print(
+            f"  {cell.kind} at {cell.rate:,}/s: p99 {latency['p99_ms']:.1f} ms, max {latency['max_ms']:.1f} ms",
+            flush=True,
+        )
+        cells.append(found)
     return {"seconds": seconds, "warm_up_s": WARM_UP_S, "rates": list(rates), "cells": cells}
 
 
-def _cell(stack: Stack, kind: str, rate: int, seconds: int) -> dict[str, Any]:
-    names = stack.fresh(f"latency-{kind}-{rate}")
+def _run(stack: Stack, cell: Cell) -> dict[str, Any]:
+    names = stack.fresh(f"latency-{cell.kind}-{cell.rate}")
     home = stack.folder / names.prefix
     home.mkdir()
-    sent, received, trace = home / "sent.npy", home / "received.npy", home / "trace.jsonl"
-    total = rate * (WARM_UP_S + seconds)
     with ExitStack() as started:
-        worker = started.enter_context(_worker(stack, names, kind, total, trace))
-        reader = started.enter_context(
-            Child(
-                "bench.reader",
-                {"brokers": stack.kafka.bootstrap, "topic": names.topics["decisions"], "out": received}
-                | {"expect": total, "idle-exit-s": WARM_UP_S + seconds + DRAIN_S},
-            )
-        )
+        worker = started.enter_context(_worker(stack, names, cell, home))
+        reader = started.enter_context(_reader(stack, names, cell, home))
         reader.wait_ready()
-        _await_worker(stack, names, kind, worker)
+        _await_worker(stack, names, cell, worker)
         pids = {"kafka": stack.kafka.pid, "redis": stack.redis.pid, "worker": worker.pid, "reader": reader.pid}
         with CpuWatch(pids) as watch:
-            load = _load(stack, names, rate, sent, watch)
-            drained = reader.wait_end(DRAIN_S)
+            load = _load(stack, names, cell, home, watch)
+            reader.wait_end(DRAIN_S)  # what it has not read by then counts as missing
         reader.stop()
         read = reader.result()
         worker.stop()
-        decided = worker.result()
-    return _report(kind, rate, home, load, decided, watch) | {"drained": drained, "received": read["received"]}
+        decided = worker.result() if cell.kind != NAIVE or read["received"] >= cell.payments else {}
+    return _report(cell, home, load, decided, watch)
 
 
-def _worker(stack: Stack, names: Names, kind: str, total: int, trace: Path) -> Child:
-    if kind == NAIVE:
-        return stack.processor(names, kind, max_events=total, idle_exit_s=JOIN_S)
-    return stack.processor(names, kind, trace=trace)
+def _worker(stack: Stack, names: Names, cell: Cell, home: Path) -> Child:
+    if cell.kind == NAIVE:
+        return stack.processor(names, NAIVE, max_events=cell.payments, idle_exit_s=JOIN_S)
+    return stack.processor(names, cell.kind, trace=home / "trace.jsonl")
 
 
-def _await_worker(stack: Stack, names: Names, kind: str, worker: Child) -> None:
+def _reader(stack: Stack, names: Names, cell: Cell, home: Path) -> Child:
+    arguments = {"brokers": stack.kafka.bootstrap, "topic": names.topics["decisions"], "out": home / "received.npy"}
+    return Child("bench.reader", arguments | {"expect": cell.payments, "idle-exit-s": cell.schedule_s + DRAIN_S})
+
+
+def _await_worker(stack: Stack, names: Names, cell: Cell, worker: Child) -> None:
     """Wait until it owns the partitions; the baseline does not say so itself, so the broker is asked."""
-    if kind != NAIVE:
+    if cell.kind != NAIVE:
         worker.wait_ready()
         return
-    admin: AdminClient = stack.kafka.admin
     deadline = time.monotonic() + JOIN_S
-    while admin.describe_consumer_groups([names.group])[names.group].result().state != ConsumerGroupState.STABLE:
+    while True:
+        known = stack.kafka.admin.describe_consumer_groups([names.group])[names.group]
+        if known.result().state == ConsumerGroupState.STABLE:
+            return
         if time.monotonic() > deadline:
             message = f"The baseline did not join its group in {JOIN_S:.0f} s."
             raise BenchError(message)
         time.sleep(0.1)
 
 
-def _load(stack: Stack, names: Names, rate: int, sent: Path, watch: CpuWatch) -> dict[str, Any]:
-    """Warm-up and measured window in one schedule without a gap; what is warm-up is cut from the sidecar after."""
-    seconds = stack_seconds(sent)
+def _load(stack: Stack, names: Names, cell: Cell, home: Path, watch: CpuWatch) -> dict[str, Any]:
     arguments = {
         "brokers": stack.kafka.bootstrap,
         "topic": names.topics["payments"],
         "payments": stack.prepared.payments,
         "skip": stack.prepared.sizes.primed,
-        "rate": rate,
-        "duration-s": seconds,
-        "out": sent,
+        "rate": cell.rate,
+        "duration-s": cell.schedule_s,
+        "out": home / "sent.npy",
     }
     with Child("bench.loadgen", arguments) as generator:
         watch.add("loadgen", generator.pid)
-        if not generator.wait_end(seconds + DRAIN_S):
-            message = f"The load generator did not end {DRAIN_S:.0f} s after its schedule."
+        if not generator.wait_end(cell.schedule_s + DRAIN_S):
+            message = f"The load generator did not end within {DRAIN_S:.0f} s of its schedule."
             raise BenchError(message)
         return generator.result()
+
+
+def _report(cell: Cell, home: Path, load: dict[str, Any], decided: dict[str, Any], watch: CpuWatch) -> dict[str, Any]:
+    whole = np.load(home / "sent.npy")
+    window, measured = whole[cell.rate * WARM_UP_S :], home / "measured.npy"
+    np.save(measured, window)
+    due_ns = window["intended_ns"]
+    return {
+        "kind": cell.kind,
+        "rate": cell.rate,
+        "latency": latencies(measured, home / "received.npy"),
+        "slowest": _cause(window, home, decided),
+        "cpu_percent": watch.percent(int(due_ns[0]), int(due_ns[-1])),
+        "loadgen": {name: load[name] for name in ("rate_achieved", "fell_short", "max_late_ms", "late_over_5ms")}
+        | {"undelivered": load["count"] - load["delivered"]},
+        "mean_batch": decided.get("mean_batch", 1.0),
+        "tiers": decided.get("tiers", {}),
+        "transactions": decided.get("transactions", {}),
+    }
+
+
+def _cause(window: Any, home: Path, decided: dict[str, Any]) -> Breakdown | None:
+    """Where the slowest payment spent its time; the baseline keeps no trace."""
+    event = slowest(window, np.load(home / "received.npy"))
+    if event is None or "stage_s" not in decided:
+        return None
+    return breakdown(event, read_trace(home / "trace.jsonl"))

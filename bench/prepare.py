@@ -1,4 +1,4 @@
-"""What the benches run on, made once and kept in `.cache/bench/`: a simulated history, our bundle, the baseline's model.
+"""What the benches run on, made once and kept in `.cache/bench/`: a simulated history, our bundle, the other model.
 
 Both models learn from the same payments (another seed than the history's) and are of one size, about 200 trees of depth
 6: training keeps the best number of trees, so a small learning rate makes it want nearly all of them.

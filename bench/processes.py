@@ -35,8 +35,8 @@ class Child:
         self._module = module
         words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
         self._command = [sys.executable, "-m", module, *words]
-        self._out: IO[bytes] = tempfile.TemporaryFile()
-        self._said: IO[bytes] = tempfile.TemporaryFile()
+        self._out: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed on leaving
+        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -34,7 +34,10 @@ def measure(stack: Stack, *, rounds: int, quick: bool) -> dict[str, Any]:
         turn = at % len(KINDS)
         for kind in (*KINDS[turn:], *KINDS[:turn]):
             found = _run(stack, kind, f"saturation-{at}-{kind}", payments[kind])
-            print(f"  round {at + 1}, {kind}: {found['eps']:,.0f}/s, {found['eps_per_cpu_s']:,.0f} a CPU-second", flush=True)
+            print(
+                f"  round {at + 1}, {kind}: {found['eps']:,.0f}/s, {found['eps_per_cpu_s']:,.0f} a CPU-second",
+                flush=True,
+            )
             runs[kind].append(found)
     return {"rounds": rounds, "payments": payments, "runs": runs, "ratios": ratios(runs)}
 

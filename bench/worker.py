@@ -33,7 +33,15 @@ from consumer.app import Processor, check_store, load_model, stop_on_signals
 from consumer.decode import Message
 from consumer.metrics import OUTCOMES, STAGES
 from consumer.publish import Decided
-from consumer.settings import KafkaSettings, ProcessingSettings, Settings, TelemetrySettings, TopicSettings
+from consumer.settings import (
+    KafkaSettings,
+    ModelSettings,
+    ProcessingSettings,
+    Settings,
+    StoreSettings,
+    TelemetrySettings,
+    TopicSettings,
+)
 from consumer.telemetry import Health, Telemetry, serve
 from features.catalog import DEFAULT
 from features.redis_store import RedisStore
@@ -161,9 +169,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
     return Settings(
         kafka=KafkaSettings(brokers=args.brokers, group_id=names.group),
         topics=TopicSettings(**names.topics),
-        store={"url": args.redis, "namespace": names.namespace},
+        store=StoreSettings(url=args.redis, namespace=names.namespace),
         processing=ProcessingSettings(delivery=args.delivery),
-        model={"bundle": args.bundle},
+        model=ModelSettings(bundle=args.bundle),
         telemetry=TelemetrySettings(port=0),
     )
 

@@ -133,6 +133,11 @@ class StateKeeper:
                     f"the state has {self._topic}/{partition} up to offset {marker} but the log ends at {extent.high}: "
                     "the topic was recreated; use another store.namespace"
                 )
+            if position.floors.get(source, 0) > committed:
+                raise StateAhead(
+                    f"the state has {self._topic}/{partition} as committed up to {position.floors[source]} but the group "
+                    f"stands at {committed}: its offsets were reset; use another store.namespace to decide again"
+                )
             if marker < extent.low:
                 if marker < committed and not self._allow_cold_state:
                     raise StoreUnsuitable(

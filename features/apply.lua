@@ -48,8 +48,11 @@ for k = 2, #KEYS do
   before[k - 1] = log
 end
 
-local function is_repeated(log, event_hash)
-  local at = find(log, event_hash, math.max(1, #log - tail + 1), true)
+local function is_repeated(log, event_hash, records)
+  if records <= 0 then
+    return false
+  end
+  local at = find(log, event_hash, math.max(1, #log - records * RECORD + 1), true)
   while at do
     -- a match counts only where a record has its hash, and only against a payment
     if (at - 25) % RECORD == 0 and byte(log, at + 28) % 16 == 1 then
@@ -67,6 +70,7 @@ local logs, payloads, appended = {}, {}, false
 local at = 1
 for k = 1, #counts do
   local log, parts = before[k], {}
+  local ordinal, newest = 0, {} -- of this batch's records in this log, and of the last one with each event hash
   for _ = 1, counts[k] do
     local head = sub(heads, at, at + HEAD - 1)
     at = at + HEAD
@@ -77,10 +81,12 @@ for k = 1, #counts do
     if not skip then
       local stamp = plain
       if k <= cards then
-        local so_far = #parts == 0 and log or log .. table.concat(parts)
-        if is_repeated(so_far, sub(head, 25, 32)) then
+        local event_hash = sub(head, 25, 32)
+        local twin = newest[event_hash]
+        if (twin and ordinal - twin <= keep) or is_repeated(log, event_hash, keep - ordinal) then
           repeated[sub(head, 47, 48)], any_repeated = true, true
         end
+        newest[event_hash], ordinal = ordinal, ordinal + 1
       end
       if any_repeated and repeated[sub(head, 47, 48)] then
         stamp = duplicate

@@ -24,6 +24,11 @@ from features.store import Append, Applied, Position, Source, packed_spans
 SCRIPT: Final = files("features").joinpath("apply.lua").read_text("utf-8")
 SHARD: Final = "{s0}"  # a single node is one shard; the braces are the hash tag that a cluster needs
 
+_REFUSALS: Final = (
+    (redis.exceptions.OutOfMemoryError, "is out of memory: raise maxmemory"),
+    (redis.exceptions.ReadOnlyError, "is read-only now: it became a replica"),
+)
+
 _T = TypeVar("_T")
 
 
@@ -130,13 +135,13 @@ class RedisStore:
         self._ask(b"HSETNX", self._meta, b"epoch", str(secrets.randbits(32) or 1).encode())
         flat: list[bytes] = self._ask(b"HGETALL", self._meta)
         held = dict(zip(flat[::2], flat[1::2], strict=True))
-        markers: dict[Source, int] = {}
+        found: dict[bytes, dict[Source, int]] = {b"m:": {}, b"f:": {}}
         for name, value in held.items():
-            if name.startswith(b"m:"):
+            if name[:2] in found:
                 topic, _, partition = name[2:].decode().rpartition(":")
-                markers[topic, int(partition)] = int(value)
+                found[name[:2]][topic, int(partition)] = int(value)
         self._trusted = True
-        return Position(int(held[b"epoch"]), markers)
+        return Position(int(held[b"epoch"]), found[b"m:"], found[b"f:"])
 
     def _apply(self, append: Append) -> list[Any]:
         arguments = (
@@ -174,12 +179,12 @@ class RedisStore:
             raise StoreUnavailable(f"{self._where} did not answer in time or can't be reached") from error
         except redis.ResponseError as error:
             self._distrust()
-            code = str(error).split(" ", 1)[0]
-            if code == "WRONGTYPE":
+            if str(error).startswith("WRONGTYPE"):
                 raise StoreUnsuitable(
                     f"{self._where} holds a foreign key under {self._prefix.decode()}: use another store.namespace"
                 ) from error
-            raise StoreUnavailable(f"{self._where} refused the call ({code})") from error
+            why = next((text for kind, text in _REFUSALS if isinstance(error, kind)), "refused the call")
+            raise StoreUnavailable(f"{self._where} {why}") from error
 
     def _distrust(self) -> None:
         self._trusted = False

@@ -71,10 +71,11 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a namespace stands: its epoch, and the marker of every source partition that it knows."""
+    """Where a namespace stands: its epoch, and the marker and floor of every source partition that it knows."""
 
     epoch: int
     markers: Mapping[Source, int] = field(default_factory=dict)
+    floors: Mapping[Source, int] = field(default_factory=dict)
 
 
 class StateStore(Protocol):
@@ -140,7 +141,7 @@ class MemoryStore:
         """See `StateStore`."""
         if not self._epoch:
             self._epoch = secrets.randbits(32) or 1
-        return Position(self._epoch, dict(self._markers))
+        return Position(self._epoch, dict(self._markers), dict(self._floors))
 
     def adopt(self, starts: Mapping[Source, int], *, force: bool = False) -> None:
         """See `StateStore`."""

@@ -1,0 +1,279 @@
+"""Renders `results.json` as `RESULTS.md`: every run, the baseline beside it, and each target with a plain verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import median
+from typing import Any, Final
+
+from bench.cause import MEANING
+
+Results = dict[str, Any]
+
+CLIENT_TARGET_US: Final = 35.0
+CLIENT_TARGET_BATCH: Final = "128"
+CLIENT_STAGES: Final = ("decode", "enrich", "score", "decide", "explain")
+STAGES: Final = (*CLIENT_STAGES, "encode")
+EPS_TARGET: Final = 15.0
+CPU_TARGET: Final = 25.0
+P99_TARGETS_MS: Final = {1_000: 50.0, 2_000: 75.0}
+WITHIN_TARGET: Final = 0.999
+PROCESSES: Final = ("kafka", "redis", "worker", "loadgen", "reader", "other", "stolen")
+PERCENTILES: Final = ("p50_ms", "p90_ms", "p99_ms", "p99_9_ms", "max_ms")
+KINDS: Final = {
+    "naive": "baseline",
+    "exactly_once": "Fraudline, exactly_once",
+    "at_least_once": "Fraudline, at_least_once",
+}
+_HOW_TO_READ: Final = (
+    "Latency counts from when a payment was due on the schedule, for every payment of the window. `within 200 ms` is a "
+    "share of all payments sent; a missing decision counts against it. CPU is percent of one core over the window; "
+    "`other` is what else the machine did, `stolen` what its host took away."
+)
+
+
+def render(results: Results) -> str:
+    """The whole report, as Markdown."""
+    lines = [
+        "# Results",
+        "",
+        "Rendered from `results.json` by `bench/report.py`; how to run and read the benches: [README.md](README.md).",
+        "Targets are those of the project; a verdict is about the run shown and its machine.",
+    ]
+    for name, section in (("stages", _stages), ("saturation", _saturation), ("latency", _latency)):
+        if name in results:
+            lines += ["", *section(results[name])]
+    return "\n".join(lines) + "\n"
+
+
+def verdict(what: str, value: float | None, target: float, *, unit: str = "", at_most: bool) -> str:
+    """One line: the target, what was measured, and whether it was met."""
+    bound = "at most" if at_most else "at least"
+    aim = f"- {what}: {bound} {target:,.10g}{unit}."
+    if value is None:
+        return f"{aim} **Not measured.**"
+    met = value <= target if at_most else value >= target
+    return f"{aim} Measured {_number(value)}{unit}: **{'met' if met else 'not met'}.**"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A Markdown table, its first column left and the others right aligned."""
+    return [
+        f"| {' | '.join(head)} |",
+        f"|{'|'.join(['---', *['---:'] * (len(head) - 1)])}|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    if abs(value) >= 1_000:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _spread(values: Sequence[float]) -> list[str]:
+    return [_number(min(values)), _number(median(values)), _number(max(values))]
+
+
+def _about(section: Results) -> list[str]:
+    machine, prepared = section["machine"], section["prepared"]
+    ours, theirs = prepared["model"], prepared["naive_model"]
+    versions = ", ".join(
+        f"{name} {version}" for name, version in machine.items() if name not in {"cpu", "cores", "memory_gib", "kernel"}
+    )
+    return [
+        f"    {section['command']}",
+        "",
+        f"{section['date']}, commit {section['commit']}, {section['took_s']:.0f} s; load average before it "
+        f"{section['load_before']}. {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
+        f"{machine['kernel']}; {versions}.",
+        f"Fraudline's model has {prepared['features']} features, {ours['trees']} trees and {ours['leaves']:,} leaves; "
+        f"the baseline's 28 features, {theirs['trees']} trees and {theirs['leaves']:,} leaves. Entity logs are primed "
+        f"with {prepared['primed_payments']:,} payments.",
+        "",
+    ]
+
+
+def _sum(stages: dict[str, float]) -> float:
+    return sum(stages[stage] for stage in CLIENT_STAGES)
+
+
+def _stages(section: Results) -> list[str]:
+    sizes, naive = section["sizes"], section["naive"]
+    at = sizes.get(CLIENT_TARGET_BATCH)
+    totals = None if at is None else [_sum(each) for each in at["cpu_us"]]
+    walls = None if at is None else [_sum(each) for each in at["wall_us"]]
+    lines = ["## What a payment costs on the client, by stage", "", *_about(section)]
+    lines += [
+        verdict(
+            "CPU of decode, enrich, score and decide (reasons of alerts included) at batch 128, median",
+            None if totals is None else median(totals),
+            CLIENT_TARGET_US,
+            unit=" us a payment",
+            at_most=True,
+        )
+    ]
+    if walls:
+        lines += [f"- The same in wall time, which includes waiting for Redis: {_number(median(walls))} us."]
+    lines += [
+        f"- The baseline, one payment at a time (decode, counters, score): {_number(median(naive['cpu_us']))} us of CPU "
+        f"(all rounds: {_all(naive['cpu_us'])}), {_number(median(naive['wall_us']))} us of wall time, and "
+        f"{_number(naive['redis_us'])} us of Redis.",
+        "",
+        "Microseconds a payment, median of the rounds; `sum` is without `encode`; `explain`, the reasons of alerts, "
+        "is a part of deciding.",
+        "",
+    ]
+    head = ("batch", "clock", *STAGES, "sum", "sum min", "sum max", "Redis CPU", "alerts")
+    lines += table(head, (row for size, entry in sizes.items() for row in _stage_rows(size, entry)))
+    lines += ["", "Every round, CPU, without `encode`:", ""]
+    lines += [f"- batch {size}: {_all([_sum(each) for each in entry['cpu_us']])}" for size, entry in sizes.items()]
+    return lines
+
+
+def _stage_rows(size: str, entry: Results) -> Iterable[list[str]]:
+    for clock, key in (("CPU", "cpu_us"), ("wall", "wall_us")):
+        rounds = entry[key]
+        low, middle, high = _spread([_sum(each) for each in rounds])
+        rest = (
+            [_number(entry["redis_us"]), f"{entry['alerts'] / entry['payments']:.1%}"] if clock == "CPU" else ["", ""]
+        )
+        medians = [_number(median(each[stage] for each in rounds)) for stage in STAGES]
+        yield [size, clock, *medians, middle, low, high, *rest]
+
+
+def _all(values: Iterable[float]) -> str:
+    return ", ".join(_number(value) for value in values)
+
+
+def _saturation(section: Results) -> list[str]:
+    runs, ratios = section["runs"], section["ratios"]
+    lines = ["## Saturation: payments a second of a process that is alone with a full topic", "", *_about(section)]
+    for kind, found in ratios.items():
+        for what, target, text in (
+            ("eps", EPS_TARGET, "payments a second"),
+            ("eps_per_cpu_s", CPU_TARGET, "payments a CPU-second of the worker"),
+        ):
+            low, _, high = _spread(found[what])
+            aim = verdict(
+                f"{KINDS[kind]}, {text} over the baseline's, median of the rounds",
+                median(found[what]),
+                target,
+                unit=" times",
+                at_most=False,
+            )
+            lines.append(f"{aim} Smallest {low}, largest {high}.")
+    lines += ["", "Over the rounds:", ""]
+    head = ("", "payments/s min", "median", "max", "a CPU-second min", "median", "max", "CPU us a payment", "batch")
+    lines += table(head, (_saturation_row(kind, found) for kind, found in runs.items()))
+    lines += ["", "Every run:", ""]
+    head = ("round", "", "payments", "wall s", "CPU s", "payments/s", "a CPU-second", "batch", "alerts", "tiers")
+    lines += table(
+        head, (_run_row(at, kind, found[at]) for at in range(section["rounds"]) for kind, found in runs.items())
+    )
+    lines += ["", "Where Fraudline's wall time goes, share by stage, median of the rounds:", ""]
+    ours = {kind: found for kind, found in runs.items() if kind != "naive"}
+    stages = ("decode", "enrich", "score", "decide", "publish", "commit")
+    lines += table(
+        ("", *stages),
+        (
+            [
+                KINDS[kind],
+                *(f"{median(run['stage_s'][stage] / run['wall_s'] for run in found):.0%}" for stage in stages),
+            ]
+            for kind, found in ours.items()
+        ),
+    )
+    return lines
+
+
+def _saturation_row(kind: str, found: Sequence[Results]) -> list[str]:
+    cost = _number(median(run["cpu_us_per_event"] for run in found))
+    rates = [*_spread([run["eps"] for run in found]), *_spread([run["eps_per_cpu_s"] for run in found])]
+    return [KINDS[kind], *rates, cost, _number(median(run.get("mean_batch", 1.0) for run in found))]
+
+
+def _run_row(at: int, kind: str, run: Results) -> list[str]:
+    numbers = [run["events"], run["wall_s"], run["cpu_s"], run["eps"], run["eps_per_cpu_s"], run.get("mean_batch", 1)]
+    return [str(at + 1), KINDS[kind], *map(_number, numbers), str(run["alerts"]), _tiers(run.get("tiers", {}))]
+
+
+def _tiers(tiers: dict[str, int]) -> str:
+    return ", ".join(f"{tier} {count:,}" for tier, count in tiers.items()) or "-"
+
+
+def _latency(section: Results) -> list[str]:
+    cells = section["cells"]
+    lines = ["## Open loop: from when a payment was due to a read_committed reader", "", *_about(section)]
+    by = {(cell["kind"], cell["rate"]): cell for cell in cells}
+    for rate, target_ms in P99_TARGETS_MS.items():
+        found = by.get(("exactly_once", rate))
+        latency = found["latency"] if found else {}
+        lines += [
+            verdict(f"exactly_once at {rate:,}/s, p99", latency.get("p99_ms"), target_ms, unit=" ms", at_most=True),
+            _share_verdict(rate, latency.get("within_200ms")),
+        ]
+    lines += ["", _HOW_TO_READ, f"{section['seconds']} s a cell, after {section['warm_up_s']} s of warm-up.", ""]
+    head = ("", "rate", "p50 ms", "p90", "p99", "p99.9", "max", "within 200 ms", "sent", "missing", "duplicates")
+    lines += table(head, map(_latency_row, cells))
+    lines += ["", "What ran meanwhile:", ""]
+    head = ("", "rate", *(f"{name} %" for name in PROCESSES), "batch", "generator's largest delay ms", "tiers")
+    lines += table(head, map(_load_row, cells))
+    fell = [cell for cell in cells if cell["loadgen"]["fell_short"] or cell["loadgen"]["undelivered"]]
+    lines += [
+        "",
+        *(_fell_short(cell) for cell in fell),
+        *([""] if fell else []),
+        "The slowest payment of each cell:",
+        "",
+    ]
+    return [*lines, *(_slowest_line(cell) for cell in cells)]
+
+
+def _share_verdict(rate: int, within: float | None) -> str:
+    aim = f"- exactly_once at {rate:,}/s, within 200 ms: at least 99.9 %."
+    if within is None:
+        return f"{aim} **Not measured.**"
+    return f"{aim} Measured {within:.4%}: **{'met' if within >= WITHIN_TARGET else 'not met'}.**"
+
+
+def _latency_row(cell: Results) -> list[str]:
+    latency = cell["latency"]
+    counts = [f"{latency[name]:,}" for name in ("count", "missing", "duplicates")]
+    percentiles = [_number(latency[name]) for name in PERCENTILES]
+    return [KINDS[cell["kind"]], f"{cell['rate']:,}", *percentiles, f"{latency['within_200ms']:.3%}", *counts]
+
+
+def _load_row(cell: Results) -> list[str]:
+    cpu = [f"{cell['cpu_percent'].get(name, 0.0):.0f}" for name in PROCESSES]
+    late, batch = _number(cell["loadgen"]["max_late_ms"]), _number(cell["mean_batch"])
+    return [KINDS[cell["kind"]], f"{cell['rate']:,}", *cpu, batch, late, _tiers(cell["tiers"])]
+
+
+def _fell_short(cell: Results) -> str:
+    load = cell["loadgen"]
+    return (
+        f"- The load generator fell short at {cell['rate']:,}/s ({KINDS[cell['kind']]}): {_number(load['rate_achieved'])}"
+        f"/s achieved, {load['undelivered']:,} not delivered."
+    )
+
+
+def _slowest_line(cell: Results) -> str:
+    latency, slow = cell["latency"], cell["slowest"]
+    start = f"- {KINDS[cell['kind']]} at {cell['rate']:,}/s: {_number(latency['max_ms'])} ms"
+    if latency["max_ms"] is None:
+        return f"- {KINDS[cell['kind']]} at {cell['rate']:,}/s: no decision was received."
+    start += f", due {_number(latency['max_at_s'])} s into the window"
+    if slow is None:
+        return f"{start}; no trace."
+    largest = slow["largest"]
+    meant = f" ({MEANING[largest]})" if largest in MEANING else ""
+    parts = sorted(slow["spent_ms"].items(), key=lambda part: -part[1])
+    told = ", ".join(f"{name} {_number(spent_ms)}" for name, spent_ms in parts if spent_ms >= 0.05)
+    return (
+        f"{start}. Mostly **{largest}**{meant}. In ms: {told}. Its batch had {slow['batch_size']:,} payments and took "
+        f"{_number(slow['batch_ms'])} ms; {slow['batches_before']} batches were in work while it waited, the longest "
+        f"{_number(slow['longest_before_ms'])} ms."
+    )

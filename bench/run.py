@@ -1,0 +1,134 @@
+"""`python -m bench.run`: measure on real Kafka and real Redis, merge into results.json, and render RESULTS.md from it.
+
+A section that is not asked for keeps what it had. `--quick` checks that everything works: few payments, few seconds,
+numbers that mean little, kept apart in `.cache/bench/quick/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from bench import latency, saturation, stages
+from bench.machine import machine, occasion
+from bench.prepare import CACHE, FULL, QUICK, prepare
+from bench.processes import BenchError
+from bench.report import render
+from bench.stack import Stack, running
+from tests.services import kafka, redis
+from tests.services.process import ServiceError
+
+SECTIONS: Final = ("stages", "saturation", "latency")
+RESULTS: Final = "results.json"
+REPORT: Final = "RESULTS.md"
+ROUNDS: Final = 5
+SECONDS: Final = 20
+QUICK_ROUNDS: Final = 1
+QUICK_SECONDS: Final = 4
+QUICK_RATES: Final = (500, 2_000)
+
+
+def plan(args: argparse.Namespace) -> dict[str, Callable[[Stack], dict[str, Any]]]:
+    """What to run for each section that was asked for."""
+    rounds = args.rounds or (QUICK_ROUNDS if args.quick else ROUNDS)
+    seconds = args.seconds or (QUICK_SECONDS if args.quick else SECONDS)
+    rates = args.rates or (QUICK_RATES if args.quick else latency.RATES)
+    _check_history(args.quick, seconds, rates)
+    every: dict[str, Callable[[Stack], dict[str, Any]]] = {
+        "stages": lambda stack: stages.measure(stack, rounds=rounds, quick=args.quick),
+        "saturation": lambda stack: saturation.measure(stack, rounds=rounds, quick=args.quick),
+        "latency": lambda stack: latency.measure(stack, seconds=seconds, rates=rates),
+    }
+    return {name: every[name] for name in SECTIONS if name in args.only}
+
+
+def _check_history(quick: bool, seconds: int, rates: Sequence[int]) -> None:
+    sizes = QUICK if quick else FULL
+    longest = max(rates) * (latency.WARM_UP_S + seconds)
+    if longest > sizes.history - sizes.primed:
+        message = (
+            f"{max(rates):,}/s for {seconds} s and the warm-up need {longest:,} payments and the history has "
+            f"{sizes.history - sizes.primed:,}: give fewer --seconds, or lower --rates."
+        )
+        raise SystemExit(message)
+
+
+def finite(value: Any) -> Any:
+    """The same with None for every number that JSON can't hold."""
+    if isinstance(value, dict):
+        return {str(key): finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def merge(folder: Path, name: str, section: dict[str, Any]) -> None:
+    """Put one section into the results, and render the report anew."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / RESULTS
+    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    results = {each: known[each] for each in SECTIONS if each in known} | {name: finite(section)}
+    path.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
+    (folder / REPORT).write_text(render(results))
+
+
+def _words(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := sorted(set(names) - set(SECTIONS)):
+        message = f"unknown section {unknown[0]!r}; there are {', '.join(SECTIONS)}"
+        raise argparse.ArgumentTypeError(message)
+    return names
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(each) for each in text.split(",")]
+
+
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.run", description="Measure, on real Kafka and real Redis.")
+    parser.add_argument("--only", type=_words, default=list(SECTIONS), metavar="SECTION,...", help=", ".join(SECTIONS))
+    parser.add_argument("--quick", action="store_true", help="a short check; the results are kept apart")
+    parser.add_argument("--rounds", type=int, help=f"of stages and saturation (default {ROUNDS})")
+    parser.add_argument("--seconds", type=int, help=f"measured for each rate (default {SECONDS})")
+    parser.add_argument("--rates", type=_numbers, metavar="R,...", help="payments a second")
+    parser.add_argument("--render", action="store_true", help="only render the report from the results that are there")
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    words = sys.argv[1:]
+    args = _arguments(words)
+    folder = CACHE / "quick" if args.quick else Path(__file__).parent
+    if args.render:
+        (folder / REPORT).write_text(render(json.loads((folder / RESULTS).read_text())))
+        return
+    for missing in (kafka.missing(), redis.missing()):
+        if missing:
+            raise SystemExit(f"{missing} The benches run on real services only.")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave by way of every context manager
+    sections = plan(args)
+    prepared = prepare(QUICK if args.quick else FULL)
+    facts = {"machine": machine(), "prepared": prepared.facts()}
+    for name, measure in sections.items():
+        print(f"{name} ...", flush=True)
+        when, began = occasion(words), time.monotonic()
+        try:
+            with running(prepared) as stack:
+                found = measure(stack)
+        except (BenchError, ServiceError) as error:
+            raise SystemExit(str(error)) from error
+        took_s = round(time.monotonic() - began, 1)
+        merge(folder, name, facts | when | {"took_s": took_s} | found)
+        print(f"{name}: {took_s:.0f} s", flush=True)
+    print(f"wrote {folder / REPORT}")
+
+
+if __name__ == "__main__":
+    main()
