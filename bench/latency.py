@@ -1,7 +1,7 @@
 """Open loop: payments at a fixed rate, and how long after each was due a `read_committed` reader had its decision.
 
 Generator, broker, Redis, worker and reader share the machine. Every payment of the measured window counts, from when
-it was due, whether or not the generator, the broker or the worker were late: nothing is sampled and nothing is left out.
+it was due, whether or not the generator, the broker or the worker were late: nothing is sampled or left out.
 """
 
 from __future__ import annotations

@@ -117,10 +117,10 @@ def _stages(section: Results) -> list[str]:
     ]
     if walls:
         lines += [f"- The same in wall time, which includes waiting for Redis: {_number(median(walls))} us."]
+    cpu_us, wall_us = _number(median(naive["cpu_us"])), _number(median(naive["wall_us"]))
     lines += [
-        f"- The baseline, one payment at a time (decode, counters, score): {_number(median(naive['cpu_us']))} us of CPU "
-        f"(all rounds: {_all(naive['cpu_us'])}), {_number(median(naive['wall_us']))} us of wall time, and "
-        f"{_number(naive['redis_us'])} us of Redis.",
+        f"- The baseline, one payment at a time (decode, counters, score): {cpu_us} us of CPU (all rounds: "
+        f"{_all(naive['cpu_us'])}), {wall_us} us of wall time, and {_number(naive['redis_us'])} us of Redis.",
         "",
         "Microseconds a payment, median of the rounds; `sum` is without `encode`; `explain`, the reasons of alerts, "
         "is a part of deciding.",
@@ -169,9 +169,9 @@ def _saturation(section: Results) -> list[str]:
     head = ("", "payments/s min", "median", "max", "a CPU-second min", "median", "max", "CPU us a payment", "batch")
     lines += table(head, (_saturation_row(kind, found) for kind, found in runs.items()))
     lines += ["", "Every run:", ""]
-    head = ("round", "", "payments", "wall s", "CPU s", "payments/s", "a CPU-second", "batch", "alerts", "tiers")
     lines += table(
-        head, (_run_row(at, kind, found[at]) for at in range(section["rounds"]) for kind, found in runs.items())
+        ("round", "", "payments", "wall s", "CPU s", "payments/s", "a CPU-second", "batch", "alerts", "tiers"),
+        (_run_row(at, kind, found[at]) for at in range(section["rounds"]) for kind, found in runs.items()),
     )
     lines += ["", "Where Fraudline's wall time goes, share by stage, median of the rounds:", ""]
     ours = {kind: found for kind, found in runs.items() if kind != "naive"}
@@ -219,8 +219,8 @@ def _latency(section: Results) -> list[str]:
     head = ("", "rate", "p50 ms", "p90", "p99", "p99.9", "max", "within 200 ms", "sent", "missing", "duplicates")
     lines += table(head, map(_latency_row, cells))
     lines += ["", "What ran meanwhile:", ""]
-    head = ("", "rate", *(f"{name} %" for name in PROCESSES), "batch", "generator's largest delay ms", "tiers")
-    lines += table(head, map(_load_row, cells))
+    processes = (f"{name} %" for name in PROCESSES)
+    lines += table(("", "rate", *processes, "batch", "generator's largest delay ms", "tiers"), map(_load_row, cells))
     fell = [cell for cell in cells if cell["loadgen"]["fell_short"] or cell["loadgen"]["undelivered"]]
     lines += [
         "",
@@ -254,9 +254,10 @@ def _load_row(cell: Results) -> list[str]:
 
 def _fell_short(cell: Results) -> str:
     load = cell["loadgen"]
+    achieved, undelivered = _number(load["rate_achieved"]), f"{load['undelivered']:,}"
     return (
-        f"- The load generator fell short at {cell['rate']:,}/s ({KINDS[cell['kind']]}): {_number(load['rate_achieved'])}"
-        f"/s achieved, {load['undelivered']:,} not delivered."
+        f"- The load generator fell short at {cell['rate']:,}/s ({KINDS[cell['kind']]}): {achieved}/s achieved, "
+        f"{undelivered} not delivered."
     )
 
 

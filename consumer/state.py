@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Final, Protocol
 
 import structlog
@@ -23,7 +22,7 @@ from consumer.telemetry import Telemetry
 from features.enrich import Enriched, Enricher
 from features.errors import KafkaUnavailable, StateAhead, StateBehind, StoreUnavailable, StoreUnsuitable
 from features.event import PaymentBatch
-from features.store import Source, Span, StateStore
+from features.store import Position, Source, Span, StateStore
 
 _LOG: Final = structlog.get_logger("state")
 CHUNK: Final = 256  # records a catch-up call applies: it must fit the store's time-out
@@ -69,6 +68,7 @@ class StateKeeper:
         self._clock = clock
         self._epoch = 0
         self._behind: dict[int, tuple[int, int]] | None = None  # partition -> (marker, committed); None: not known
+        self._unsure: dict[int, int] = {}  # partition -> offset from which payments may be applied but not journaled
         self._retry_at_s = 0.0
         self._failures = 0
         self.ready = False
@@ -82,6 +82,8 @@ class StateKeeper:
             except StateBehind as error:
                 self._doubt(str(error), regression=True)
             except StoreUnavailable as error:
+                for span in spans:
+                    self._unsure[span.partition] = min(span.start, self._unsure.get(span.partition, span.start))
                 self._failed(error)
             if self._clock() >= deadline:
                 return None
@@ -116,9 +118,11 @@ class StateKeeper:
         extents = self._log.extents()
         position = self._store.position()
         self._epoch = position.epoch
-        if any(position.markers.get((self._topic, number), 0) > extent.high for number, extent in extents.items()):
-            ends = self._log.extents()
-            extents = {number: replace(extent, high=ends[number].high) for number, extent in extents.items()}
+        if self._ahead(extents, position):
+            # others may have gone on between the two readings: only a newer look at the log can convict
+            ahead = self._ahead(self._log.extents(), position)
+            if ahead:
+                raise StateAhead(ahead)
         adopt: dict[Source, int] = {}
         skip: dict[Source, int] = {}
         behind: dict[int, tuple[int, int]] = {}
@@ -128,16 +132,6 @@ class StateKeeper:
             committed = extent.low if extent.committed is None else extent.committed
             if marker is None:
                 marker = adopt[source] = min(extent.low, committed)
-            if marker > extent.high:
-                raise StateAhead(
-                    f"the state has {self._topic}/{partition} up to offset {marker} but the log ends at {extent.high}: "
-                    "the topic was recreated; use another store.namespace"
-                )
-            if position.floors.get(source, 0) > committed:
-                raise StateAhead(
-                    f"the state has {self._topic}/{partition} as committed up to {position.floors[source]} but the group "
-                    f"stands at {committed}: its offsets were reset; use another store.namespace to decide again"
-                )
             if marker < extent.low:
                 if marker < committed and not self._allow_cold_state:
                     raise StoreUnsuitable(
@@ -145,14 +139,33 @@ class StateKeeper:
                         f"{extent.low} only: history is lost; set store.allow_cold_state to go on without it"
                     )
                 marker = skip[source] = extent.low
-            if marker < committed:
-                behind[partition] = (marker, committed)
+            start = max(extent.low, min(marker, self._unsure.get(partition, marker)))
+            if start < committed:
+                behind[partition] = (start, committed)
         self._store.adopt(adopt)
         if skip:
             self._store.adopt(skip, force=True)
         if behind:
             _LOG.warning("state_behind", records=sum(end - start for start, end in behind.values()))
         self._behind = behind
+
+    def _ahead(self, extents: Mapping[int, Extent], position: Position) -> str:
+        """Why the state can't be this log's and this group's; empty when it can."""
+        for partition, extent in extents.items():
+            source = (self._topic, partition)
+            marker, floor = position.markers.get(source, 0), position.floors.get(source, 0)
+            if marker > extent.high:
+                return (
+                    f"the state has {self._topic}/{partition} up to offset {marker} but the log ends at {extent.high}: "
+                    "the topic was recreated; use another store.namespace"
+                )
+            committed = extent.low if extent.committed is None else extent.committed
+            if floor > committed:
+                return (
+                    f"the state knows {self._topic}/{partition} as decided up to offset {floor} but the group stands at "
+                    f"{committed}: its offsets were reset; use another store.namespace to decide again"
+                )
+        return ""
 
     def _catch_up(self, deadline_s: float) -> None:
         assert self._behind is not None  # noqa: S101  `recover` has surveyed
@@ -162,8 +175,10 @@ class StateKeeper:
             return
         batch = self._decoder.decode(messages).batch
         span = Span(self._topic, partition, start, reached, floor=end)
+        self._unsure[partition] = start
         enriched = self._enricher.enrich(batch, (span,), self._epoch)
         self._journal(entries(batch, enriched, (span,)))
+        self._unsure[partition] = reached
         self._telemetry.state_caught_up_records.inc(len(messages))
         if reached < end:
             self._behind[partition] = (reached, end)
@@ -174,6 +189,7 @@ class StateKeeper:
 
     def _trust(self) -> None:
         self.ready = True
+        self._unsure.clear()
         self._failures = 0
         self._telemetry.store_up.set(1)
         _LOG.info("state_trusted", epoch=self._epoch)

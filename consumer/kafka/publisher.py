@@ -8,7 +8,8 @@ rewind and go on. When `ProducerLost` is raised the outcome is unknown: call `re
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, Protocol
 
 from confluent_kafka import KafkaError as Code
@@ -188,6 +189,9 @@ class TransactionalPublisher(_Producing):
             action(*arguments)
         except KafkaException as exception:
             self._settle(error_of(exception), exception)
+        except SystemError as complaint:
+            self._open = False
+            self._settle_complaint(complaint)
         except ProducerLost:
             self._open = False
             raise
@@ -205,6 +209,18 @@ class TransactionalPublisher(_Producing):
             self._open = False
             raise TransactionAborted(f"the transaction was aborted: {error.str()}") from cause
         raise ProducerLost(f"the transaction's outcome is unknown: {error.str()}") from cause
+
+    def _settle_complaint(self, complaint: SystemError) -> None:
+        """Find the fatal error behind the interpreter's complaint.
+
+        confluent-kafka raises a fatal error from within `flush` and `poll`, and may call the logger with the exception
+        already set, which loses it. The client tells it again to the next call.
+        """
+        try:
+            self._producer.abort_transaction(self._timeout_s)
+        except KafkaException as exception:
+            self._settle(error_of(exception), exception)
+        raise ProducerLost("the producer failed, and its error was lost") from complaint
 
     def _note_fence(self) -> None:
         now = time.monotonic()
@@ -225,9 +241,15 @@ class AcknowledgedPublisher(_Producing):
         self._source = source
         self._producer = Producer(producer_config(kafka))
 
+    def publish(self, records: Iterable[Outgoing]) -> None:
+        """See `Publisher`."""
+        with _lost_when_fatal():
+            super().publish(records)
+
     def commit(self, spans: Sequence[Span]) -> None:
         """See `Publisher`."""
-        self._flush()
+        with _lost_when_fatal():
+            self._flush()
         if self._undelivered:
             raise ProducerLost(f"a record was not delivered: {self._undelivered.str()}")
         self._step("in_commit")
@@ -243,3 +265,13 @@ class AcknowledgedPublisher(_Producing):
         self.close()
         self._undelivered = None
         self._producer = Producer(producer_config(self._kafka))
+
+
+@contextmanager
+def _lost_when_fatal() -> Iterator[None]:
+    try:
+        yield
+    except KafkaException as exception:
+        raise ProducerLost(f"the producer failed: {error_of(exception).str()}") from exception
+    except SystemError as complaint:  # see `TransactionalPublisher._settle_complaint`
+        raise ProducerLost("the producer failed, and its error was lost") from complaint

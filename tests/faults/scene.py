@@ -88,7 +88,7 @@ class Worker:
         self.process.stdout.close()
         self.log.close()
 
-    def story(self, lines: int = 25) -> str:
+    def story(self, lines: int = 60) -> str:
         """What it said and logged last, for a failed test."""
         self.log.flush()
         self.log.seek(0)
