@@ -162,7 +162,7 @@ class StateKeeper:
             committed = extent.low if extent.committed is None else extent.committed
             if floor > committed:
                 return (
-                    f"the state knows {self._topic}/{partition} as decided up to offset {floor} but the group stands at "
+                    f"the state knows {self._topic}/{partition} as decided up to {floor} but the group stands at "
                     f"{committed}: its offsets were reset; use another store.namespace to decide again"
                 )
         return ""
