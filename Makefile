@@ -56,7 +56,7 @@ bench: setup ## Measure speed and latency on real Kafka and Redis, and write ben
 	$(BIN)/python -m bench.run $(ARGS)
 
 faults: setup ## Kill, stall and restart real processes, and check the invariants after each
-	REQUIRE_KAFKA=1 $(BIN)/pytest -m faults $(ARGS)
+	FAULTS=all REQUIRE_KAFKA=1 $(BIN)/pytest -m faults $(ARGS)
 
 lock: setup ## Compile the locks from pyproject.toml; UPGRADE=1 takes the newest versions
 	$(LOCK) --output-file requirements.txt

@@ -24,6 +24,7 @@ from bench.stack import DELIVERIES, NAIVE, Names, Stack
 RATES: Final = (500, 1_000, 2_000, 5_000, 10_000)
 NAIVE_RATES: Final = (500, 1_000)  # the baseline is saturated beyond
 WARM_UP_S: Final = 5
+BROKER_WARM_UP_RATE: Final = 1_500
 DRAIN_S: Final = 60.0
 JOIN_S: Final = 30.0
 
@@ -56,6 +57,7 @@ def measure(stack: Stack, *, seconds: int, rates: Sequence[int]) -> dict[str, An
     plan = [Cell(kind, rate, seconds) for rate in rates for kind in DELIVERIES]
     plan += [Cell(NAIVE, rate, seconds) for rate in rates if rate in NAIVE_RATES]
     cells = []
+    _run(stack, Cell("exactly_once", BROKER_WARM_UP_RATE, min(seconds, 10)))  # the broker's JVM compiles
     for cell in plan:
         found = _run(stack, cell)
         latency = found["latency"]
@@ -68,7 +70,7 @@ def measure(stack: Stack, *, seconds: int, rates: Sequence[int]) -> dict[str, An
 
 
 def _run(stack: Stack, cell: Cell) -> dict[str, Any]:
-    names = stack.fresh(f"latency-{cell.kind}-{cell.rate}")
+    names = stack.fresh(f"latency-{cell.kind}-{cell.rate}-{cell.seconds}-{time.monotonic_ns()}")
     home = stack.folder / names.prefix
     home.mkdir()
     with ExitStack() as started:

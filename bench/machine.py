@@ -32,10 +32,10 @@ def machine() -> dict[str, Any]:
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "kafka": KAFKA_VERSION,
-        "redis": _first(r"v=(\S+)", _said("redis-server", "--version")),
+        "redis-server": _first(r"v=(\S+)", _said("redis-server", "--version")),
         "java": _first(r'version "([^"]+)"', _said("java", "-version")),
         "librdkafka": libversion()[0],
-        **{name: version(name) for name in LIBRARIES},
+        **{("redis-py" if name == "redis" else name): version(name) for name in LIBRARIES},
     }
 
 

@@ -17,7 +17,7 @@ import xgboost
 from confluent_kafka import Message
 
 from bench.loadgen import Record
-from bench.naive_model import train_naive_model
+from bench.naive_model import FEATURES, train_naive_model
 from consumer.decode import Decoder
 from consumer.simulator import LABELS_FILE, PAYMENTS_FILE, Simulation, write
 from features.catalog import DEFAULT
@@ -70,6 +70,7 @@ class Prepared:
             "training_payments": self.sizes.training,
             "primed_payments": self.sizes.primed,
             "features": len(DEFAULT.features),
+            "naive_features": len(FEATURES),
             "model": _size_of(self.bundle / MODEL),
             "naive_model": _size_of(self.naive),
         }

@@ -18,6 +18,7 @@ EPS_TARGET: Final = 15.0
 CPU_TARGET: Final = 25.0
 P99_TARGETS_MS: Final = {1_000: 50.0, 2_000: 75.0}
 WITHIN_TARGET: Final = 0.999
+QUIET_PERCENT: Final = 25.0
 PROCESSES: Final = ("kafka", "redis", "worker", "loadgen", "reader", "other", "stolen")
 PERCENTILES: Final = ("p50_ms", "p90_ms", "p99_ms", "p99_9_ms", "max_ms")
 KINDS: Final = {
@@ -90,8 +91,8 @@ def _about(section: Results) -> list[str]:
         f"{section['load_before']}. {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
         f"{machine['kernel']}; {versions}.",
         f"Fraudline's model has {prepared['features']} features, {ours['trees']} trees and {ours['leaves']:,} leaves; "
-        f"the baseline's 28 features, {theirs['trees']} trees and {theirs['leaves']:,} leaves. Entity logs are primed "
-        f"with {prepared['primed_payments']:,} payments.",
+        f"the baseline's {prepared['naive_features']} features, {theirs['trees']} trees and {theirs['leaves']:,} "
+        f"leaves. Entity logs are primed with {prepared['primed_payments']:,} payments.",
         "",
     ]
 
@@ -165,6 +166,9 @@ def _saturation(section: Results) -> list[str]:
                 at_most=False,
             )
             lines.append(f"{aim} Smallest {low}, largest {high}.")
+    every = [run for found in runs.values() for run in found]
+    if worst := max(_degraded(run.get("tiers", {})) for run in every):
+        lines.append(f"- In a run {worst:.1%} of the payments were decided without the full tier: not comparable.")
     lines += ["", "Over the rounds:", ""]
     head = ("", "payments/s min", "median", "max", "a CPU-second min", "median", "max", "CPU us a payment", "batch")
     lines += table(head, (_saturation_row(kind, found) for kind, found in runs.items()))
@@ -221,14 +225,11 @@ def _latency(section: Results) -> list[str]:
     lines += ["", "What ran meanwhile:", ""]
     processes = (f"{name} %" for name in PROCESSES)
     lines += table(("", "rate", *processes, "batch", "generator's largest delay ms", "tiers"), map(_load_row, cells))
+    loud = [cell for cell in cells if _foreign_percent(cell) >= QUIET_PERCENT]
     fell = [cell for cell in cells if cell["loadgen"]["fell_short"] or cell["loadgen"]["undelivered"]]
-    lines += [
-        "",
-        *(_fell_short(cell) for cell in fell),
-        *([""] if fell else []),
-        "The slowest payment of each cell:",
-        "",
-    ]
+    poor = [cell for cell in cells if _degraded(cell["tiers"])]
+    warnings = [*map(_fell_short, fell), *map(_not_quiet, loud), *map(_degraded_line, poor)]
+    lines += ["", *warnings, *([""] if warnings else []), "The slowest payment of each cell:", ""]
     return [*lines, *(_slowest_line(cell) for cell in cells)]
 
 
@@ -258,6 +259,30 @@ def _fell_short(cell: Results) -> str:
     return (
         f"- The load generator fell short at {cell['rate']:,}/s ({KINDS[cell['kind']]}): {achieved}/s achieved, "
         f"{undelivered} not delivered."
+    )
+
+
+def _degraded(tiers: dict[str, int]) -> float:
+    """Share of payments that were decided by less than the full tier."""
+    return 1 - tiers.get("full", 0) / sum(tiers.values()) if tiers else 0.0
+
+
+def _degraded_line(cell: Results) -> str:
+    return (
+        f"- At {cell['rate']:,}/s ({KINDS[cell['kind']]}) {_degraded(cell['tiers']):.1%} of the payments were decided "
+        "without the full tier: the store did not answer in its share of the budget. This row is not comparable."
+    )
+
+
+def _foreign_percent(cell: Results) -> float:
+    """Percent of a core that was not this bench's to use."""
+    return float(cell["cpu_percent"].get("other", 0.0) + cell["cpu_percent"].get("stolen", 0.0))
+
+
+def _not_quiet(cell: Results) -> str:
+    return (
+        f"- The machine was not quiet at {cell['rate']:,}/s ({KINDS[cell['kind']]}): {_foreign_percent(cell):.0f} % of "
+        "a core went elsewhere; this row is worse than it should be."
     )
 
 

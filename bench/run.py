@@ -40,7 +40,8 @@ def plan(args: argparse.Namespace) -> dict[str, Callable[[Stack], dict[str, Any]
     rounds = args.rounds or (QUICK_ROUNDS if args.quick else ROUNDS)
     seconds = args.seconds or (QUICK_SECONDS if args.quick else SECONDS)
     rates = args.rates or (QUICK_RATES if args.quick else latency.RATES)
-    _check_history(args.quick, seconds, rates)
+    longest = max(rates) * (latency.WARM_UP_S + seconds) if "latency" in args.only else 0
+    _check_history(args.quick, max(longest, stages.needed(rounds=rounds, quick=args.quick)))
     every: dict[str, Callable[[Stack], dict[str, Any]]] = {
         "stages": lambda stack: stages.measure(stack, rounds=rounds, quick=args.quick),
         "saturation": lambda stack: saturation.measure(stack, rounds=rounds, quick=args.quick),
@@ -49,13 +50,12 @@ def plan(args: argparse.Namespace) -> dict[str, Callable[[Stack], dict[str, Any]
     return {name: every[name] for name in SECTIONS if name in args.only}
 
 
-def _check_history(quick: bool, seconds: int, rates: Sequence[int]) -> None:
+def _check_history(quick: bool, payments: int) -> None:
     sizes = QUICK if quick else FULL
-    longest = max(rates) * (latency.WARM_UP_S + seconds)
-    if longest > sizes.history - sizes.primed:
+    if payments > sizes.history - sizes.primed:
         message = (
-            f"{max(rates):,}/s for {seconds} s and the warm-up need {longest:,} payments and the history has "
-            f"{sizes.history - sizes.primed:,}: give fewer --seconds, or lower --rates."
+            f"A run of {payments:,} payments was asked for and the history has {sizes.history - sizes.primed:,}: "
+            "give fewer --rounds or --seconds, or lower --rates."
         )
         raise SystemExit(message)
 
@@ -91,7 +91,8 @@ def _numbers(text: str) -> list[int]:
     return [int(each) for each in text.split(",")]
 
 
-def _arguments(words: Sequence[str]) -> argparse.Namespace:
+def arguments(words: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.run", description="Measure, on real Kafka and real Redis.")
     parser.add_argument("--only", type=_words, default=list(SECTIONS), metavar="SECTION,...", help=", ".join(SECTIONS))
     parser.add_argument("--quick", action="store_true", help="a short check; the results are kept apart")
@@ -104,7 +105,7 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
 
 def main() -> None:
     words = sys.argv[1:]
-    args = _arguments(words)
+    args = arguments(words)
     folder = CACHE / "quick" if args.quick else Path(__file__).parent
     if args.render:
         (folder / REPORT).write_text(render(json.loads((folder / RESULTS).read_text())))
@@ -116,17 +117,17 @@ def main() -> None:
     sections = plan(args)
     prepared = prepare(QUICK if args.quick else FULL)
     facts = {"machine": machine(), "prepared": prepared.facts()}
-    for name, measure in sections.items():
-        print(f"{name} ...", flush=True)
-        when, began = occasion(words), time.monotonic()
-        try:
-            with running(prepared) as stack:
+    try:
+        with running(prepared) as stack:
+            for name, measure in sections.items():
+                print(f"{name} ...", flush=True)
+                when, began = occasion(words), time.monotonic()
                 found = measure(stack)
-        except (BenchError, ServiceError) as error:
-            raise SystemExit(str(error)) from error
-        took_s = round(time.monotonic() - began, 1)
-        merge(folder, name, facts | when | {"took_s": took_s} | found)
-        print(f"{name}: {took_s:.0f} s", flush=True)
+                took_s = round(time.monotonic() - began, 1)
+                merge(folder, name, facts | when | {"took_s": took_s} | found)
+                print(f"{name}: {took_s:.0f} s", flush=True)
+    except (BenchError, ServiceError) as error:
+        raise SystemExit(str(error)) from error
     print(f"wrote {folder / REPORT}")
 
 

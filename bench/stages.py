@@ -124,6 +124,16 @@ class Line:
         )
 
 
+def needed(*, rounds: int, quick: bool) -> int:
+    """How many payments so many rounds take, the warm-up included."""
+    return sum(_plan(quick=quick).values()) * (rounds + 1)
+
+
+def _plan(*, quick: bool) -> dict[int, int]:
+    """Payments of a round by batch size."""
+    return {size: payments // (QUICK_SHARE if quick else 1) for size, payments in ROUND_PAYMENTS.items()}
+
+
 def measure(stack: Stack, *, rounds: int, quick: bool) -> dict[str, Any]:
     """Microseconds a payment by batch size, stage and round.
 
@@ -131,8 +141,8 @@ def measure(stack: Stack, *, rounds: int, quick: bool) -> dict[str, Any]:
         `sizes`: by batch size, `payments` and `alerts` in all, and for `cpu_us` and `wall_us` a list of rounds by
         stage; `redis_us` is the server's CPU over all rounds. `naive`: the baseline's client, one payment at a time.
     """
-    plan = {size: payments // (QUICK_SHARE if quick else 1) for size, payments in ROUND_PAYMENTS.items()}
-    total = sum(plan.values()) * (rounds + 1)
+    plan = _plan(quick=quick)
+    total = needed(rounds=rounds, quick=quick)
     names = stack.fresh("stages")
     records = read_payments(stack.prepared.payments, total, skip=stack.prepared.sizes.primed)
     model = load_model(stack.prepared.bundle, device="cpu", threads=1)

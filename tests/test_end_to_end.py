@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ class Worker:
 
     def _listen(self) -> None:
         assert self.process.stderr is not None
-        for line in [*iter(self.process.stderr.readline, ""), "END"]:
+        for line in chain(iter(self.process.stderr.readline, ""), ["END"]):
             with self.changed:
                 self.lines.append(line.rstrip("\n"))
                 self.changed.notify_all()
@@ -244,7 +245,8 @@ def test_a_second_run_goes_on_where_the_first_ended(plant: Plant, kafka: KafkaBr
                 plant.topics["payments"],
                 [payment(event_id=f"evt-{number}") for number in range(first, first + 30)],
             )
-            reader.wait_until(lambda seen, all_of=first + 30: len(seen) >= all_of, DEADLINE_S)
+            total = first + 30
+            reader.wait_until(lambda seen: len(seen) >= total, DEADLINE_S)  # noqa: B023  it is called here
             worker.process.send_signal(signal.SIGTERM)
             assert worker.process.wait(DRAIN_S + 10.0) == 0, worker.lines
         decided = [json.loads(record.value or b"") for record in reader.read_to_end(DEADLINE_S)]

@@ -1,4 +1,4 @@
-"""The judge: whether what a read_committed reader saw is what the payments log demands. It reports, and asserts nothing.
+"""The judge: is what a read_committed reader saw what the payments log demands? It reports, and asserts nothing.
 
 It shares no logic with the product. Payments are decoded by `json`, the order is read from the journal, features come
 from the naive fold of `tests.oracle`, and a full decision's score is the checksum of exactly those features.
@@ -213,9 +213,7 @@ def _full(source: At, decision: dict[str, Any], folds: Sequence[_Fold]) -> Itera
     state = decision["state"]
     place = (state["epoch"], state["sequence"])
     matching = [
-        fold
-        for fold in folds
-        if fold.timeline.epoch == place[0] and fold.timeline.at.get(state["sequence"]) == source
+        fold for fold in folds if fold.timeline.epoch == place[0] and fold.timeline.at.get(state["sequence"]) == source
     ]
     if not matching:
         yield f"{source} was decided at {place}, which the journal does not give to it"

@@ -167,7 +167,7 @@ class Scene:
     def worker(
         self, replica: str = "a", *, fault: Fault | None = None, mutant: str = "", redis_url: str | None = None
     ) -> Worker:
-        """Start a worker; `replica` makes its transactional id. One with another `redis_url` skips the store's check."""
+        """Start a worker; `replica` makes its transactional id. With another `redis_url` the store is not checked."""
         settings = {section: dict(values) for section, values in self._settings.items()}
         settings["kafka"]["transactional_id"] = f"{self.group}-{replica}"
         if redis_url is not None:
@@ -227,7 +227,9 @@ class Scene:
             ends=ends,
         )
 
-    def violations(self, *, regressed: bool = False, copies: bool = True, exactly_once: bool | None = None) -> list[str]:
+    def violations(
+        self, *, regressed: bool = False, copies: bool = True, exactly_once: bool | None = None
+    ) -> list[str]:
         """Judge what happened; see `Law`. By default duplicates are judged as the scene's delivery promises."""
         once = self.delivery == "exactly_once" if exactly_once is None else exactly_once
         return violations(self.evidence(), Law(exactly_once=once, regressed=regressed, equal_copies=copies))
@@ -287,7 +289,9 @@ class Scene:
         partitions = [TopicPartition(self.topics["payments"], number) for number in range(PARTITIONS)]
         committed = {at.partition: at.offset for at in self._offsets.committed(partitions, 10.0)}
         ends = {at.partition: self._offsets.get_watermark_offsets(at, 10.0)[1] for at in partitions}
-        return {number: committed[number] for number in ends if ends[number]}, {n: end for n, end in ends.items() if end}
+        return {number: committed[number] for number in ends if ends[number]}, {
+            n: end for n, end in ends.items() if end
+        }
 
 
 class Load(threading.Thread):

@@ -1,4 +1,4 @@
-"""A transparent model: the score is a checksum of the exact features, so equal scores mean equal features to the bit."""
+"""A transparent model: the score is a checksum of the exact features, so equal scores mean equal features."""
 
 from __future__ import annotations
 
@@ -40,6 +40,9 @@ class ChecksumScorer:
     def __init__(self) -> None:
         self._exact = [DEFAULT.names.index(name) for name in EXACT]
         self._payment_only = list(DEFAULT.payment_columns)
+
+    def warm_up(self) -> None:
+        """Nothing to warm up."""
 
     def score(self, values: Values) -> Scores:
         return _checksums(values[:, self._exact])

@@ -35,9 +35,7 @@ def test_a_worker_that_is_killed_at_a_step_loses_and_repeats_nothing(
 
 @pytest.mark.parametrize("seed", range(1 if not EVERYTHING else 6))
 @pytest.mark.timeout(240)
-def test_workers_that_are_killed_at_random_lose_and_repeat_nothing(
-    scene: MakeScene, report: Report, seed: int
-) -> None:
+def test_workers_that_are_killed_at_random_lose_and_repeat_nothing(scene: MakeScene, report: Report, seed: int) -> None:
     """Every other victim is killed by us, wherever it is; the others kill themselves at a step of their own."""
     rng = random.Random(seed)
     stage = scene()

@@ -74,9 +74,7 @@ def test_redis_dies_and_payments_are_decided_without_it(
 
 
 @pytest.mark.parametrize("stage", [{"outage": "pause"}], indirect=True)
-def test_redis_dies_and_payments_wait_for_it(
-    stage: Scene, load: Load, own_redis: RedisServer, report: Report
-) -> None:
+def test_redis_dies_and_payments_wait_for_it(stage: Scene, load: Load, own_redis: RedisServer, report: Report) -> None:
     for number in range(2):
         own_redis.kill()
         stage.workers[0].wait_for("unready", times=number + 1)
@@ -126,9 +124,7 @@ def test_redis_goes_back_in_time(stage: Scene, load: Load, own_redis: RedisServe
     report.judged("Redis restarted with older data, same epoch", 1, stage.violations(regressed=True))
 
 
-def test_a_worker_cut_off_from_redis_is_taken_over(
-    scene: MakeScene, own_redis: RedisServer, report: Report
-) -> None:
+def test_a_worker_cut_off_from_redis_is_taken_over(scene: MakeScene, own_redis: RedisServer, report: Report) -> None:
     """What it decided without features is missing from the state; its heir must notice, though its own link is fine."""
     stage = scene()
     heir = stage.worker("heir")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from consumer.decode import Decoder
+from consumer.decode import Decoder, Message
 from consumer.kafka.logreader import Extent
 from consumer.state import StateKeeper
 from consumer.telemetry import Telemetry
@@ -56,7 +56,7 @@ class BusyLog:
             self._others.go_on()
         return {0: Extent(0, self._others.end, self._others.end)}
 
-    def read(self, *_: object) -> tuple[list[object], int]:
+    def read(self, partition: int, start: int, end: int, limit: int, deadline_s: float) -> tuple[list[Message], int]:
         raise AssertionError("nothing is missing from the state")
 
 
@@ -70,7 +70,7 @@ def test_a_state_that_others_move_on_during_the_survey_is_trusted(moves: str) ->
         store=store,
         enricher=Enricher(DEFAULT, store),
         decoder=decoder,
-        log=BusyLog(others, before=moves == "log"),  # type: ignore[arg-type]  its records are never asked for
+        log=BusyLog(others, before=moves == "log"),
         journal=lambda _entries: None,
         telemetry=Telemetry(),
         clock=lambda: 0.0,

@@ -85,7 +85,9 @@ def without(text: str, *, replaced_by: str) -> str:
 
 
 MUTANT_SCRIPTS = {
-    "appends_again": lambda: without("markers[i], fresh[span[2]] = marker, marker", replaced_by="markers[i], fresh[span[2]] = marker, -1"),
+    "appends_again": lambda: without(
+        "markers[i], fresh[span[2]] = marker, marker", replaced_by="markers[i], fresh[span[2]] = marker, -1"
+    ),
     "skips_a_gap": lambda: without("if marker < span[3] then", replaced_by="if false then"),
 }
 MUTANT_ENRICHERS = {"whole_log": WholeLogEnricher}
