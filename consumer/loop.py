@@ -16,10 +16,13 @@ from consumer.pipeline import Pipeline
 from consumer.state import StateKeeper
 from consumer.telemetry import Health, Telemetry
 from features.errors import KafkaUnavailable, ProducerLost, StoreUnavailable, TransactionAborted
+from features.event import batch_of
 
 _LOG: Final = structlog.get_logger("loop")
 RECOVERY_SLICE_S: Final = 0.02  # while payments wait, catching up takes no more than this between two batches
 RECOVERY_IDLE_SLICE_S: Final = 0.25
+IDLE_PATIENCE_S: Final = 0.05
+NO_PAYMENTS: Final = batch_of([], topic="", partition=[], offset=[])
 RETRY_WAIT_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -96,7 +99,15 @@ class Loop:
             self._pace.worked(self._clock() - worked_from, worked_from - waited_from)
         else:
             self._pace.worked(0.0, begun - waited_from)
-            self._telemetry.lag_seconds.set(0)  # nothing waits
+            self._idle()
+
+    def _idle(self) -> None:
+        """Nothing waits: all is well as far as we know, and the store may hear what was committed last."""
+        self._failing_since_s, self._failures = None, 0
+        self._telemetry.lag_seconds.set(0)
+        spans = self._source.spans(())
+        if spans and self._state.ready and self._state.enrich(NO_PAYMENTS, spans, IDLE_PATIENCE_S):
+            self._source.told(spans)
 
     def _recover(self) -> bool:
         """Give the state a slice of time. Whether payments may be taken meanwhile."""
@@ -115,7 +126,7 @@ class Loop:
         """What is there already, or the first record that comes within a slice, with what came beside it."""
         messages = self._source.poll(self._max_batch, 0)
         if not messages:
-            messages = self._source.poll(1, POLL_SLICE_S)
+            messages = self._source.poll(1, POLL_SLICE_S if self._state.ready else RECOVERY_SLICE_S)
             if messages and self._max_batch > 1:
                 messages += self._source.poll(self._max_batch - 1, 0)
         return messages
@@ -134,7 +145,9 @@ class Loop:
             return
         ordered = in_log_order(messages)
         spans = self._source.spans(ordered)
-        self._pipeline.process(ordered, spans)
+        decided = self._pipeline.process(ordered, spans)
+        if decided.enriched is not None:
+            self._source.told(spans)
         self._source.committed(spans)
         self._telemetry.transactions["committed"].inc()
         self._telemetry.lag_records.set(self._source.lag_records())
@@ -157,7 +170,7 @@ class Loop:
         if self._failing_since_s is not None:
             return False, "Kafka does not take what is published"
         if not self._source.owned:
-            return False, "no partition is assigned"
+            return self._state.ready, "standing by: no partition is assigned"
         if not self._state.ready:
             return not self._pause_on_outage, "the state is not trusted"
         return True, "ready"

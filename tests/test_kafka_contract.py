@@ -104,7 +104,7 @@ def cluster(request: pytest.FixtureRequest, unique: str) -> Iterator[Cluster]:
             brokers=brokers,
             group_id=unique,
             transactional_id=unique,
-            session_timeout_ms=2_000,
+            session_timeout_ms=6_000,  # the mock cluster's first join alone takes 3 s
             fetch_wait_ms=5,
             transaction_timeout_ms=10_000,
         )

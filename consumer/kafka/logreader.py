@@ -75,8 +75,7 @@ class LogReader:
                     reached = max(reached, message.offset())
                 else:
                     raise KafkaException(error)
-            if messages:
-                self._reading = (partition, reached)
+            self._reading = (partition, reached)  # also after nothing came: the fetch is still on its way
         except KafkaException as exception:
             raise unavailable(self._kafka, exception) from exception
         return taken, min(reached, end)

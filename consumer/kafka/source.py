@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
-from confluent_kafka import OFFSET_INVALID, Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka import KafkaError as Code
 
 from consumer.decode import Message
 from consumer.kafka.client import error_of, group_config, require_topics, unavailable, within
 from consumer.settings import KafkaSettings
-from features.errors import FraudlineError, KafkaUnavailable
+from features.errors import KafkaUnavailable, TransactionAborted
 from features.store import Span
 
 _LOG: Final = structlog.get_logger("kafka")
 POLL_SLICE_S: Final = 0.1  # librdkafka does not notice signals while it waits
 CLOSE_LIMIT_S: Final = 5.0
+_BEING_TAKEN_AWAY: Final = frozenset({Code._STATE, Code._PREV_IN_PROGRESS, Code._UNKNOWN_PARTITION})
+_GENERATION: Final = slice(7, 11)  # of librdkafka's opaque group metadata: behind its magic "CGMDv2:"
+_NO_GENERATION: Final = b"\xff\xff\xff\xff"
 
 
 @dataclass(slots=True)
@@ -29,6 +31,7 @@ class _Owned:
 
     position: int
     committed: int
+    told: int = -1  # the floor that the state store has heard of
 
 
 class KafkaSource:
@@ -44,7 +47,8 @@ class KafkaSource:
         self._topic = topic
         self._on_rebalance = on_rebalance
         self._owned: dict[int, _Owned] = {}
-        self._failure: FraudlineError | None = None
+        self._arriving: list[TopicPartition] = []  # assigned to us, but we don't know yet where they start
+        self._membership = b""
         self._paused = False
         self._consumer = Consumer(group_config(kafka))
 
@@ -67,8 +71,8 @@ class KafkaSource:
             messages = self._consumer.consume(limit, wait_s)
         except KafkaException as exception:
             raise unavailable(self._kafka, exception) from exception
-        if self._failure:
-            raise self._failure
+        if self._arriving:
+            self._welcome()
         return [message for message in messages if self._is_ours(message)]
 
     def still_owned(self, messages: Sequence[Message]) -> list[Message]:
@@ -83,11 +87,16 @@ class KafkaSource:
         return kept
 
     def spans(self, messages: Sequence[Message]) -> tuple[Span, ...]:
-        """What a batch covers of each partition; messages are grouped by partition, offsets rising."""
-        last = {message.partition(): message.offset() for message in messages}
+        """What a batch covers of each partition; messages are grouped by partition, offsets rising.
+
+        Partitions without a record in it have an empty span when the store has not heard yet what is committed.
+        """
+        self._membership = self._consumer.consumer_group_metadata()
+        ends = {message.partition(): message.offset() + 1 for message in messages}
         return tuple(
-            Span(self._topic, partition, self._owned[partition].position, offset + 1, self._owned[partition].committed)
-            for partition, offset in last.items()
+            Span(self._topic, partition, owned.position, ends.get(partition, owned.position), owned.committed)
+            for partition, owned in self._owned.items()
+            if partition in ends or owned.told < owned.committed
         )
 
     def committed(self, spans: Iterable[Span]) -> None:
@@ -96,6 +105,13 @@ class KafkaSource:
             owned = self._owned.get(span.partition)
             if owned:
                 owned.position = owned.committed = span.end
+
+    def told(self, spans: Iterable[Span]) -> None:
+        """Note that the state store has heard these spans' floors."""
+        for span in spans:
+            owned = self._owned.get(span.partition)
+            if owned:
+                owned.told = max(owned.told, span.floor)
 
     def rewind(self) -> None:
         """Go back to the committed offset of every owned partition, as the broker knows it.
@@ -114,8 +130,11 @@ class KafkaSource:
             if partition.offset >= 0:
                 owned.committed = partition.offset
             owned.position = owned.committed
-            with contextlib.suppress(KafkaException):  # a partition that is being taken away can't be sought
+            try:
                 self._consumer.seek(TopicPartition(self._topic, partition.partition, owned.committed))
+            except KafkaException as exception:
+                if error_of(exception).code() not in _BEING_TAKEN_AWAY:
+                    raise unavailable(self._kafka, exception) from exception
 
     def pause(self) -> None:
         """Stop fetching but stay in the group; `poll` then only serves rebalances."""
@@ -137,9 +156,14 @@ class KafkaSource:
             lag += max(0, high - owned.position) if high >= 0 else 0
         return lag
 
-    def group_metadata(self) -> Any:
-        """What a transaction needs to fence us when we are no longer a member."""
-        return self._consumer.consumer_group_metadata()
+    def group_metadata(self) -> bytes:
+        """The membership under which the last batch was read: what fences a worker that was replaced meanwhile.
+
+        Raises TransactionAborted when there was none: the broker would take such offsets from anybody.
+        """
+        if self._membership[_GENERATION] == _NO_GENERATION:
+            raise TransactionAborted("this worker is no member of the group at the moment")
+        return self._membership
 
     def commit(self, spans: Iterable[Span]) -> None:
         """Commit offsets outside a transaction and wait. Raises KafkaUnavailable."""
@@ -162,26 +186,25 @@ class KafkaSource:
                 f"{self._topic}/{message.partition()} no longer holds the offsets that are due: payments were lost by "
                 "retention; reset the group's offsets to go on"
             )
-        if error.fatal() or not error.retriable():
-            raise KafkaUnavailable(f"Kafka at {self._kafka.brokers} refuses to be read: {error.str()}")
-        _LOG.warning("fetch_error", error=error.str())
-        return False
+        raise KafkaUnavailable(f"Kafka at {self._kafka.brokers} refuses to be read: {error.str()}")
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._on_rebalance("assign")
-        if not partitions:
-            consumer.incremental_assign([])
-            return
+        consumer.incremental_assign([])
+        self._arriving += partitions  # `poll` looks up where they start: there it may fail, and be tried again
+
+    def _welcome(self) -> None:
+        """Start reading the partitions that have arrived. Raises KafkaUnavailable; the next poll tries again."""
         try:
-            starts = [self._start_of(known) for known in self._committed(partitions)]
-        except (FraudlineError, KafkaException) as error:
-            self._failure = error if isinstance(error, FraudlineError) else unavailable(self._kafka, error)
-            return
+            starts = [self._start_of(known) for known in self._committed(self._arriving)]
+            self._consumer.incremental_assign(starts)
+        except KafkaException as exception:
+            raise unavailable(self._kafka, exception) from exception
+        self._arriving = []
         for start in starts:
             self._owned[start.partition] = _Owned(start.offset, start.offset)
-        consumer.incremental_assign(starts)
-        if self._paused:
-            consumer.pause(starts)
+        # the client remembers a pause over a rebalance
+        (self._consumer.pause if self._paused else self._consumer.resume)(starts)
         _LOG.info("partitions_assigned", partitions={start.partition: start.offset for start in starts})
 
     def _committed(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
@@ -204,7 +227,7 @@ class KafkaSource:
         low, high = self._consumer.get_watermark_offsets(
             TopicPartition(known.topic, known.partition), timeout=self._kafka.request_timeout_ms / 1000
         )
-        if known.offset < 0 or known.offset == OFFSET_INVALID:
+        if known.offset < 0:
             return TopicPartition(known.topic, known.partition, low)
         if not low <= known.offset <= high:
             raise KafkaUnavailable(
@@ -222,11 +245,13 @@ class KafkaSource:
 
     def _drop(self, kind: str, partitions: list[TopicPartition]) -> None:
         self._on_rebalance(kind)
-        for partition in partitions:
-            self._owned.pop(partition.partition, None)
+        gone = {partition.partition for partition in partitions}
+        self._arriving = [partition for partition in self._arriving if partition.partition not in gone]
+        for partition in gone:
+            self._owned.pop(partition, None)
         _LOG.info("partitions_dropped", kind=kind, partitions=[partition.partition for partition in partitions])
 
 
 def offsets_of(spans: Iterable[Span]) -> list[TopicPartition]:
-    """The offsets to commit once these spans are done."""
-    return [TopicPartition(span.topic, span.partition, span.end) for span in spans]
+    """The offsets to commit once these spans are done; an empty span has none."""
+    return [TopicPartition(span.topic, span.partition, span.end) for span in spans if span.end > span.start]
