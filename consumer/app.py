@@ -167,6 +167,7 @@ def run(settings: Settings) -> int:
         namespace=settings.store.namespace,
         keep=DEFAULT.keep,
         timeout_ms=settings.store.timeout_ms,
+        owner=f"group {settings.kafka.group_id} reading {settings.topics.payments}",
     )
     check_store(store)
     telemetry, health = Telemetry(), Health(stale_after_s=settings.kafka.max_poll_interval_ms / 1000)

@@ -162,7 +162,7 @@ def train(
 def score(
     *,
     bundle: Annotated[Path, typer.Option(metavar="BUNDLE", help="The model bundle.")],
-    labels: Annotated[Path | None, typer.Option(metavar="FILE", help="labels.jsonl, known as the payments go.")] = None,
+    labels: Annotated[Path | None, typer.Option(metavar="FILE", help="labels.jsonl: count caught frauds.")] = None,
     rejects: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where rejected lines go (default: standard error).")
     ] = None,

@@ -153,7 +153,7 @@ class ProcessingSettings(_Section):
 
     delivery: Annotated[Literal["exactly_once", "at_least_once"], BeforeValidator(_lower)] = "exactly_once"
     budget_ms: Annotated[int, Field(ge=1, le=60_000)] = 200
-    max_batch: Annotated[int, Field(ge=1, le=4_096)] = 1_024
+    max_batch: Annotated[int, Field(ge=1, le=4_096)] = 512
     linger_ms: Annotated[int, Field(ge=0, le=1_000)] = 10
     max_future_ms: Annotated[int, Field(ge=0, le=86_400_000)] = 300_000
     max_payment_bytes: Annotated[int, Field(ge=256, le=1_048_576)] = 65_536

@@ -26,6 +26,7 @@ from features.store import Position, Source, Span, StateStore
 
 _LOG: Final = structlog.get_logger("state")
 CHUNK: Final = 256  # records a catch-up call applies: it must fit the store's time-out
+ROUNDS: Final = 4  # looks at the log before the state is trusted, if others keep it moving
 RETRY_S: Final = (
     0.0,
     0.05,
@@ -68,6 +69,7 @@ class StateKeeper:
         self._clock = clock
         self._epoch = 0
         self._behind: dict[int, tuple[int, int]] | None = None  # partition -> (marker, committed); None: not known
+        self._rounds = 0  # surveys since the doubt
         self._unsure: dict[int, int] = {}  # partition -> offset from which payments may be applied but not journaled
         self._retry_at_s = 0.0
         self._failures = 0
@@ -145,8 +147,10 @@ class StateKeeper:
         self._store.adopt(adopt)
         if skip:
             self._store.adopt(skip, force=True)
+        records = sum(end - start for start, end in behind.values())
         if behind:
-            _LOG.warning("state_behind", records=sum(end - start for start, end in behind.values()))
+            _LOG.warning("state_behind", records=records)
+        self._rounds += 1
         self._behind = behind
 
     def _ahead(self, extents: Mapping[int, Extent], position: Position) -> str:
@@ -184,11 +188,14 @@ class StateKeeper:
             self._behind[partition] = (reached, end)
         else:
             del self._behind[partition]
-            if not self._behind:
-                self._behind = None  # others may have gone on meanwhile: look again
+            # Others may have gone on meanwhile: look again. But workers that commit without state all the time would
+            # never be level with us; to have been so a moment ago is enough, since the logs' own order is what counts.
+            if not self._behind and self._rounds < ROUNDS:
+                self._behind = None
 
     def _trust(self) -> None:
         self.ready = True
+        self._rounds = 0
         self._unsure.clear()
         self._failures = 0
         self._telemetry.store_up.set(1)
@@ -197,6 +204,7 @@ class StateKeeper:
     def _doubt(self, why: str, *, regression: bool) -> None:
         self.ready = False
         self._behind = None
+        self._rounds = 0 if regression else self._rounds
         if regression:
             self._telemetry.state_regressions.inc()
         _LOG.warning("state_doubted", why=why)

@@ -100,7 +100,7 @@ class Enricher:
     def apply(
         self, batch: PaymentBatch, spans: tuple[Span, ...], epoch: int
     ) -> tuple[Applied, dict[Entity, _Grouping]]:
-        """Append the batch to the logs and return them; what `enrich` does first, and all that a catch-up needs."""
+        """Append the batch to the logs and return them; what `enrich` does first."""
         groupings = {entity: _group(_PREFIX[entity], _ids(batch, entity)) for entity in self.catalog.entities}
         append = Append(
             epoch=epoch,

@@ -22,6 +22,14 @@ from features.event import LAYOUT_VERSION
 from features.store import Append, Applied, Position, Source, packed_spans
 
 SCRIPT: Final = files("features").joinpath("apply.lua").read_text("utf-8")
+ADOPT: Final = b"""
+for i = 2, #ARGV, 2 do
+  local known = tonumber(redis.call('HGET', KEYS[1], ARGV[i]))
+  if not known or (ARGV[1] == '1' and known < tonumber(ARGV[i + 1])) then
+    redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
+  end
+end
+"""
 SHARD: Final = "{s0}"  # a single node is one shard; the braces are the hash tag that a cluster needs
 
 _REFUSALS: Final = (
@@ -35,7 +43,9 @@ _T = TypeVar("_T")
 class RedisStore:
     """`StateStore` on one Redis primary (7.0 or newer, AOF on, `noeviction`)."""
 
-    def __init__(self, url: str, *, namespace: str, keep: int, timeout_ms: int, script: str = SCRIPT) -> None:
+    def __init__(
+        self, url: str, *, namespace: str, keep: int, timeout_ms: int, owner: str = "", script: str = SCRIPT
+    ) -> None:
         """Prepare a connection; nothing is sent yet.
 
         Args:
@@ -43,6 +53,8 @@ class RedisStore:
             namespace: prefix of every key; processors that share state use the same one.
             keep: records of each log that every payment may see, and that trimming leaves.
             timeout_ms: limit for connecting and for each reply.
+            owner: what the namespace belongs to (a consumer group and its topic): markers and floors are its offsets.
+                Another owner's namespace is refused.
             script: the apply script; only the tests pass another.
 
         Raises:
@@ -51,6 +63,7 @@ class RedisStore:
         self._keep = keep
         self._prefix = f"{namespace}:{LAYOUT_VERSION}:{SHARD}:".encode()
         self._meta = self._prefix + b"meta"
+        self._owner = owner.encode()
         self._script = script.encode()
         self._sha = b""
         self._trusted = False
@@ -95,16 +108,13 @@ class RedisStore:
         return self._guarded(self._position)
 
     def adopt(self, starts: Mapping[Source, int], *, force: bool = False) -> None:
-        """See `StateStore`. Not atomic with other workers' calls, which can only move markers up in the meantime."""
-
-        def set_markers() -> None:
-            for (topic, partition), start in starts.items():
-                name = f"m:{topic}:{partition}".encode()
-                self._ask(b"HSETNX", self._meta, name, str(start).encode())
-                if force and int(self._ask(b"HGET", self._meta, name)) < start:
-                    self._ask(b"HSET", self._meta, name, str(start).encode())
-
-        self._guarded(set_markers)
+        """See `StateStore`. Atomic: a marker that another worker moves up meanwhile is not lowered again."""
+        if not starts:
+            return
+        arguments: list[bytes] = []
+        for (topic, partition), start in starts.items():
+            arguments += (f"m:{topic}:{partition}".encode(), str(start).encode())
+        self._guarded(partial(self._ask, b"EVAL", ADOPT, b"1", self._meta, b"1" if force else b"0", *arguments))
 
     def apply(self, append: Append) -> Applied:
         """See `StateStore`."""
@@ -133,8 +143,14 @@ class RedisStore:
     def _position(self) -> Position:
         self._connection.connect()
         self._ask(b"HSETNX", self._meta, b"epoch", str(secrets.randbits(32) or 1).encode())
+        self._ask(b"HSETNX", self._meta, b"owner", self._owner)
         flat: list[bytes] = self._ask(b"HGETALL", self._meta)
         held = dict(zip(flat[::2], flat[1::2], strict=True))
+        if held[b"owner"] != self._owner:
+            raise StoreUnsuitable(
+                f"{self._where}: the state in this namespace is that of {held[b'owner'].decode()}: "
+                "give every group and payments topic its own store.namespace"
+            )
         found: dict[bytes, dict[Source, int]] = {b"m:": {}, b"f:": {}}
         for name, value in held.items():
             if name[:2] in found:

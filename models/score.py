@@ -6,7 +6,7 @@ import importlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +25,6 @@ _Predict = Callable[[Values], Scores]
 
 class ScoringFailed(Exception):
     """A loaded model could not score a batch: the device is gone or out of memory."""
-
-
-SCORING_ERRORS: Final[tuple[type[Exception], ...]] = (ScoringFailed,)
 
 
 class Scoring(Protocol):

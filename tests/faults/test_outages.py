@@ -121,6 +121,8 @@ def test_redis_goes_back_in_time(stage: Scene, load: Load, own_redis: RedisServe
     stage.wait_outcomes(stage.outcomes() + 100)
     stage.wait_decision("full", after=mark)
     _close(stage, load)
+    _, contradictions = stage.evidence().timelines()
+    assert contradictions, "the state did not go back in time"
     report.judged("Redis restarted with older data, same epoch", 1, stage.violations(regressed=True))
 
 
