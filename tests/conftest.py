@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in _SERVICE_OF_FIXTURE:
                 item.add_marker(_SERVICE_OF_FIXTURE[fixture])
-        if not any(item.get_closest_marker(name) for name in ("kafka", "redis", "faults", "gpu")):
+        if not any(item.get_closest_marker(name) for name in ("kafka", "redis", "faults", "gpu", "slow")):
             item.add_marker("fast")
 
 

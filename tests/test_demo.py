@@ -63,6 +63,7 @@ def manifest(cache: Path) -> Path:
     return found
 
 
+@pytest.mark.slow
 def test_the_first_run_prints_one_json_object_and_every_payment_is_decided_once(first: Ran) -> None:
     assert first.status == 0, first.err
     assert first.out.count("\n") == 1
@@ -76,6 +77,7 @@ def test_the_first_run_prints_one_json_object_and_every_payment_is_decided_once(
     assert 0 <= summary["within_budget"] <= 1
 
 
+@pytest.mark.slow
 def test_the_counts_beside_precision_and_recall_add_up(first: Ran) -> None:
     summary = json.loads(first.out)
     caught, suspected = summary["frauds_caught"], summary["frauds_caught"] + summary["false_alarms"]
@@ -85,12 +87,14 @@ def test_the_counts_beside_precision_and_recall_add_up(first: Ran) -> None:
     assert 0 < caught <= summary["frauds"]
 
 
+@pytest.mark.slow
 def test_the_first_run_trains_and_leaves_nothing_but_the_bundle(first: Ran, cache: Path) -> None:
     assert "Training" in first.err
     assert [path.parent for path in cache.rglob("manifest.json")] == [manifest(cache).parent]
     assert list((cache / "fraudline").iterdir()) == [manifest(cache).parent]
 
 
+@pytest.mark.slow
 def test_the_second_run_trains_nothing_and_ends_with_the_summary(first: Ran, cache: Path) -> None:
     made = manifest(cache).stat().st_mtime_ns
     second = demo(cache, "--payments", "300", "--rate", "1000")

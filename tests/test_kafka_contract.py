@@ -27,12 +27,14 @@ REAL = pytest.param("kafka", marks=pytest.mark.kafka)
 DEADLINE_S = 30.0
 POLL_S = 0.05
 
-both = pytest.mark.parametrize("cluster", ["embedded", REAL], indirect=True)
+EMBEDDED = pytest.param("embedded", marks=pytest.mark.slow)  # a join takes its broker 3 s
+
+both = pytest.mark.parametrize("cluster", [EMBEDDED, REAL], indirect=True)
 
 
 def only_real(reason: str) -> pytest.MarkDecorator:
     """On both, and expected to fail on the embedded broker."""
-    embedded = pytest.param("embedded", marks=pytest.mark.xfail(strict=True, reason=reason))
+    embedded = pytest.param("embedded", marks=[pytest.mark.slow, pytest.mark.xfail(strict=True, reason=reason)])
     return pytest.mark.parametrize("cluster", [embedded, REAL], indirect=True)
 
 

@@ -64,6 +64,7 @@ def producer_config(kafka: KafkaSettings) -> Config:
         "enable.idempotence": True,
         "acks": "all",
         "linger.ms": 0,
+        "retry.backoff.ms": 5,  # a transaction that starts right behind another is asked to wait: not 100 ms
         "queue.buffering.max.messages": 100_000,
         "queue.buffering.max.kbytes": 65_536,
         "message.max.bytes": 2_000_000,

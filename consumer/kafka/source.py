@@ -31,7 +31,7 @@ class _Owned:
 
     position: int
     committed: int
-    told: int = -1  # the floor that the state store has heard of
+    told: int = 0  # the floor that the state store has heard of
 
 
 class KafkaSource:
