@@ -33,7 +33,6 @@ TRAINING_SEED_OFFSET: Final = 1_000_003  # the model never sees what is shown
 SHOWN_DAYS_AGO: Final = 60
 START_LIMIT_S: Final = 30.0
 STALL_LIMIT_S: Final = 30.0
-FETCH_WAIT_MS: Final = 5
 VIEW_INTERVAL_S: Final = 0.25
 
 
@@ -88,11 +87,8 @@ def demo_bundle(seed: int, console: Console) -> Path:
 
 
 def _settings(brokers: str) -> Settings:
-    # the mock cluster answers a fetch when its wait is over, not when a record comes
     return Settings(
-        kafka=KafkaSettings(
-            brokers=brokers, group_id="fraudline-demo", transactional_id="fraudline-demo", fetch_wait_ms=FETCH_WAIT_MS
-        ),
+        kafka=KafkaSettings(brokers=brokers, group_id="fraudline-demo", transactional_id="fraudline-demo"),
         processing=ProcessingSettings(delivery="at_least_once"),
         telemetry=TelemetrySettings(port=0),
     )

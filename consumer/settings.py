@@ -78,7 +78,7 @@ class KafkaSettings(_Section):
     session_timeout_ms: Annotated[int, Field(ge=1_000, le=300_000)] = 10_000
     max_poll_interval_ms: Annotated[int, Field(ge=1_000, le=3_600_000)] = 60_000
     request_timeout_ms: Annotated[int, Field(ge=1_000, le=300_000)] = 10_000
-    fetch_wait_ms: Annotated[int, Field(ge=1, le=1_000)] = 100
+    fetch_wait_ms: Annotated[int, Field(ge=1, le=1_000)] = 5
 
     @field_validator("transactional_id", mode="before")
     @classmethod

@@ -24,7 +24,7 @@ def test_a_worker_that_is_killed_at_a_step_loses_and_repeats_nothing(
     scene: MakeScene, report: Report, step: str, delivery: str
 ) -> None:
     stage = scene(delivery=delivery)
-    stage.produce(history(600, seed=1))
+    stage.produce(history(200 + 30 * sum(POSITIONS), seed=1))  # enough batches for the last fault to be reached
     for nth in POSITIONS:
         worker = stage.worker(fault=Fault(step, nth))
         assert worker.wait_exit() == -signal.SIGKILL, worker.story()
@@ -44,7 +44,7 @@ def test_workers_that_are_killed_at_random_lose_and_repeat_nothing(scene: MakeSc
     for kill in range(8):
         name = rng.choice("abc")
         victim = replicas[name]
-        victim.wait_for("ready")
+        victim.wait_for("owns")
         stage.produce(history(150, seed=100 + kill, first=stage.produced))
         stage.wait_outcomes(stage.outcomes() + rng.randrange(1, 100))
         victim.process.kill()

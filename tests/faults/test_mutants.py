@@ -25,11 +25,11 @@ def test_without_the_marker_payments_are_appended_twice(scene: MakeScene, report
 def test_without_the_marker_a_gap_in_the_state_is_skipped(scene: MakeScene, report: Report) -> None:
     stage = scene()
     heir = stage.worker("heir", mutant="skips_a_gap")
-    heir.wait_for("ready")
+    heir.wait_for("owns")
     with RedisServer() as gone:
         url = gone.url
     cut_off = stage.worker("cut-off", redis_url=url, mutant="skips_a_gap")
-    cut_off.wait_for("ready")
+    cut_off.wait_for("owns")
     stage.produce(history(300, seed=9))
     stage.wait_decision("no_features")
     stage.wait_committed()

@@ -44,7 +44,7 @@ def stage(scene: MakeScene, own_redis: RedisServer, request: pytest.FixtureReque
     """A scene with a Redis of its own, whose outages are short of patience, and a worker that has begun."""
     options = {"patience_ms": 200, "store_timeout_ms": 100} | getattr(request, "param", {})
     made = scene(own_redis.url, **options)
-    made.worker().wait_for("ready")
+    made.worker().wait_for("owns")
     return made
 
 
@@ -130,10 +130,10 @@ def test_a_worker_cut_off_from_redis_is_taken_over(scene: MakeScene, own_redis: 
     """What it decided without features is missing from the state; its heir must notice, though its own link is fine."""
     stage = scene()
     heir = stage.worker("heir")
-    heir.wait_for("ready")
+    heir.wait_for("owns")
     own_redis.kill()
     cut_off = stage.worker("cut-off", redis_url=own_redis.url)
-    cut_off.wait_for("ready")
+    cut_off.wait_for("owns")
     stage.produce(history(300, seed=9))
     stage.wait_decision("no_features")
     stage.wait_committed()

@@ -35,7 +35,7 @@ def test_a_worker_that_stalls_past_its_session_changes_nothing_when_it_wakes(
     stale.wait_stopped()
     before = stage.outcomes()
     heir = stage.worker("heir")
-    heir.wait_for("ready")
+    heir.wait_for("owns")
     stage.wait_outcomes(before + 200)
     stale.send(signal.SIGCONT)
     stage.produce(history(200, seed=4, first=stage.produced))
@@ -51,7 +51,7 @@ def test_a_worker_that_wakes_before_its_transaction_expires_is_fenced_all_the_sa
     stale = stage.worker("stale", fault=Fault("after_flush", 4, "STOP"))
     stale.wait_stopped()
     heir = stage.worker("heir")
-    heir.wait_for("ready")
+    heir.wait_for("owns")
     stale.send(signal.SIGCONT)
     stage.produce(history(200, seed=6, first=stage.produced))
     stage.finish()
@@ -62,12 +62,12 @@ def test_a_worker_that_wakes_before_its_transaction_expires_is_fenced_all_the_sa
 def test_workers_come_and_go_under_load(scene: MakeScene, report: Report, delivery: str) -> None:
     stage = scene(delivery=delivery)
     first = stage.worker("a")
-    first.wait_for("ready")
+    first.wait_for("owns")
     with Load(stage):
         stage.wait_outcomes(150)
         others = [stage.worker("b"), stage.worker("c")]
         for worker in others:
-            worker.wait_for("ready")
+            worker.wait_for("owns")
         stage.wait_outcomes(stage.outcomes() + 300)
         for worker in others:
             assert worker.drain() == 0, worker.story()
@@ -80,7 +80,7 @@ def test_workers_come_and_go_under_load(scene: MakeScene, report: Report, delive
 def test_of_two_workers_with_one_transactional_id_one_gives_up(scene: MakeScene, report: Report) -> None:
     stage = scene()
     one = stage.worker("same")
-    one.wait_for("ready")
+    one.wait_for("owns")
     stage.produce(history(300, seed=7))
     two = stage.worker("same")
     with Load(stage):

@@ -2,8 +2,8 @@
 
     python -m tests.faults.worker --spec JSON
 
-Standard output tells the parent what happens, a word first: `ready`, `unready WHY`, `stopping STEP` (then it stops
-itself with SIGSTOP), `error TEXT`. The exit status is 0 after SIGTERM and a drain in time.
+Standard output tells the parent what happens, a word first: `owns PARTITIONS`, `disowned`, `ready WHY`, `unready WHY`,
+`stopping STEP` (then it sends itself the signal), `error TEXT`. The exit status is 0 after SIGTERM and a drain in time.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -63,7 +64,19 @@ class FaultPoint:
 
 
 class SpokenHealth(Health):
-    """Tells the parent when readiness changes."""
+    """Tells the parent when readiness changes, and which partitions the worker owns, once a turn of the loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.owned: Callable[[], Sequence[int]] = tuple
+        self._told: tuple[int, ...] = ()
+
+    def beat(self) -> None:
+        owned = tuple(self.owned())
+        if owned != self._told:
+            self._told = owned
+            say("owns" if owned else "disowned", *map(str, owned))
+        super().beat()
 
     def ready(self, ready: bool, why: str) -> None:
         if ready != self.readiness[0]:
@@ -115,15 +128,17 @@ def work(spec: Spec) -> int:
     try:
         if spec.check_store:
             check_store(store)
+        health = SpokenHealth()
         processor = Processor(
             settings,
             model=model(),
             store=store,
             telemetry=Telemetry(),
-            health=SpokenHealth(),
+            health=health,
             step=FaultPoint(spec.fault),
             enricher=MUTANT_ENRICHERS.get(spec.mutant, Enricher),
         )
+        health.owned = lambda: processor.source.owned
         stop_on_signals(processor.stop, settings.processing.drain_deadline_ms / 1000)
         try:
             processor.run()
