@@ -16,8 +16,8 @@ from features.errors import KafkaUnavailable
 
 Config = dict[str, Any]
 
-# A broker that answers a fetch for every record spends more on fetches than on payments: at 1,000/s on 2 cores, letting it
-# gather for `fetch_wait_ms` took its CPU from 0.6 to 0.5 cores and p99 from 307 to 159 ms.
+# A broker that answers a fetch for every record spends more on fetches than on payments: at 1,000/s on 2 busy cores,
+# letting it gather for `fetch_wait_ms` took its CPU from 0.6 to 0.5 cores and p99 from 307 to 159 ms.
 FETCH_MIN_BYTES: Final = 65_536
 UNREACHABLE: Final = frozenset({Code._ALL_BROKERS_DOWN, Code._TRANSPORT, Code._TIMED_OUT, Code._RESOLVE})
 _LOG: Final = logging.getLogger("librdkafka")
