@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
@@ -17,6 +17,7 @@ from consumer.state import StateKeeper
 from consumer.telemetry import Health, Telemetry
 from features.errors import KafkaUnavailable, ProducerLost, StoreUnavailable, TransactionAborted
 from features.event import batch_of
+from features.store import Span
 
 _LOG: Final = structlog.get_logger("loop")
 RECOVERY_SLICE_S: Final = 0.02  # while payments wait, catching up takes no more than this between two batches
@@ -106,7 +107,9 @@ class Loop:
         self._failing_since_s, self._failures = None, 0
         self._telemetry.lag_seconds.set(0)
         spans = self._source.spans(())
-        if spans and self._state.ready and self._state.enrich(NO_PAYMENTS, spans, IDLE_PATIENCE_S):
+        if any(span.end > span.start for span in spans):
+            self._commit((), spans)
+        elif spans and self._state.ready and self._state.enrich(NO_PAYMENTS, spans, IDLE_PATIENCE_S):
             self._source.told(spans)
 
     def _recover(self) -> bool:
@@ -144,8 +147,10 @@ class Loop:
         if not messages:
             return
         ordered = in_log_order(messages)
-        spans = self._source.spans(ordered)
-        decided = self._pipeline.process(ordered, spans)
+        self._commit(ordered, self._source.spans(ordered))
+
+    def _commit(self, messages: Sequence[Message], spans: tuple[Span, ...]) -> None:
+        decided = self._pipeline.process(messages, spans)
         if decided.enriched is not None:
             self._source.told(spans)
         self._source.committed(spans)

@@ -334,6 +334,29 @@ def test_the_log_reader_reaches_the_end_over_the_marks_of_transactions(cluster: 
     assert values == [b"0", b"1", b"2"]
 
 
+@only_real("the mock cluster's marks of transactions have no checksum")
+def test_a_source_commits_past_the_marks_of_transactions(cluster: Cluster) -> None:
+    source = cluster.member()
+    producer = Producer(
+        {"bootstrap.servers": cluster.settings.brokers, "transactional.id": f"{cluster.payments}-y", "log_level": 0}
+    )
+    producer.init_transactions(DEADLINE_S)
+    producer.begin_transaction()
+    for number in range(3):
+        producer.produce(cluster.payments, b"%d" % number, partition=1)
+    producer.commit_transaction(DEADLINE_S)
+    producer.close()
+
+    messages = take(source, 3)
+    source.committed(source.spans(messages))
+    until(lambda: [span.end for span in source.spans(())] == [4], source)  # three records and a mark
+    source.commit(source.spans(()))
+    source.committed(source.spans(()))
+    assert source.lag_records() == 0
+    source.rewind()
+    assert source.poll(1, POLL_S) == []
+
+
 @both
 def test_a_topic_that_is_not_there_is_named(cluster: Cluster) -> None:
     with pytest.raises(KafkaUnavailable, match=r"has no topic .*nothing\.here: create it"):

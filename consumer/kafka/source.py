@@ -32,6 +32,7 @@ class _Owned:
     position: int
     committed: int
     told: int = 0  # the floor that the state store has heard of
+    end: int = 0  # where the log ended when we last came to its end: behind the marks of the producers' transactions
 
 
 class KafkaSource:
@@ -50,7 +51,7 @@ class KafkaSource:
         self._arriving: list[TopicPartition] = []  # assigned to us, but we don't know yet where they start
         self._membership = b""
         self._paused = False
-        self._consumer = Consumer(group_config(kafka))
+        self._consumer = Consumer(group_config(kafka) | {"enable.partition.eof": True})
 
     def start(self, topics: Iterable[str]) -> None:
         """Check that every topic exists, then join the group. Raises KafkaUnavailable."""
@@ -71,9 +72,10 @@ class KafkaSource:
             messages = self._consumer.consume(limit, wait_s)
         except KafkaException as exception:
             raise unavailable(self._kafka, exception) from exception
-        if self._arriving:
+        ours = [message for message in messages if self._is_ours(message)]
+        if self._arriving:  # after that: what was read before a partition came back says nothing about its end
             self._welcome()
-        return [message for message in messages if self._is_ours(message)]
+        return ours
 
     def still_owned(self, messages: Sequence[Message]) -> list[Message]:
         """Drop what a rebalance has taken away since it was read, or has made us read twice."""
@@ -89,14 +91,21 @@ class KafkaSource:
     def spans(self, messages: Sequence[Message]) -> tuple[Span, ...]:
         """What a batch covers of each partition; messages are grouped by partition, offsets rising.
 
-        Partitions without a record in it have an empty span when the store has not heard yet what is committed.
+        A partition without a record in it has a span when the store has not heard yet what is committed, or when a
+        hole ends the log: the marks of a producer's transaction.
         """
         self._membership = self._consumer.consumer_group_metadata()
         ends = {message.partition(): message.offset() + 1 for message in messages}
         return tuple(
-            Span(self._topic, partition, owned.position, ends.get(partition, owned.position), owned.committed)
+            Span(
+                self._topic,
+                partition,
+                owned.position,
+                max(ends.get(partition, owned.position), owned.end),
+                owned.committed,
+            )
             for partition, owned in self._owned.items()
-            if partition in ends or owned.told < owned.committed
+            if partition in ends or owned.told < owned.committed or owned.end > owned.position
         )
 
     def committed(self, spans: Iterable[Span]) -> None:
@@ -130,6 +139,7 @@ class KafkaSource:
             if partition.offset >= 0:
                 owned.committed = partition.offset
             owned.position = owned.committed
+            owned.end = 0  # what lies before it has to be read again
             try:
                 self._consumer.seek(TopicPartition(self._topic, partition.partition, owned.committed))
             except KafkaException as exception:
@@ -181,6 +191,10 @@ class KafkaSource:
         if error is None:
             owned = self._owned.get(message.partition())
             return owned is not None and message.offset() >= owned.position
+        if error.code() == Code._PARTITION_EOF:
+            if message.partition() in self._owned:
+                self._owned[message.partition()].end = message.offset()
+            return False
         if error.code() in (Code._AUTO_OFFSET_RESET, Code.OFFSET_OUT_OF_RANGE):
             raise KafkaUnavailable(
                 f"{self._topic}/{message.partition()} no longer holds the offsets that are due: payments were lost by "
