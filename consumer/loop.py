@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from consumer.decode import Message, in_log_order
+from consumer.decode import Message
 from consumer.kafka.publisher import Publisher
 from consumer.kafka.source import POLL_SLICE_S, KafkaSource
 from consumer.pace import Pace
@@ -146,8 +146,7 @@ class Loop:
     def _process(self, messages: list[Message]) -> None:
         if not messages:
             return
-        ordered = in_log_order(messages)
-        self._commit(ordered, self._source.spans(ordered))
+        self._commit(messages, self._source.spans(messages))
 
     def _commit(self, messages: Sequence[Message], spans: tuple[Span, ...]) -> None:
         decided = self._pipeline.process(messages, spans)

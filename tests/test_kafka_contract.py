@@ -19,7 +19,7 @@ from consumer.kafka.logreader import LogReader
 from consumer.kafka.publisher import AcknowledgedPublisher, Outgoing, Publisher, TransactionalPublisher
 from consumer.kafka.source import KafkaSource
 from consumer.settings import KafkaSettings
-from features.errors import KafkaUnavailable, ProducerLost
+from features.errors import KafkaUnavailable, ProducerLost, TransactionAborted
 from features.store import Span
 from tests.services.reader import ReadCommitted
 
@@ -332,6 +332,19 @@ def test_the_log_reader_reaches_the_end_over_the_marks_of_transactions(cluster: 
         messages, reached = reader.read(1, reached, end, 2, time.monotonic() + POLL_S)
         values += [message.value() for message in messages]
     assert values == [b"0", b"1", b"2"]
+
+
+@pytest.mark.parametrize("cluster", [REAL], indirect=True)  # the mock cluster shows aborted records at times
+def test_what_a_worker_without_membership_published_never_rides_on_a_later_commit(cluster: Cluster) -> None:
+    source = cluster.source()
+    source.spans(())  # it never joined
+    publisher = cluster.publisher(TransactionalPublisher, source)
+    publisher.publish(outgoing(cluster, b"of no member"))
+    with pytest.raises(TransactionAborted):
+        publisher.commit((Span(cluster.payments, 0, 0, 1, 0),))
+    publisher.publish(outgoing(cluster, b"later"))
+    publisher.commit(())
+    assert cluster.decided(1) == [b"later"]
 
 
 @only_real("the mock cluster's marks of transactions have no checksum")

@@ -196,6 +196,16 @@ class TransactionalPublisher(_Producing):
         except ProducerLost:
             self._open = False
             raise
+        except TransactionAborted:  # by the source: what was published must not ride on the next batch's commit
+            self._abort()
+            raise
+
+    def _abort(self) -> None:
+        try:
+            self._producer.abort_transaction(self._timeout_s)
+        except KafkaException as exception:
+            raise ProducerLost(f"the transaction could not be aborted: {error_of(exception).str()}") from exception
+        self._open = False
 
     def _settle(self, error: Code, cause: KafkaException) -> None:
         """Turn librdkafka's three kinds of transaction error into ours."""
@@ -203,11 +213,7 @@ class TransactionalPublisher(_Producing):
             self._note_fence()
             raise ProducerLost("the transactional id was taken over, or its transaction ran out of time") from cause
         if error.txn_requires_abort():
-            try:
-                self._producer.abort_transaction(self._timeout_s)
-            except KafkaException as exception:
-                raise ProducerLost(f"the transaction could not be aborted: {error_of(exception).str()}") from exception
-            self._open = False
+            self._abort()
             raise TransactionAborted(f"the transaction was aborted: {error.str()}") from cause
         raise ProducerLost(f"the transaction's outcome is unknown: {error.str()}") from cause
 

@@ -89,7 +89,7 @@ class KafkaSource:
         return kept
 
     def spans(self, messages: Sequence[Message]) -> tuple[Span, ...]:
-        """What a batch covers of each partition; messages are grouped by partition, offsets rising.
+        """What a batch covers of each partition; offsets rise within each.
 
         A partition without a record in it has a span when the store has not heard yet what is committed, or when a
         hole ends the log: the marks of a producer's transaction.
