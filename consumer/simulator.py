@@ -21,6 +21,7 @@ import numpy as np
 from consumer.simulator_fraud import fraud_payments
 from consumer.simulator_world import (
     CAMPAIGNS,
+    CASH,
     CATEGORIES,
     COUNTRIES,
     DAY_MS,
@@ -55,13 +56,18 @@ class _PaymentRecord(Payment, frozen=True, gc=False, omit_defaults=True):
     """A payment as it is sent: absent fields are left out instead of null."""
 
 
+class _LabelRecord(Label, frozen=True, gc=False, omit_defaults=True):
+    """A label as it is sent: absent fields are left out instead of null."""
+
+
 @dataclass(frozen=True, slots=True)
 class Simulation:
     """What to simulate. Shares lie in [0, 1); `start_ms` is milliseconds since the epoch, UTC.
 
     Left to itself a customer pays a dozen times, about every second or third day, and there is a merchant for ten
-    customers. `late` payments arrive minutes to hours after they happened; `duplicate` ones are delivered again with
-    the same bytes; `malformed` records come on top of `payments`.
+    customers. One customer in eight holds a second card on the same account. `late` payments arrive minutes to hours
+    after they happened; `duplicate` ones are delivered again with the same bytes; `malformed` records come on top of
+    `payments`.
 
     Raises:
         ConfigError: a value can't be used.
@@ -118,7 +124,7 @@ class History:
         columns: The payments, shape (n,).
         row: Which payment each delivered record shows.
         damage: 0 for a payment as it is, else 1 + the index in the list of malformations.
-        summary: Counts, ready for JSON: payments, cards, merchants, fraud and its campaigns, labels, deliveries.
+        summary: Counts, ready for JSON: payments, who and where pays, fraud and its campaigns, labels, deliveries.
     """
 
     simulation: Simulation
@@ -169,40 +175,44 @@ class History:
         for start in range(0, len(self.labelled), _CHUNK_RECORDS):
             chunk = slice(start, start + _CHUNK_RECORDS)
             rows, times = self.labelled[chunk], self.labelled_at_ms[chunk].tolist()
-            cards = self._names("card", self.columns.customer[rows])
+            columns = self.columns.take(rows)
+            cards = self._names("card", columns.card)
             verdicts = np.where(self.fraud[rows], "fraud", "genuine").tolist()
             fields = (
                 self._event_ids(rows),
                 cards,
-                self._names("m", self.columns.merchant[rows]),
+                self._names("m", columns.merchant),
                 self._event_times(rows),
                 verdicts,
                 times,
                 [_SOURCES[source] for source in self.source[chunk].tolist()],
+                self._names("a", self.world.account[self.world.holder[columns.card]]),
+                self._terminals(columns.terminal),
+                _devices(columns.device),
+                _addresses(columns.ip),
             )
-            yield [card.encode() for card in cards], list(map(encode, map(Label, *fields))), times
+            yield [card.encode() for card in cards], list(map(encode, map(_LabelRecord, *fields))), times
 
     def _payments(self, rows: Ints) -> list[Payment]:
         columns, world = self.columns.take(rows), self.world
-        shop = columns.merchant
-        country, home = world.shop_country[shop], world.home[columns.customer]
+        shop, customer = columns.merchant, world.holder[columns.card]
+        country, home = world.shop_country[shop], world.home[customer]
         money = np.where(world.shop_ecom[shop], home, country)
-        counter = np.where(world.shop_ecom[shop], -1, shop * 4 + columns.customer % 3)
         fields = (
             self._event_ids(rows),
             self._event_times(rows),
-            self._names("card", columns.customer),
+            self._names("card", columns.card),
             self._names("m", shop),
             _minor_units(columns.euro, money).tolist(),
             [COUNTRIES[at].currency for at in money.tolist()],
-            [None if at < 0 else f"d_{at * 2654435761 & 0xFFFFFFFF:08x}" for at in columns.device.tolist()],
-            [None if at < 0 else f"10.{at >> 16}.{at >> 8 & 255}.{at & 255}" for at in columns.ip.tolist()],
+            _devices(columns.device),
+            _addresses(columns.ip),
             [CATEGORIES[at].mcc for at in world.category[shop].tolist()],
             [COUNTRIES[at].code for at in country.tolist()],
             [COUNTRIES[at].code for at in home.tolist()],
             [CHANNELS[at] for at in columns.channel.tolist()],
-            [None if at < 0 else f"t_{at:07d}" for at in counter.tolist()],
-            self._names("a", columns.customer),
+            self._terminals(columns.terminal),
+            self._names("a", world.account[customer]),
         )
         return list(map(_PaymentRecord, *fields))
 
@@ -217,6 +227,27 @@ class History:
     def _names(self, kind: str, numbers: Ints) -> list[str]:
         form = {"card": "card_{:07d}", "m": "m_{:06d}", "a": "a_{:07d}"}[kind].format
         return list(map(form, numbers.tolist()))
+
+    def _terminals(self, numbers: Ints) -> list[str | None]:
+        return list(map(self._terminal_names.__getitem__, numbers.tolist()))
+
+    @cached_property
+    def _terminal_names(self) -> list[str | None]:
+        """The name of each terminal under its merchant's number; the last is what -1 finds: none."""
+        world = self.world
+        shop = np.repeat(np.arange(world.merchants), world.terminals)
+        place = np.arange(len(shop)) - world.first_terminal[shop]
+        cash = world.category[shop] == CASH
+        rows = zip(cash.tolist(), shop.tolist(), place.tolist(), strict=True)
+        return [f"{'atm' if machine else 't'}_{at:06d}_{which:02d}" for machine, at, which in rows] + [None]
+
+
+def _devices(numbers: Ints) -> list[str | None]:
+    return [None if at < 0 else f"d_{at * 2654435761 & 0xFFFFFFFF:08x}" for at in numbers.tolist()]
+
+
+def _addresses(numbers: Ints) -> list[str | None]:
+    return [None if at < 0 else f"10.{at >> 16}.{at >> 8 & 255}.{at & 255}" for at in numbers.tolist()]
 
 
 def _minor_units(euro: Floats, country: Ints) -> Ints:
@@ -248,8 +279,10 @@ def simulate(simulation: Simulation) -> History:
         "payments": len(columns),
         "records": len(row),
         "days": round(world.days, 3),
-        "cards": len(np.unique(columns.customer)),
-        "merchants": len(np.unique(columns.merchant)),
+        "cards": _distinct(columns.card),
+        "accounts": _distinct(world.account[world.holder[columns.card]]),
+        "merchants": _distinct(columns.merchant),
+        "terminals": _distinct(columns.terminal[columns.terminal >= 0]),
         "fraud": frauds,
         "fraud_share": frauds / len(columns),
         "campaigns": {
@@ -263,6 +296,10 @@ def simulate(simulation: Simulation) -> History:
     }
     labelled_at += simulation.start_ms
     return History(simulation, world, columns, row, damage, labelled, labelled_at, source, summary)
+
+
+def _distinct(numbers: Ints) -> int:
+    return int(np.count_nonzero(np.bincount(numbers)))
 
 
 def _deliveries(simulation: Simulation, arrival: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:

@@ -1,6 +1,7 @@
-"""How fraud unfolds in the simulated world: four campaigns on the cards of people who were living there.
+"""How fraud unfolds in the simulated world: five campaigns on the cards of people who were living there.
 
-Card testing then a spree, a compromised merchant, taken-over accounts, and mule rings; see `simulator_world` for units.
+Card testing then a spree, a compromised merchant, taken-over accounts, mule rings, and skimmed terminals; see
+`simulator_world` for units.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from consumer.simulator_world import (
     MINUTE_MS,
     POS,
     RING,
+    SKIMMED,
     TAKEOVER,
     TESTING,
     Bools,
@@ -28,20 +30,22 @@ from consumer.simulator_world import (
     World,
     columns_of,
     concatenate,
+    spend,
 )
 
-_SHARES: Final = (0.30, 0.35, 0.20, 0.15)  # of all fraud, in the order of CAMPAIGNS
+_SHARES: Final = (0.25, 0.25, 0.15, 0.15, 0.20)  # of all fraud, in the order of CAMPAIGNS
 
 
 def fraud_payments(world: World, genuine: Columns, count: int, rng: np.random.Generator) -> Columns:
     """`count` fraudulent payments on the cards of `genuine` (not in time order).
 
-    A world too small for its share of compromised merchants has more taken-over accounts instead.
+    A world too small for its share of compromised merchants or skimmed terminals has more taken-over accounts instead.
     """
     quota = np.diff(np.rint(np.cumsum((0.0, *_SHARES)) * count)).astype(int).tolist()
     scene = _Scene(world, genuine, rng)
-    compromised = scene.compromised(quota[1])
-    parts = [compromised, scene.testing(quota[0]), scene.takeover(quota[2] + quota[1] - len(compromised))]
+    skimmed, compromised = scene.skimmed(quota[4]), scene.compromised(quota[1])
+    missing = quota[4] - len(skimmed) + quota[1] - len(compromised)
+    parts = [skimmed, compromised, scene.testing(quota[0]), scene.takeover(quota[2] + missing)]
     return concatenate([*parts, scene.ring(quota[3])])
 
 
@@ -64,12 +68,13 @@ class _Scene:
 
     def __init__(self, world: World, genuine: Columns, rng: np.random.Generator) -> None:
         self._world, self._genuine, self._rng = world, genuine, rng
-        lived = np.bincount(genuine.customer, minlength=world.customers)
-        spent = np.bincount(genuine.customer, weights=genuine.euro, minlength=world.customers)
+        self._home = world.home[world.holder]
+        lived = np.bincount(genuine.card, minlength=world.cards)
+        spent = np.bincount(genuine.card, weights=genuine.euro, minlength=world.cards)
         self._habit = np.where(lived > 0, spent / np.maximum(lived, 1), 30.0)
         # A card is exposed where it is used: the more it pays, the sooner it comes up.
-        self._queue = np.argsort(rng.exponential(1.0, world.customers) / np.maximum(lived, 1e-6) ** 0.5)
-        self._taken = np.zeros(world.customers, np.bool_)
+        self._queue = np.argsort(rng.exponential(1.0, world.cards) / np.maximum(lived, 1e-6) ** 0.5)
+        self._taken = np.zeros(world.cards, np.bool_)
         self.devices_of = 0
 
     def testing(self, count: int) -> Columns:
@@ -135,7 +140,7 @@ class _Scene:
             closes = opens + min(0.25 * world.span_ms, 7.0 * DAY_MS)
             sales = order[start[merchant] : start[merchant + 1]]
             time = genuine.time_ms[sales]
-            cards = np.unique(genuine.customer[sales[(time >= opens) & (time < closes)]])
+            cards = np.unique(genuine.card[sales[(time >= opens) & (time < closes)]])
             cards = rng.permutation(cards[~self._taken[cards]])[:40]
             if len(cards) < 4:
                 continue
@@ -155,27 +160,78 @@ class _Scene:
         pause = np.where(step == 0, 0.0, rng.exponential(9.0, count) * HOUR_MS)
         time = begin + np.minimum(_elapsed(pause, step), 0.95 * (world.span_ms - begin))
         cloned = (rng.random(len(who)) < 0.4)[who]
-        street = world.resale_street.pick(world.home[victim], rng)
+        street = world.resale_street.pick(self._home[victim], rng)
         shop = np.where(cloned, street, self._online_shop(victim, 0.75, 0.15))
         euro = world.level[shop] * np.exp(rng.normal(0.3, 0.7, count))
         device = self._new_devices(who, shown=0.85)
         used = self._online(time=time, victim=victim, shop=shop, euro=euro, device=device, campaign=COMPROMISED)
         return replace(
             used,
+            terminal=world.terminal_at(shop, rng.random(count)).astype(np.int32),
             channel=np.where(cloned, POS, ECOM).astype(np.int8),
             device=np.where(cloned, -1, used.device),
             ip=np.where(cloned, -1, used.ip),
         )
 
+    def skimmed(self, count: int) -> Columns:
+        """For weeks, a terminal charges cards of its own customers again, days later, as if they had bought as usual.
+
+        Only the terminal gives it away: the hour, the amount, the channel and the device are those of an honest sale.
+        """
+        world, rng, genuine = self._world, self._rng, self._genuine
+        latest = world.span_ms - DAY_MS
+        weeks = min(28.0 * DAY_MS, 0.9 * latest)
+        busiest = min(max(count // 8, 10), 60)  # so that it is several terminals, where most of what they take is fraud
+        like: list[Ints] = [np.empty(0, np.int64)]
+        days = [np.empty(0, np.int64)]
+        found = 0
+        for sales in self._sales_by_terminal(count + 20) if latest > DAY_MS else ():
+            if found >= count:
+                break
+            lasts = rng.uniform(0.7, 1.0) * weeks
+            opens = rng.random() * (latest - lasts)
+            time = genuine.time_ms[sales]
+            honest = int(((time >= opens) & (time < opens + lasts)).sum())
+            seen = sales[(time < opens + lasts) & ~self._taken[genuine.card[sales]]]
+            if not 3 <= honest <= busiest or len(seen) < 4:
+                continue
+            again = rng.choice(seen, int(rng.integers(honest, 2 * honest + 1)))
+            begins = np.maximum(genuine.time_ms[again], opens)
+            then = begins + rng.random(len(again)) * (opens + lasts - begins)
+            like.append(again)
+            days.append(np.ceil((then - genuine.time_ms[again]) / DAY_MS).clip(1).astype(np.int64))
+            found += len(again)
+        sold = genuine.take(np.concatenate(like)[:count])
+        self._taken[sold.card] = True
+        shift = np.concatenate(days)[:count] * DAY_MS + rng.normal(0.0, 30.0, len(sold)) * MINUTE_MS
+        return replace(
+            sold,
+            time_ms=np.clip(sold.time_ms + shift, 0, world.span_ms - 1).astype(np.int64),
+            euro=spend(world, world.holder[sold.card], sold.merchant, rng),
+            campaign=np.full(len(sold), SKIMMED, np.int8),
+        )
+
+    def _sales_by_terminal(self, most: int) -> list[Ints]:
+        """The rows of `genuine` at each of some terminals that aren't idle, at most `most` of them, in any order."""
+        terminal = self._genuine.terminal
+        sales = np.bincount(terminal + 1, minlength=2)[1:]
+        picked = self._rng.permutation(np.flatnonzero(sales >= 8))[:most]
+        place = np.full(len(sales) + 1, -1)  # the last is what -1 finds: online
+        place[picked] = np.arange(len(picked))
+        rows = np.flatnonzero(place[terminal] >= 0)
+        rows = rows[np.argsort(place[terminal[rows]], kind="stable")]
+        return np.split(rows, np.cumsum(sales[picked])[:-1])
+
     def _online(self, *, time: Floats, victim: Ints, shop: Ints, euro: Floats, device: Ints, campaign: int) -> Columns:
         """Payments from the fraudsters' own machines, which stand in the victim's country or look as if they did."""
         count = len(victim)
         near = self._rng.random(count) < 0.6
-        country = np.where(near, self._world.home[victim], self._rng.integers(0, len(COUNTRIES), count))
+        country = np.where(near, self._home[victim], self._rng.integers(0, len(COUNTRIES), count))
         return columns_of(
             time=time,
-            customer=victim,
+            card=victim,
             merchant=shop,
+            terminal=np.full(count, -1),
             euro=euro,
             channel=np.full(count, ECOM),
             device=device,
@@ -186,14 +242,13 @@ class _Scene:
     def _online_shop(self, victim: Ints, resale: float, abroad: float | Bools) -> Ints:
         world, rng, markets = self._world, self._rng, len(COUNTRIES)
         away = abroad if isinstance(abroad, np.ndarray) else rng.random(len(victim)) < abroad
-        country = np.where(
-            away, (world.home[victim] + rng.integers(1, markets, len(victim))) % markets, world.home[victim]
-        )
+        home = self._home[victim]
+        country = np.where(away, (home + rng.integers(1, markets, len(victim))) % markets, home)
         chosen = rng.random(len(victim)) < resale
         return np.where(chosen, world.resale_online.pick(country, rng), world.shops.pick(country + markets, rng))
 
     def _victims(self, card: Ints, *, idle: bool = False) -> Ints:
-        """A free customer for each number of `card`; once all are taken, they come up again."""
+        """A free card for each number of `card`; once all are taken, they come up again."""
         wanted = int(card.max(initial=-1)) + 1
         queue = self._queue[::-1] if idle else self._queue
         free = queue[~self._taken[queue]]

@@ -1,7 +1,7 @@
 """The simulated world: who pays whom, how much and when, and how fraud unfolds in it.
 
 Everything here is columns of numpy drawn from one generator, so that a seed gives one history. `World` holds habits;
-`genuine_payments` lives them; `simulator_fraud` adds four campaigns to what was lived. Times are milliseconds since the
+`genuine_payments` lives them; `simulator_fraud` adds five campaigns to what was lived. Times are milliseconds since the
 history's start; money is in euro until the caller turns it into minor units. Honest people also buy at night, abroad,
 in bursts, on borrowed or new devices and far above their habit, because a model that never has to doubt would teach
 nothing.
@@ -26,8 +26,15 @@ SECOND_MS: Final = 1_000
 MINUTE_MS: Final = 60 * SECOND_MS
 HOUR_MS: Final = 60 * MINUTE_MS
 DAY_MS: Final = 24 * HOUR_MS
-CAMPAIGNS: Final = ("genuine", "card_testing", "compromised_merchant", "account_takeover", "mule_ring")
-TESTING, COMPROMISED, TAKEOVER, RING = range(1, len(CAMPAIGNS))
+CAMPAIGNS: Final = (
+    "genuine",
+    "card_testing",
+    "compromised_merchant",
+    "account_takeover",
+    "mule_ring",
+    "skimmed_terminal",
+)
+TESTING, COMPROMISED, TAKEOVER, RING, SKIMMED = range(1, len(CAMPAIGNS))
 POS, ECOM, ATM, CONTACTLESS, MOTO, RECURRING = range(len(CHANNELS))
 
 
@@ -88,22 +95,28 @@ CATEGORIES: Final = (
 _MCCS: Final = tuple(category.mcc for category in CATEGORIES)
 RESALE: Final = (_MCCS.index("5732"), _MCCS.index("5947"), _MCCS.index("5944"))  # what fraudsters turn into cash
 TINY: Final = (_MCCS.index("5816"), _MCCS.index("8398"))  # where a stolen card is tried unnoticed
-_CASH: Final = _MCCS.index("6011")
+CASH: Final = _MCCS.index("6011")
 _SUBSCRIPTION: Final = _MCCS.index("4899")
 _UTC_HOURS: Final = np.array([country.utc_hours for country in COUNTRIES])
 _FAVOURITES: Final = (5, 3)  # in the street, online
 _BLOCK_PAYMENTS: Final = 400_000  # bounds the temporaries of one step of `genuine_payments`
 _MAX_EURO: Final = 15_000.0
+_MOST_TERMINALS: Final = 40  # at the largest merchant of a world that is not small; cash machines are twice as many
+_SECOND_CARDS: Final = 0.12  # of customers
 _WEEKDAY_WEIGHT: Final = np.array([0.95, 0.95, 1.0, 1.0, 1.15, 1.2, 0.75])
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """n payments. All of shape (n,): `device` and `ip` are -1 where there is none, `campaign` indexes `CAMPAIGNS`."""
+    """n payments. All of shape (n,): `terminal`, `device` and `ip` are -1 where there is none.
+
+    `card`, `merchant` and `terminal` are rows of the `World`; `campaign` indexes `CAMPAIGNS`.
+    """
 
     time_ms: npt.NDArray[np.int64]
-    customer: npt.NDArray[np.int32]
+    card: npt.NDArray[np.int32]
     merchant: npt.NDArray[np.int32]
+    terminal: npt.NDArray[np.int32]
     euro: npt.NDArray[np.float64]
     channel: npt.NDArray[np.int8]
     device: npt.NDArray[np.int32]
@@ -147,13 +160,20 @@ class Pool:
 
 
 class World:
-    """Customers and merchants with their habits, drawn once. Rows are customers (shape (customers,)) or merchants."""
+    """Customers and merchants with their habits, drawn once. Rows are customers (shape (customers,)) or merchants.
+
+    `holder` and `usage` have a row a card: whose it is, and how much it pays. `account` has one a customer. Terminals
+    are numbered merchant by merchant: `first_terminal` and the `terminals` - 1 that follow it; a merchant that sells
+    online has none.
+    """
 
     def __init__(self, customers: int, merchants: int, days: float, rng: np.random.Generator) -> None:
         self.customers, self.merchants, self.days = customers, merchants, days
         self.span_ms = int(days * DAY_MS)
         self._open_shops(rng)
+        self._place_terminals()
         self._settle_customers(rng)
+        self._issue_cards(rng)
 
     def _open_shops(self, rng: np.random.Generator) -> None:
         count, markets = self.merchants, len(COUNTRIES)
@@ -187,6 +207,13 @@ class World:
         )
         self.tiny = Pool(everyone[tiny], self.shop_country[tiny], np.sqrt(self.size[tiny]), markets)
 
+    def _place_terminals(self) -> None:
+        size = np.where(self.shop_ecom, 0.0, self.size)
+        most = min(_MOST_TERMINALS, 2 + self.merchants // 10) * np.where(self.category == CASH, 2, 1)
+        machines = most * np.sqrt(size / size.max())
+        self.terminals = np.where(self.shop_ecom, 0, np.maximum(np.rint(machines), 1)).astype(np.int64)
+        self.first_terminal = np.cumsum(self.terminals) - self.terminals
+
     def _settle_customers(self, rng: np.random.Generator) -> None:
         count, markets = self.customers, len(COUNTRIES)
         share = min(1.0, self.days / 30.0)
@@ -203,6 +230,7 @@ class World:
         self.peak_hour = np.where(rng.random(count) < 0.06, 25.0, rng.normal(14.5, 2.0, count))
         self.wallet = rng.random(count) < 0.35
         self.second_device = rng.random(count) < 0.3
+        self.corner = rng.random(count)
         upgrades = rng.random(count) < 0.15 * share
         self.upgrade_ms = np.where(upgrades, rng.random(count) * self.span_ms, np.inf)
         travels = rng.random(count) < 0.25 * share
@@ -213,6 +241,23 @@ class World:
         self.favourites = np.empty((count, street + online), np.int32)
         for slot in range(street + online):
             self.favourites[:, slot] = self.shops.pick(self.home + markets * (slot >= street), rng)
+
+    def _issue_cards(self, rng: np.random.Generator) -> None:
+        everyone = np.arange(self.customers)
+        two = np.flatnonzero(rng.random(self.customers) < _SECOND_CARDS)
+        self.holder = np.concatenate([everyone, two])
+        self.cards = len(self.holder)
+        self.usage = self.activity[self.holder]
+        self.usage[two] *= 0.65
+        self.usage[self.customers :] *= 0.35
+        # Half of those who share the devices of a family share its account.
+        family = (self.owner[self.owner] == self.owner) & (rng.random(self.customers) < 0.5)
+        self.account = np.where(family, self.owner, everyone)
+
+    def terminal_at(self, merchant: Ints, corner: Floats) -> Ints:
+        """The terminal in a corner, in [0, 1), of each merchant; -1 online. Shape (len(merchant),)."""
+        there = self.terminals[merchant]
+        return np.where(there > 0, self.first_terminal[merchant] + (corner * there).astype(np.int64), -1)
 
     def borrowed_device(self, count: int, rng: np.random.Generator) -> Ints:
         """Devices that many people use once: a library, a friend's phone. Shape (count,)."""
@@ -230,20 +275,20 @@ class World:
 
 
 def genuine_payments(world: World, count: int, rng: np.random.Generator) -> Columns:
-    """`count` payments of people who live their habits, grouped by customer (not yet in time order)."""
-    per_customer = rng.multinomial(count, world.activity / world.activity.sum())
-    ends = np.cumsum(per_customer)
+    """`count` payments of people who live their habits, grouped by card (not yet in time order)."""
+    per_card = rng.multinomial(count, world.usage / world.usage.sum())
+    ends = np.cumsum(per_card)
     cuts = np.searchsorted(ends, np.arange(_BLOCK_PAYMENTS, count, _BLOCK_PAYMENTS), side="right")
-    blocks = np.split(np.arange(world.customers), np.unique(cuts))
-    return concatenate([_live(world, np.repeat(block, per_customer[block]), rng) for block in blocks])
+    blocks = np.split(np.arange(world.cards), np.unique(cuts))
+    return concatenate([_live(world, np.repeat(block, per_card[block]), rng) for block in blocks])
 
 
-def _live(world: World, customer: Ints, rng: np.random.Generator) -> Columns:
-    """One block of customers: `customer` is sorted; a session is a payment and those that follow it within minutes."""
-    count = len(customer)
+def _live(world: World, card: Ints, rng: np.random.Generator) -> Columns:
+    """One block of cards: `card` is sorted; a session is a payment and those that follow it within minutes."""
+    customer, count = world.holder[card], len(card)
     rows = np.arange(count)
     follows = rng.random(count) < world.burst[customer]
-    follows[np.flatnonzero(np.diff(customer, prepend=-1))] = False
+    follows[np.flatnonzero(np.diff(card, prepend=-1))] = False
     leader = np.maximum.accumulate(np.where(follows, 0, rows))
     day = _days(world, count, rng)[leader]
     merchant = _choose_shops(world, customer, day, rng)
@@ -263,14 +308,17 @@ def _live(world: World, customer: Ints, rng: np.random.Generator) -> Columns:
     merchant = np.where(shut, merchant[leader], merchant)
 
     time_ms = np.mod(time, world.span_ms).astype(np.int64)
-    euro = _spend(world, customer, merchant, rng)
+    euro = spend(world, customer, merchant, rng)
     channel = _channels(world, customer, merchant, euro, rng)
     device = devices_of(world, customer, time_ms, channel, rng)
     ip = np.where(channel == ECOM, world.ip_of(customer, clock, rng), -1)
+    usual = rng.random(count) < 0.5  # people have their way through a shop
+    terminal = world.terminal_at(merchant, np.where(usual, world.corner[customer], rng.random(count)))
     return columns_of(
         time=time_ms,
-        customer=customer,
+        card=card,
         merchant=merchant,
+        terminal=terminal,
         euro=euro,
         channel=channel,
         device=device,
@@ -282,8 +330,9 @@ def _live(world: World, customer: Ints, rng: np.random.Generator) -> Columns:
 def columns_of(
     *,
     time: Ints | Floats,
-    customer: Ints,
+    card: Ints,
     merchant: Ints,
+    terminal: Ints,
     euro: Floats,
     channel: Ints,
     device: Ints,
@@ -293,13 +342,14 @@ def columns_of(
     """Payments of one campaign as columns, in their storage types; amounts are capped."""
     return Columns(
         time_ms=time.astype(np.int64),
-        customer=customer.astype(np.int32),
+        card=card.astype(np.int32),
         merchant=merchant.astype(np.int32),
+        terminal=terminal.astype(np.int32),
         euro=np.minimum(euro, _MAX_EURO),
         channel=channel.astype(np.int8),
         device=device.astype(np.int32),
         ip=ip.astype(np.int32),
-        campaign=np.full(len(customer), campaign, np.int8),
+        campaign=np.full(len(card), campaign, np.int8),
     )
 
 
@@ -334,20 +384,21 @@ def _choose_shops(world: World, customer: Ints, day: Ints, rng: np.random.Genera
     return np.where(rng.random(count) < 0.012, treat, chosen)
 
 
-def _spend(world: World, customer: Ints, merchant: Ints, rng: np.random.Generator) -> Floats:
+def spend(world: World, customer: Ints, merchant: Ints, rng: np.random.Generator) -> Floats:
+    """What customers usually pay there in euro, and at times far more. Shape (len(customer),)."""
     count = len(customer)
     noise = np.exp(rng.normal(0.0, 1.0, count) * world.spread[merchant])
     euro = world.level[merchant] * world.spending[customer] * noise
     splurge = rng.random(count) < 0.012
     euro = np.where(splurge, euro * rng.lognormal(1.4, 0.5, count), euro)
-    paid: Floats = np.where(world.category[merchant] == _CASH, np.ceil(euro / 10.0) * 10.0, euro)
+    paid: Floats = np.where(world.category[merchant] == CASH, np.ceil(euro / 10.0) * 10.0, euro)
     return paid
 
 
 def _channels(world: World, customer: Ints, merchant: Ints, euro: Floats, rng: np.random.Generator) -> Ints:
     count, category = len(customer), world.category[merchant]
     tap = (world.wallet[customer] | (euro < 50.0)) & (rng.random(count) < 0.7)
-    street = np.where(category == _CASH, ATM, np.where(tap, CONTACTLESS, POS))
+    street = np.where(category == CASH, ATM, np.where(tap, CONTACTLESS, POS))
     net = np.where(category == _SUBSCRIPTION, RECURRING, np.where(rng.random(count) < 0.02, MOTO, ECOM))
     return np.where(world.shop_ecom[merchant], net, street)
 
