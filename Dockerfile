@@ -16,6 +16,7 @@ COPY consumer ./consumer
 RUN python -m pip wheel --no-deps --wheel-dir /wheels . \
  && /opt/fraudline/bin/pip install --no-deps --no-index /wheels/*.whl \
  && /opt/fraudline/bin/pip check \
+ && NUMBA_CACHE_DIR=/opt/fraudline/kernels /opt/fraudline/bin/python -m features.warm \
  && /opt/fraudline/bin/python -m pip uninstall --yes pip
 
 
@@ -32,6 +33,7 @@ RUN groupadd --gid 65532 fraudline \
 COPY --from=builder /opt/fraudline /opt/fraudline
 
 ENV PATH=/opt/fraudline/bin:$PATH \
+    NUMBA_CACHE_DIR=/opt/fraudline/kernels \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
 WORKDIR /tmp

@@ -131,12 +131,12 @@ def as_partitioned_messages(records: Sequence[Record], topic: str, now_ms: int) 
 def prime(redis_url: str, namespace: str, records: Sequence[Record]) -> None:
     """Put payments into the entity logs, as of another topic, so that they have the length of a running system's."""
     decoder = Decoder(max_payment_bytes=MAX_PAYMENT_BYTES, max_future_ms=MAX_FUTURE_MS)
-    with closing(RedisStore(redis_url, namespace=namespace, keep=DEFAULT.keep, timeout_ms=1_000)) as store:
+    with closing(RedisStore(redis_url, namespace=namespace, timeout_ms=1_000)) as store:
         enricher = Enricher(DEFAULT, store)
-        epoch = store.position().epoch
+        epochs = [position.epoch for position in store.positions()]
         store.adopt({(PRIMING_TOPIC, PRIMING_PARTITION): 0})
         for start in range(0, len(records), PRIMING_BATCH):
             messages = as_messages(records[start : start + PRIMING_BATCH], PRIMING_TOPIC, start=start)
             end = start + len(messages)
             span = Span(PRIMING_TOPIC, PRIMING_PARTITION, start, end, floor=end)
-            enricher.apply(decoder.decode(messages).batch, (span,), epoch)
+            enricher.enrich(decoder.decode(messages).batch, (span,), epochs)

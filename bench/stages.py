@@ -79,7 +79,7 @@ class Line:
         self._brain = model.brain
         self._outbox = model.outbox(Settings().topics)
         self._messages = messages
-        self._epoch = store.position().epoch
+        self._epochs = [position.epoch for position in store.positions()]
         self._position = dict.fromkeys(range(PARTITIONS), 0)
         store.adopt({(TOPIC, partition): 0 for partition in self._position})
         self.alerts = 0
@@ -96,7 +96,7 @@ class Line:
         laps.start()
         batch = self._decoder.decode(ordered).batch
         laps.end("decode")
-        enriched = self._enricher.enrich(batch, spans, self._epoch)
+        enriched = self._enricher.enrich(batch, spans, self._epochs)
         laps.end("enrich")
         scores = brain.scorer.score(enriched.values)
         laps.end("score")
@@ -111,7 +111,7 @@ class Line:
         decided = Decided(batch, due, "full", enriched, scores, verdicts, why, stage_ms, 0.0)
         outbox.decisions(decided)
         outbox.alerts(decided)
-        outbox.journal(entries(batch, enriched, spans))
+        outbox.journal(entries(enriched.recorded))
         laps.end("encode")
         self.alerts += alerts.size
         self._position.update({span.partition: span.end for span in spans})
@@ -198,7 +198,7 @@ def _naive(stack: Stack, records: Sequence[Record], rounds: int) -> dict[str, An
 
 
 def _store(stack: Stack, names: Names) -> RedisStore:
-    return RedisStore(stack.redis.url, namespace=names.namespace, keep=DEFAULT.keep, timeout_ms=1_000)
+    return RedisStore(stack.redis.url, namespace=names.namespace, timeout_ms=1_000)
 
 
 def _used_s(process: psutil.Process) -> float:

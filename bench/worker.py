@@ -43,7 +43,6 @@ from consumer.settings import (
     TopicSettings,
 )
 from consumer.telemetry import Health, Telemetry, serve
-from features.catalog import DEFAULT
 from features.redis_store import RedisStore
 from features.store import Span
 
@@ -180,7 +179,7 @@ def run(settings: Settings, meter: Meter, idle_exit_s: float) -> dict[str, Any]:
     """Run as `consumer.app.run` does, measured."""
     model = load_model(settings.model.bundle, device=settings.model.device, threads=settings.model.threads)
     url, namespace = settings.store.url.get_secret_value(), settings.store.namespace
-    store = RedisStore(url, namespace=namespace, keep=DEFAULT.keep, timeout_ms=settings.store.timeout_ms)
+    store = RedisStore(url, namespace=namespace, timeout_ms=settings.store.timeout_ms)
     check_store(store)
     telemetry, health = Telemetry(), Health()
     with closing(serve(telemetry, health, settings.telemetry.host, settings.telemetry.port)):

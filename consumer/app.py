@@ -28,11 +28,13 @@ from consumer.records import Digests, JournalEntry, ModelRef
 from consumer.settings import Settings, TopicSettings
 from consumer.state import StateKeeper
 from consumer.telemetry import Health, Telemetry, serve
-from features.catalog import DEFAULT
+from features.catalog import DEFAULT, Catalog
 from features.enrich import Enricher
 from features.errors import StoreUnavailable
+from features.profiles import load_catalog
 from features.redis_store import RedisStore
 from features.store import StateStore
+from features.warm import warm_up
 from models.bundle import load
 from models.explain import Explainer
 from models.score import Scorer
@@ -48,23 +50,25 @@ class Model:
     digests: Digests
     brain: Brain
     device: str
+    catalog: Catalog
 
     def outbox(self, topics: TopicSettings) -> Outbox:
         """How its decisions are published."""
         return Outbox(topics, self.reference, self.digests, self.brain.policy, self.device)
 
 
-def load_model(path: Path, *, device: str, threads: int) -> Model:
+def load_model(path: Path, *, device: str, threads: int, catalog: Catalog = DEFAULT) -> Model:
     """Verify and load a bundle for the catalog. Raises BundleError, ConfigError."""
-    bundle = load(path, DEFAULT)
+    bundle = load(path, catalog)
     scorer = Scorer(bundle, device=device, threads=threads)
     scorer.warm_up()
     explainer = Explainer(bundle, threads=threads)
     return Model(
         ModelRef(bundle.manifest.name, bundle.manifest.version, bundle.digest),
-        Digests(bundle=bundle.digest, catalog=DEFAULT.fingerprint, policy=bundle.policy.digest),
+        Digests(bundle=bundle.digest, catalog=bundle.manifest.catalog_fingerprint, policy=bundle.policy.digest),
         Brain(scorer, bundle.policy, explainer.explain),
         device,
+        catalog.only(bundle.manifest.features),
     )
 
 
@@ -88,18 +92,24 @@ class Processor:
         """
         kafka, topics, processing = settings.kafka, settings.topics, settings.processing
         self._health = health
-        self.source = KafkaSource(kafka, topics.payments, lambda kind: telemetry.rebalances[kind].inc())
+        self._telemetry = telemetry
+        self.source = KafkaSource(kafka, topics.payments, self._rebalanced, topics.labels)
         outputs = (topics.decisions, topics.alerts, topics.dead_letters, topics.journal)
         self.source.start(outputs)
         delivery = TransactionalPublisher if processing.delivery == "exactly_once" else AcknowledgedPublisher
         self.publisher: Publisher = delivery(kafka, self.source, step)
         outbox = model.outbox(topics)
-        enrich = enricher(DEFAULT, store)
-        decoder = Decoder(max_payment_bytes=processing.max_payment_bytes, max_future_ms=processing.max_future_ms)
-        self._log_reader = LogReader(kafka, topics.payments)
+        enrich = enricher(model.catalog, store)
+        decoder = Decoder(
+            max_payment_bytes=processing.max_payment_bytes,
+            max_future_ms=processing.max_future_ms,
+            labels_topic=topics.labels,
+        )
+        self._log_reader = LogReader(kafka, topics.payments, topics.labels)
         pause = settings.store.outage == "pause"
         self.state = StateKeeper(
-            topic=topics.payments,
+            payments=topics.payments,
+            labels=topics.labels,
             store=store,
             enricher=enrich,
             decoder=decoder,
@@ -118,6 +128,7 @@ class Processor:
             telemetry=telemetry,
             budget_ms=processing.budget_ms,
             pause_on_outage=pause,
+            labels_topic=topics.labels,
             step=step,
         )
         self._loop = Loop(
@@ -150,6 +161,10 @@ class Processor:
         within(self._log_reader.close, 2.0)
         self._store.close()
 
+    def _rebalanced(self, kind: str) -> None:
+        self._telemetry.rebalances[kind].inc()
+        self.pipeline.rebalanced()
+
     def _publish_journal(self, outbox: Outbox) -> Callable[[Sequence[JournalEntry]], None]:
         def publish(entries: Sequence[JournalEntry]) -> None:
             if entries:
@@ -161,15 +176,19 @@ class Processor:
 
 def run(settings: Settings) -> int:
     """Run the processor until SIGTERM or SIGINT; returns the exit code. Raises FraudlineError."""
-    model = load_model(settings.model.bundle, device=settings.model.device, threads=settings.model.threads)
+    catalog = load_catalog(settings.features.catalog)
+    model = load_model(
+        settings.model.bundle, device=settings.model.device, threads=settings.model.threads, catalog=catalog
+    )
     store = RedisStore(
         settings.store.url.get_secret_value(),
         namespace=settings.store.namespace,
-        keep=DEFAULT.keep,
         timeout_ms=settings.store.timeout_ms,
+        limits=catalog.limits,
         owner=f"group {settings.kafka.group_id} reading {settings.topics.payments}",
     )
     check_store(store)
+    warm_up()
     telemetry, health = Telemetry(), Health(stale_after_s=settings.kafka.max_poll_interval_ms / 1000)
     telemetry.model(name=model.reference.name, version=model.reference.version, digest=model.reference.digest)
     server = serve(telemetry, health, settings.telemetry.host, settings.telemetry.port)

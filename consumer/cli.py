@@ -16,8 +16,16 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from consumer import __version__
-from consumer.cli_output import error_line, print_json, print_mapping, print_table, progress_bar, progress_stages
+from consumer import __version__, cli_features
+from consumer.cli_output import (
+    error_line,
+    print_features,
+    print_json,
+    print_mapping,
+    print_table,
+    progress_bar,
+    progress_stages,
+)
 from features.errors import ConfigError, FraudlineError
 
 EXIT_FAILED: Final = 1
@@ -34,11 +42,15 @@ config_app = typer.Typer(help="Look at the settings.")
 features_app = typer.Typer(help="Look at the features.")
 app.add_typer(config_app, name="config")
 app.add_typer(features_app, name="features")
+features_app.command("build")(cli_features.build)
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings in TOML (default: FRAUDLINE_CONFIG, if set).")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+CatalogName = Annotated[
+    str, typer.Option("--catalog", metavar="NAME|FILE", help="A profile (default, handbook), or a catalog file.")
+]
 Share = Annotated[float, typer.Option(min=0.0, max=1.0)]
 
 
@@ -143,17 +155,29 @@ def train(
     ] = 0.01,
     seed: Annotated[int, typer.Option(min=0)] = 7,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; more than one pays on idle cores only.")] = 1,
+    catalog: CatalogName = "default",
     as_json: AsJson = False,
 ) -> int:
     """Train a model bundle from payments and labels, and print how good it is on later payments."""
     from consumer import logs
+    from consumer.decode import looks_like_card_number
+    from features.profiles import load_catalog
     from models.train import TrainOptions
     from models.train import train as train_bundle
 
     logs.configure("warning")
     options = TrainOptions(alert_share=alert_budget, seed=seed, threads=threads)
+    chosen = load_catalog(catalog)
     with progress_stages() as advance:
-        metrics = train_bundle(payments, labels, out, options=options, progress=advance)
+        metrics = train_bundle(
+            payments,
+            labels,
+            out,
+            options=options,
+            catalog=chosen,
+            progress=advance,
+            is_card_number=looks_like_card_number,
+        )
     print_mapping(f"Trained {out}", metrics, as_json=as_json)
     return 0
 
@@ -162,13 +186,16 @@ def train(
 def score(
     *,
     bundle: Annotated[Path, typer.Option(metavar="BUNDLE", help="The model bundle.")],
-    labels: Annotated[Path | None, typer.Option(metavar="FILE", help="labels.jsonl: count caught frauds.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="labels.jsonl: known from labelled_at on; counts caught frauds.")
+    ] = None,
     rejects: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where rejected lines go (default: standard error).")
     ] = None,
     as_of: Annotated[
         str | None, typer.Option(metavar="TIME", help="Payments after this time (ISO 8601) are future-dated.")
     ] = None,
+    catalog: CatalogName = "default",
 ) -> int:
     """Decide payments from standard input, one decision a line to standard output; no Kafka, no Redis."""
     as_of_ms = None if as_of is None else _epoch_ms(as_of, "--as-of")
@@ -178,6 +205,7 @@ def score(
         raise ConfigError(f"Rejected lines can't be written to {rejects} ({error.strerror}).") from None
     from consumer import logs
     from consumer.edge import score_stream
+    from features.profiles import load_catalog
 
     logs.configure("warning")
     with rejects_to as rejected:
@@ -188,6 +216,7 @@ def score(
             rejects=rejected,
             labels=labels,
             as_of_ms=as_of_ms,
+            catalog=load_catalog(catalog),
         )
 
 
@@ -223,12 +252,11 @@ def config_show(*, config: ConfigFile = None, as_json: AsJson = False) -> int:
 
 
 @features_app.command("list")
-def features_list(*, as_json: AsJson = False) -> int:
+def features_list(*, catalog: CatalogName = "default", as_json: AsJson = False) -> int:
     """List the features in the order of the model's columns."""
-    from features.catalog import DEFAULT
+    from features.profiles import load_catalog
 
-    rows = [(f.name, f.entity, f.op, f.window_ms, f.help) for f in DEFAULT.features]
-    print_table("Features", ("name", "entity", "op", "window_ms", "help"), rows, as_json=as_json)
+    print_features(load_catalog(catalog).features, as_json=as_json)
     return 0
 
 

@@ -6,9 +6,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+if TYPE_CHECKING:
+    from features.catalog import Feature
 
 WIDTH_WITHOUT_TERMINAL: Final = 200
+WIDE: Final = 110  # columns that a feature and its facts need on one line
 
 
 def error_line(text: str) -> None:
@@ -59,6 +63,66 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield f"{prefix}{name}", f"{value:,}"
         else:
             yield f"{prefix}{name}", str(value)
+
+
+def print_features(features: Sequence[Feature], *, as_json: bool) -> None:
+    """Features in their order: a line each where that fits, else the facts below the sentence."""
+    if as_json:
+        print_json([_plain(feature) for feature in features])
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
+    wide = console.width >= WIDE
+    facts = ("entity", "window", "type", "default")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{len(features)} features", title_justify="left")
+    for column in ("name", *facts) if wide else ("name",):
+        table.add_column(column, no_wrap=True)
+    table.add_column("what it is", overflow="fold")
+    for feature in features:
+        known = {"entity": _entity(feature), "window": _window(feature), "type": feature.type}
+        if wide:
+            cells = [Text(text) for text in (feature.name, *known.values(), feature.default, feature.help)]
+        else:
+            below = ", ".join(filter(None, [*known.values(), f"default {feature.default}"]))
+            cells = [Text(feature.name), Text.assemble(feature.help, "\n", (below, "dim"))]
+        table.add_row(*cells)
+    console.print(table)
+
+
+def _plain(feature: Feature) -> dict[str, object]:
+    return {
+        "name": feature.name,
+        "entity": _entity(feature),
+        "window": _window(feature),
+        "type": feature.type,
+        "default": feature.default,
+        "help": feature.help,
+        "group": feature.group,
+        "window_ms": feature.window_ms,
+        "delay_ms": feature.delay_ms,
+    }
+
+
+def _entity(feature: Feature) -> str:
+    return feature.entity or "payment"
+
+
+def _window(feature: Feature) -> str:
+    """A window as people write it: `5m`, `24h`, `30d`, `30d, 7d ago`; empty where there is none."""
+    if not feature.window_ms:
+        return ""
+    return _span(feature.window_ms) + (f", {_span(feature.delay_ms)} ago" if feature.delay_ms else "")
+
+
+def _span(ms: int) -> str:
+    minutes = ms // 60_000
+    if minutes % 1_440 == 0 and minutes > 1_440:
+        return f"{minutes // 1_440}d"
+    return f"{minutes // 60}h" if minutes % 60 == 0 else f"{minutes}m"
 
 
 @contextmanager

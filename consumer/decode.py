@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 import orjson
 
 from features.currencies import CURRENCIES
-from features.event import Payment, PaymentBatch, batch_of
+from features.event import MAX_EVENT_TIME_MS, Label, LabelBatch, Payment, PaymentBatch, batch_of, labels_of
 
 
 class Message(Protocol):
@@ -52,6 +52,10 @@ REASONS: Final = (
 
 MAX_DEPTH: Final = 64  # of nested arrays and objects, the record's own included
 _COMMAS: Final = len(Payment.__struct_fields__) - 1  # between all known fields
+_LABEL_COMMAS: Final = len(Label.__struct_fields__) - 1
+_CARD_NUMBER: Final = ("card_number", "card_id looks like a card number: send a token")
+NO_LABELS: Final = labels_of((), topic="", partition=(), offset=())
+_T = TypeVar("_T")
 _TOO_DEEP: Final = ("too_deep", f"the record nests more than {MAX_DEPTH} arrays and objects")
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _BRACKET: Final = re.compile(rb"[\[\]{}]")
@@ -70,9 +74,10 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """The valid payments of a micro-batch as columns, and what was rejected."""
+    """The valid payments and labels of a micro-batch as columns, and what was rejected of either topic."""
 
     batch: PaymentBatch
+    labels: LabelBatch
     rejected: list[Rejected]
 
 
@@ -83,22 +88,40 @@ class _Invalid(Exception):
 
 
 class Decoder:
-    """Validates payments. One instance a process."""
+    """Validates payments and labels. One instance a process."""
 
-    def __init__(self, *, max_payment_bytes: int, max_future_ms: int) -> None:
-        """Refuse records over `max_payment_bytes`, and event times later than the record's timestamp + a margin."""
+    def __init__(self, *, max_payment_bytes: int, max_future_ms: int, labels_topic: str | None = None) -> None:
+        """Refuse records over `max_payment_bytes`, and event times later than the record's timestamp + a margin.
+
+        Records of `labels_topic` are labels, all others payments.
+        """
         self._max_bytes = max_payment_bytes
         self._max_future_ms = max_future_ms
+        self._labels_topic = labels_topic
         self._decode = msgspec.json.Decoder(Payment).decode
+        self._decode_label = msgspec.json.Decoder(Label).decode
 
     def decode(self, messages: Sequence[Message]) -> Decoded:
-        """Decode n messages of one topic, grouped by partition and in offset order within each."""
+        """Decode n messages, grouped by topic and partition and in offset order within each (`in_log_order`)."""
+        rejected: list[Rejected] = []
+        if self._labels_topic is None:
+            return Decoded(self._payments(messages, rejected), NO_LABELS, rejected)
+        is_label = [message.topic() == self._labels_topic for message in messages]
+        if not any(is_label):
+            return Decoded(self._payments(messages, rejected), NO_LABELS, rejected)
+        labels = self._labels([m for m, own in zip(messages, is_label, strict=True) if own], rejected)
+        return Decoded(
+            self._payments([m for m, own in zip(messages, is_label, strict=True) if not own], rejected),
+            labels,
+            rejected,
+        )
+
+    def _payments(self, messages: Sequence[Message], rejected: list[Rejected]) -> PaymentBatch:
         valid = self._valid
         payments: list[Payment] = []
         partitions: list[int] = []
         offsets: list[int] = []
         ingested: list[int] = []
-        rejected: list[Rejected] = []
         for message in messages:
             kind, timestamp_ms = message.timestamp()
             try:
@@ -115,16 +138,57 @@ class Decoder:
             offsets.append(message.offset())
             ingested.append(timestamp_ms)
         topic = messages[0].topic() if messages else ""
-        batch = batch_of(payments, topic=topic, partition=partitions, offset=offsets, ingest_time=ingested)
-        return Decoded(batch, rejected)
+        return batch_of(payments, topic=topic, partition=partitions, offset=offsets, ingest_time=ingested)
+
+    def _labels(self, messages: Sequence[Message], rejected: list[Rejected]) -> LabelBatch:
+        labels: list[Label] = []
+        taken: list[Message] = []
+        for message in messages:
+            try:
+                labels.append(self._valid_label(message))
+                taken.append(message)
+            except _Invalid as invalid:
+                rejected.append(Rejected(message, "decode", invalid.reason, invalid.detail))
+        return labels_of(
+            labels,
+            topic=self._labels_topic or "",
+            partition=[message.partition() for message in taken],
+            offset=[message.offset() for message in taken],
+        )
 
     def _valid(self, value: bytes | None) -> Payment:
+        payment = self._parsed(value, self._decode)
+        assert value is not None  # noqa: S101  it was parsed
+        if value.count(b",") != _commas_expected(payment):
+            _refuse_hidden_trouble(value)
+        if payment.currency not in CURRENCIES:
+            raise _Invalid("unknown_currency", "currency is not an active ISO 4217 code")
+        if looks_like_card_number(payment.card_id):
+            raise _Invalid(*_CARD_NUMBER)
+        return payment
+
+    def _valid_label(self, message: Message) -> Label:
+        value = message.value()
+        label = self._parsed(value, self._decode_label)
+        assert value is not None  # noqa: S101  it was parsed
+        absent = (label.account_id, label.terminal_id, label.device_id, label.ip).count(None)
+        if value.count(b",") != _LABEL_COMMAS - absent:
+            _refuse_hidden_trouble(value)
+        if looks_like_card_number(label.card_id):
+            raise _Invalid(*_CARD_NUMBER)
+        kind, timestamp_ms = message.timestamp()
+        known_ms = timestamp_ms + self._max_future_ms if kind else MAX_EVENT_TIME_MS
+        if label.event_time > min(label.labelled_at, known_ms):
+            raise _Invalid("future_event_time", "event_time is later than labelled_at or the record's own timestamp")
+        return label
+
+    def _parsed(self, value: bytes | None, decode: Callable[[bytes], _T]) -> _T:
         if not value:
             raise _Invalid("empty", "the record has no value")
         if len(value) > self._max_bytes:
             raise _Invalid("too_large", f"the record has more than {self._max_bytes} bytes")
         try:
-            payment = self._decode(value)
+            return decode(value)
         except msgspec.ValidationError as error:
             raise _Invalid(*_explain(str(error))) from None
         except msgspec.DecodeError:
@@ -133,13 +197,6 @@ class Decoder:
             raise _Invalid("not_utf8", "the record is not UTF-8") from None
         except RecursionError:
             raise _Invalid(*_TOO_DEEP) from None
-        if value.count(b",") != _commas_expected(payment):
-            _refuse_hidden_trouble(value)
-        if payment.currency not in CURRENCIES:
-            raise _Invalid("unknown_currency", "currency is not an active ISO 4217 code")
-        if looks_like_card_number(payment.card_id):
-            raise _Invalid("card_number", "card_id looks like a card number: send a token")
-        return payment
 
 
 def _commas_expected(p: Payment) -> int:
@@ -241,8 +298,10 @@ def looks_like_card_number(text: str) -> bool:
     return total % 10 == 0
 
 
-def in_log_order(messages: Sequence[Message]) -> list[Message]:
-    """Group messages by partition, keeping the order inside each."""
+def in_log_order(messages: Sequence[Message], labels_topic: str | None = None) -> list[Message]:
+    """Group messages by topic and partition, labels first, keeping the order inside each."""
+    if labels_topic is not None and len({message.topic() for message in messages}) > 1:
+        return sorted(messages, key=lambda message: (message.topic() != labels_topic, message.partition()))
     if all(a.partition() == b.partition() for a, b in pairwise(messages)):
         return list(messages)
     return sorted(messages, key=lambda message: message.partition())

@@ -102,7 +102,7 @@ class _Run:
         self._processor = Processor(
             settings,
             model=model,
-            store=MemoryStore(DEFAULT.keep),
+            store=MemoryStore(),
             telemetry=Telemetry(),
             health=Health(),
         )

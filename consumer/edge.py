@@ -19,11 +19,10 @@ from consumer.pipeline import Pipeline
 from consumer.publish import Decided
 from consumer.settings import Settings
 from consumer.telemetry import Telemetry
-from features.catalog import DEFAULT
 from features.enrich import Enriched, Enricher
 from features.errors import ConfigError
-from features.event import Label, PaymentBatch
-from features.store import MemoryStore, Span
+from features.event import Label, LabelBatch, PaymentBatch
+from features.store import MemoryStore, Span, StateStore
 
 TOPIC: Final = "stdin"
 BATCH: Final = 512
@@ -70,13 +69,20 @@ class Line:
 class TrustedState:
     """State that only this process writes: always in step."""
 
-    def __init__(self, enricher: Enricher, epoch: int) -> None:
-        """Use the epoch that the store gave."""
-        self._enricher, self._epoch = enricher, epoch
+    def __init__(self, enricher: Enricher, store: StateStore) -> None:
+        """Use the epochs that the store gives."""
+        self._enricher = enricher
+        self._epochs = [position.epoch for position in store.positions()]
 
-    def enrich(self, batch: PaymentBatch, spans: tuple[Span, ...], patience_s: float) -> Enriched | None:  # noqa: ARG002
+    def enrich(
+        self,
+        batch: PaymentBatch,
+        spans: tuple[Span, ...],
+        patience_s: float,  # noqa: ARG002
+        labels: LabelBatch | None = None,
+    ) -> Enriched | None:
         """Features of the batch, at once."""
-        return self._enricher.enrich(batch, spans, self._epoch)
+        return self._enricher.enrich(batch, spans, self._epochs, labels)
 
 
 class StreamPublisher:
@@ -127,9 +133,9 @@ def score_stream(
     settings = Settings()
     model = load_model(bundle, device="cpu", threads=1)
     frauds = None if labels is None else _frauds(labels)
-    store = MemoryStore(DEFAULT.keep)
+    store = MemoryStore()
     store.adopt({(TOPIC, 0): 0})
-    enricher = Enricher(DEFAULT, store)
+    enricher = Enricher(model.catalog, store)
     errors = sys.stderr.buffer
     pipeline = Pipeline(
         decoder=Decoder(
@@ -137,7 +143,7 @@ def score_stream(
             max_future_ms=0,  # `--as-of` is meant as it is given: there is no clock that could differ
         ),
         enricher=enricher,
-        state=TrustedState(enricher, store.position().epoch),
+        state=TrustedState(enricher, store),
         brain=model.brain,
         outbox=model.outbox(settings.topics),
         publisher=StreamPublisher(

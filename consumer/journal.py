@@ -1,39 +1,43 @@
-"""The order in which payments were applied, as runs: what a replay of shared entities follows."""
+"""The order in which records were applied, as runs: what a replay of shared entities follows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from consumer.records import JournalEntry
-from features.enrich import Enriched
-from features.event import PaymentBatch
-from features.store import Span
-
-SHARD = 0  # a single node is one shard
+from features.enrich import Recorded
+from features.store import Position
 
 
-def entries(batch: PaymentBatch, enriched: Enriched, spans: Sequence[Span]) -> list[JournalEntry]:
-    """The batch's runs in which offsets and sequence numbers rise by one, within one partition and epoch."""
-    known = np.flatnonzero(~enriched.stale & (enriched.sequence >= 0))
-    if not known.size:
-        return []
-    partition, offset = batch.partition[known], batch.offset[known]
-    epoch, sequence = enriched.epoch[known], enriched.sequence[known]
-    breaks = (np.diff(partition) != 0) | (np.diff(offset) != 1) | (np.diff(epoch) != 0) | (np.diff(sequence) != 1)
-    firsts = np.flatnonzero(np.concatenate(([True], breaks)))
-    lasts = np.append(firsts[1:], known.size) - 1
-    topic = spans[0].topic
+def entries(recorded: Sequence[Recorded]) -> list[JournalEntry]:
+    """One entry for each run of a shard that a batch was recorded in."""
     return [
         JournalEntry(
-            shard=SHARD,
-            epoch=int(epoch[first]),
-            sequence=int(sequence[first]),
-            count=int(last - first + 1),
-            topic=topic,
-            partition=int(partition[first]),
-            offset=int(offset[first]),
+            shard=each.shard,
+            epoch=each.run.epoch,
+            sequence=each.run.sequence,
+            count=each.run.end - each.run.start,
+            topic=each.span.topic,
+            partition=each.span.partition,
+            offset=each.run.start,
         )
-        for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True)
+        for each in recorded
     ]
+
+
+def descent(shard: int, position: Position, topic: str) -> JournalEntry | None:
+    """Which epoch a shard's state was inherited from; None when its epoch is the first."""
+    if position.parent is None:
+        return None
+    epoch, sequence = position.parent
+    return JournalEntry(
+        shard=shard,
+        epoch=position.epoch,
+        sequence=sequence,
+        count=0,
+        topic=topic,
+        partition=0,
+        offset=0,
+        parent_epoch=epoch,
+        parent_sequence=sequence,
+    )

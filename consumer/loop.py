@@ -155,6 +155,7 @@ class Loop:
         self._source.committed(spans)
         self._telemetry.transactions["committed"].inc()
         self._telemetry.lag_records.set(self._source.lag_records())
+        self._telemetry.labels_lag_records.set(self._source.labels_lag_records())
         self._failing_since_s = None
         self._failures = 0
 

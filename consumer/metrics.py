@@ -27,6 +27,9 @@ END_TO_END_BUCKETS_S: Final = (
     (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 )  # fmt: skip
 STAGE_BUCKETS_S: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+AGE_BUCKETS_S: Final = (1, 10, 60, 600, 3_600, 21_600, 86_400, 604_800, 2_592_000)
+LABEL_WORDS: Final = ("fraud", "genuine")
+LABEL_SOURCES: Final = ("chargeback", "analyst", "customer", "issuer")
 BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
@@ -78,6 +81,31 @@ LATE = Metric(
     "fraudline_late_total", "counter", "Payments whose decision was committed after their budget.",
     "payments", (), "Rising with lag: add replicas. Rising without: see stage seconds for a stall.",
 )  # fmt: skip
+TOO_LATE = Metric(
+    "fraudline_too_late_total", "counter", "Payments older than every window when they came; scored all the same.",
+    "payments", (), "Rising: a source delivers a backlog or its clock is wrong; see the clock skew.",
+)  # fmt: skip
+LABELS = Metric(
+    "fraudline_labels_total", "counter", "Labels taken into the state, by label and by who gave it.",
+    "labels", ("label", "source"), "Flat for days: chargebacks no longer arrive, and fraud rates go stale.",
+)  # fmt: skip
+CLOCK_SKEW = Metric(
+    "fraudline_clock_skew_seconds", "gauge",
+    "How far event times run ahead of the broker's clock, by partition: moving average of each batch's largest.",
+    "seconds", ("partition",), "Above 1: a source's clock is ahead; at max_future_ms its payments are dead-lettered.",
+)  # fmt: skip
+FEATURE_AGE = Metric(
+    "fraudline_feature_age_seconds", "histogram", "Age of the card's newest earlier payment when one is scored.",
+    "seconds", (), "A jump to long ages: state was lost, or another mix of cards.",
+)  # fmt: skip
+STATE_AGE = Metric(
+    "fraudline_state_age_seconds", "gauge", "Now less the Kafka timestamp of the newest record in the state.",
+    "seconds", (), "Growing while payments come: features are of the past; see store_up.",
+)  # fmt: skip
+LABELS_LAG = Metric(
+    "fraudline_labels_lag_records", "gauge", "Labels between the committed offsets and the ends of our partitions.",
+    "records", (), "Growing: as for lag seconds.",
+)  # fmt: skip
 LAG_SECONDS = Metric(
     "fraudline_lag_seconds", "gauge", "Now less the Kafka timestamp of the newest decided record; 0 when caught up.",
     "seconds", (), "Growing: the worker is slower than the producers; add replicas up to the partition count.",
@@ -122,7 +150,7 @@ HEARTBEAT = Metric(
 METRICS: Final[tuple[Metric, ...]] = (
     END_TO_END, STAGE, BATCH_SIZE, PAYMENTS, DECISIONS_MADE, ALERTS, REJECTED, DUPLICATES, LATE, LAG_SECONDS,
     LAG_RECORDS, REBALANCED, TRANSACTIONS, STATE_REGRESSIONS, STATE_CAUGHT_UP, STORE_UP, MODEL_INFO, BUILD_INFO,
-    HEARTBEAT,
+    HEARTBEAT, TOO_LATE, LABELS, CLOCK_SKEW, FEATURE_AGE, STATE_AGE, LABELS_LAG,
 )  # fmt: skip
 
 

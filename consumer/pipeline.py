@@ -15,10 +15,12 @@ from consumer.decode import Decoded, Decoder, Message, in_log_order
 from consumer.journal import entries
 from consumer.kafka.publisher import Publisher, Step
 from consumer.publish import Decided, Outbox
+from consumer.records import Source
 from consumer.telemetry import Telemetry
-from features.enrich import Enriched, Enricher, Values
+from features.enrich import Enriched, Enricher
 from features.errors import StoreUnavailable
-from features.event import PaymentBatch
+from features.event import LabelBatch, PaymentBatch
+from features.reader import Values
 from features.store import Span
 from models.explain import Reason
 from models.policy import DECISIONS, Policy, Tier
@@ -31,7 +33,9 @@ STORE_SHARE: Final = 0.4  # of the budget: what a batch waits for the store at m
 class State(Protocol):
     """Features, while the state can be trusted; see `consumer.state.StateKeeper`."""
 
-    def enrich(self, batch: PaymentBatch, spans: tuple[Span, ...], patience_s: float) -> Enriched | None: ...  # noqa: D102
+    def enrich(  # noqa: D102
+        self, batch: PaymentBatch, spans: tuple[Span, ...], patience_s: float, labels: LabelBatch | None = None
+    ) -> Enriched | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class Pipeline:
         telemetry: Telemetry,
         budget_ms: int,
         pause_on_outage: bool,
+        labels_topic: str | None = None,
         step: Step = lambda _name: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -70,9 +75,16 @@ class Pipeline:
         self._budget_ms = budget_ms
         self._patience_s = budget_ms / 1000 * STORE_SHARE
         self._pause_on_outage = pause_on_outage
+        self._labels_topic = labels_topic
+        self._longest_ms = max((f.window_ms + f.delay_ms for f in enricher.catalog.features), default=0)
+        self._state_ends: dict[tuple[str, int], int] = {}
         self._step = step
         self._clock = clock
         self._stage_ms: dict[str, float] = {}
+
+    def rebalanced(self) -> None:
+        """Other partitions are read from now on."""
+        self._state_ends.clear()
 
     def process(self, messages: Sequence[Message], spans: tuple[Span, ...]) -> Decided:
         """Decide, publish and commit the records that `spans` cover.
@@ -84,24 +96,26 @@ class Pipeline:
         read_ms = self._clock() * 1000
         self._stage_ms = {}
         with self._stage("decode"):
-            decoded = self._decoder.decode(in_log_order(messages))
+            decoded = self._decoder.decode(in_log_order(messages, self._labels_topic))
         with self._stage("enrich"):
-            enriched = self._enrich(decoded.batch, spans)
+            enriched = self._enrich(decoded, spans)
         with self._stage("score"):
             scores, values, tier = self._score(decoded.batch, enriched)
         with self._stage("decide"):
             decided = self._decide(decoded.batch, enriched, scores, values, tier, read_ms)
         with self._stage("publish"):
-            self._publish(decoded, decided, spans)
+            self._publish(decoded, decided)
         with self._stage("commit"):
             self._publisher.commit(spans)
         self._account(decoded, decided)
         return decided
 
-    def _enrich(self, batch: PaymentBatch, spans: tuple[Span, ...]) -> Enriched | None:
-        enriched = self._state.enrich(batch, spans, self._patience_s)
+    def _enrich(self, decoded: Decoded, spans: tuple[Span, ...]) -> Enriched | None:
+        enriched = self._state.enrich(decoded.batch, spans, self._patience_s, decoded.labels)
         if enriched is None and self._pause_on_outage:
             raise StoreUnavailable("the state store does not answer, and store.outage is 'pause'")
+        if enriched is not None:
+            self._state_ends.update({(span.topic, span.partition): span.end for span in spans})
         self._step("after_apply")
         return enriched
 
@@ -132,26 +146,35 @@ class Pipeline:
         reasons: dict[int, tuple[Reason, ...]] = {}
         if alerts.size and tier != "rules_only":
             reasons = dict(zip(alerts.tolist(), self._brain.explain(values[alerts], tier), strict=True))
-        return Decided(batch, due, tier, enriched, scores, verdicts, reasons, self._stage_ms, read_ms)
+        return Decided(
+            batch, due, tier, enriched, scores, verdicts, reasons, self._stage_ms, read_ms, self._offsets(enriched)
+        )
 
-    def _publish(self, decoded: Decoded, decided: Decided, spans: tuple[Span, ...]) -> None:
+    def _offsets(self, enriched: Enriched | None) -> tuple[Source, ...]:
+        """Up to where the state has what this worker reads."""
+        if enriched is None:
+            return ()
+        return tuple(Source(topic, partition, end) for (topic, partition), end in self._state_ends.items())
+
+    def _publish(self, decoded: Decoded, decided: Decided) -> None:
         records = self._outbox.decisions(decided)
         records += self._outbox.alerts(decided)
         records += self._outbox.dead_letters(decoded.rejected)
         if decided.enriched is not None:
-            records += self._outbox.journal(entries(decided.batch, decided.enriched, spans))
+            records += self._outbox.journal(entries(decided.enriched.recorded))
         self._publisher.publish(records)
 
     def _account(self, decoded: Decoded, decided: Decided) -> None:
         telemetry = self._telemetry
         for stage, spent_ms in self._stage_ms.items():
             telemetry.stage[stage].observe(spent_ms / 1000)
-        telemetry.batch_size.observe(len(decided.batch) + len(decoded.rejected))
+        telemetry.batch_size.observe(len(decided.batch) + len(decoded.labels) + len(decoded.rejected))
         repeated = stale = 0
         if decided.enriched is not None:
             stale = int(np.count_nonzero(decided.enriched.stale))
             repeated = int(np.count_nonzero(decided.enriched.repeated & ~decided.enriched.stale))
-        telemetry.payments.inc(len(decided.batch) - stale + len(decoded.rejected))  # stale ones are another worker's
+        refused = sum(rejected.message.topic() != self._labels_topic for rejected in decoded.rejected)
+        telemetry.payments.inc(len(decided.batch) - stale + refused)  # stale ones are another worker's
         telemetry.duplicates.inc(repeated)
         counts = np.bincount(decided.verdicts.decision[decided.due], minlength=len(DECISIONS)).tolist()
         for name, count in zip(DECISIONS, counts, strict=True):
@@ -160,11 +183,27 @@ class Pipeline:
         telemetry.alerts.inc(sum(counts[1:]))
         for rejected in decoded.rejected:
             telemetry.rejected(rejected.stage, rejected.reason)
+        for label in decoded.labels.labels:
+            telemetry.labels[label.label, label.source].inc()
+        self._account_times(decided)
         telemetry.committed(
             now_ms=self._clock() * 1000,
             timestamps_ms=decided.batch.ingest_time[decided.due],
             budget_ms=self._budget_ms,
         )
+
+    def _account_times(self, decided: Decided) -> None:
+        """Clocks, late payments, and how old what was known is."""
+        batch, telemetry = decided.batch, self._telemetry
+        if not len(batch):
+            return
+        ahead_ms = batch.event_time - batch.ingest_time
+        telemetry.clocks(batch.partition, ahead_ms)
+        telemetry.too_late.inc(int(np.count_nonzero(-ahead_ms > self._longest_ms)))
+        if decided.enriched is not None:
+            ages_ms = decided.enriched.age_ms[decided.enriched.age_ms >= 0]
+            telemetry.feature_age.observe_many(ages_ms / 1_000.0)
+            telemetry.state_age.set(max(0.0, self._clock() - float(batch.ingest_time.max()) / 1_000.0))
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from consumer.decode import Rejected
-from consumer.journal import SHARD
 from consumer.kafka.publisher import Headers, Outgoing
 from consumer.records import (
     SCHEMA_VERSION,
@@ -70,6 +69,7 @@ class Decided:
         scores: (n,) float32, None in `rules_only`.
         verdicts: decisions and fired rules.
         reasons: by row, for each alert that a model explains.
+        state_offsets: up to where the state has the partitions that this worker reads.
         stage_ms: milliseconds of each stage so far.
         read_ms: when the batch was read, ms since the epoch.
     """
@@ -83,6 +83,7 @@ class Decided:
     reasons: dict[int, tuple[Reason, ...]]
     stage_ms: dict[str, float]
     read_ms: float
+    state_offsets: tuple[Source, ...] = ()
 
 
 class Outbox:
@@ -117,12 +118,7 @@ class Outbox:
         scores: Sequence[float | None] = [None] * n if decided.scores is None else decided.scores.tolist()
         states: Sequence[State | None] = [None] * n
         if decided.enriched is not None:
-            states = [
-                State(SHARD, epoch, sequence)
-                for epoch, sequence in zip(
-                    decided.enriched.epoch.tolist(), decided.enriched.sequence.tolist(), strict=True
-                )
-            ]
+            states = _states(decided.enriched)
         return [
             Outgoing(
                 topic,
@@ -177,8 +173,8 @@ class Outbox:
         return [Outgoing(self._topics.journal, str(entry.shard).encode(), self._encode(entry)) for entry in entries]
 
     def _alert(self, decided: Decided, row: int) -> Alert:
-        batch, payment = decided.batch, decided.batch.payments[row]
-        age_ms = -1 if decided.enriched is None else int(decided.enriched.age_ms[row])
+        batch, payment, enriched = decided.batch, decided.batch.payments[row], decided.enriched
+        age_ms = -1 if enriched is None else int(enriched.age_ms[row])
         return Alert(
             alert_id=alert_id(payment.card_id, payment.event_id, payment.event_time),
             event_id=payment.event_id,
@@ -204,6 +200,10 @@ class Outbox:
             ),
             device_id=payment.device_id,
             account_id=payment.account_id,
+            state=None
+            if enriched is None
+            else State(int(enriched.shard[row]), int(enriched.epoch[row]), int(enriched.sequence[row])),
+            state_offsets=list(decided.state_offsets),
         )
 
     def _dead_letter(self, rejected: Rejected) -> Outgoing:
@@ -224,6 +224,11 @@ class Outbox:
         value = _cut(message.value(), DEAD_LETTER_LIMIT_BYTES, TRUNCATED, headers)
         kind, timestamp_ms = message.timestamp()
         return Outgoing(self._topics.dead_letters, key, value, headers, timestamp_ms if kind else 0)
+
+
+def _states(enriched: Enriched) -> list[State]:
+    stamps = (enriched.shard.tolist(), enriched.epoch.tolist(), enriched.sequence.tolist())
+    return [State(*stamp) for stamp in zip(*stamps, strict=True)]
 
 
 def _cut(content: bytes | None, limit_bytes: int, header: str, headers: Headers) -> bytes | None:

@@ -93,7 +93,11 @@ class StageTimes(msgspec.Struct, frozen=True, gc=False):
 
 
 class Alert(msgspec.Struct, frozen=True, gc=False):
-    """One for every payment that is not approved: a record of the `alerts` topic, keyed by `card_id`."""
+    """One for every payment that is not approved: a record of the `alerts` topic, keyed by `card_id`.
+
+    `state` is as in the decision; `state_offsets` tells up to which offset (exclusive) the partitions of payments and
+    labels that the deciding processor reads had been taken into the state.
+    """
 
     alert_id: str
     event_id: str
@@ -113,13 +117,19 @@ class Alert(msgspec.Struct, frozen=True, gc=False):
     stage_ms: StageTimes
     device_id: str | None = None
     account_id: str | None = None
+    state: State | None = None
+    state_offsets: list[Source] = []
     schema_version: int = SCHEMA_VERSION
 
 
 class JournalEntry(msgspec.Struct, frozen=True, gc=False):
-    """The order of a run of applied payments: a record of the journal topic, keyed by shard.
+    """The order of a run of applied payments or labels: a record of the journal topic, keyed by shard.
 
-    The payment at `offset + i` of the partition has sequence number `sequence + i`, for i below `count`.
+    The record at `offset + i` of the partition has sequence number `sequence + i` in that epoch of the shard, for i
+    below `count`; where there is no payment or label at an offset, its number stands for nothing.
+
+    An entry of count 0 tells where an epoch comes from: its state has what `parent_epoch` had numbered below
+    `parent_sequence`, and its own numbers go on from there. Its topic, partition and offset mean nothing.
     """
 
     shard: int
@@ -129,6 +139,8 @@ class JournalEntry(msgspec.Struct, frozen=True, gc=False):
     topic: str
     partition: int
     offset: int
+    parent_epoch: int | None = None
+    parent_sequence: int | None = None
     schema_version: int = SCHEMA_VERSION
 
 

@@ -174,6 +174,12 @@ class ModelSettings(_Section):
     threads: Annotated[int, Field(ge=1, le=256)] = 1
 
 
+class FeatureSettings(_Section):
+    """Which features are computed: a built-in profile (`default`, `handbook`) or a catalog file (TOML)."""
+
+    catalog: Annotated[str, Field(min_length=1)] = "default"
+
+
 class TelemetrySettings(_Section):
     """Where metrics and probes are served (port 0: the OS chooses), and how logs look."""
 
@@ -200,6 +206,7 @@ class Settings(BaseSettings):
     store: StoreSettings = Field(default_factory=StoreSettings)
     processing: ProcessingSettings = Field(default_factory=ProcessingSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
+    features: FeatureSettings = Field(default_factory=FeatureSettings)
     telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 

@@ -1,9 +1,12 @@
-"""Keep the entity logs in step with the payments log: trust, doubt, and catching up.
+"""Keep the entity logs in step with the logs of payments and labels: trust, doubt, and catching up.
 
 The state is trusted while every call finds its markers where they should be. After any doubt (a reconnection, another
-epoch, a marker below a batch's start) *every* partition of the topic is brought to the group's committed offset, by
-re-reading the payments and applying them without publishing anything, before features are used again. Any worker may
-do it, several at once too: the markers make it idempotent.
+epoch, a marker below a batch's start) *every* partition of both topics is brought to the group's committed offset, in
+every shard, by re-reading the records and applying them without publishing anything, before features are used again.
+Any worker may do it, several at once too: the markers make it idempotent.
+
+A state that went back in time would draw sequence numbers a second time, so it is given new epochs first. One worker's
+are enough: the others find epochs that they don't know, and take them.
 """
 
 from __future__ import annotations
@@ -15,13 +18,14 @@ from typing import Final, Protocol
 import structlog
 
 from consumer.decode import Decoder, Message
-from consumer.journal import entries
+from consumer.journal import descent, entries
 from consumer.kafka.logreader import Extent
 from consumer.records import JournalEntry
+from consumer.survey import ahead, standing
 from consumer.telemetry import Telemetry
 from features.enrich import Enriched, Enricher
 from features.errors import KafkaUnavailable, StateAhead, StateBehind, StoreUnavailable, StoreUnsuitable
-from features.event import PaymentBatch
+from features.event import LabelBatch, PaymentBatch
 from features.store import Position, Source, Span, StateStore
 
 _LOG: Final = structlog.get_logger("state")
@@ -35,14 +39,15 @@ RETRY_S: Final = (
     0.5,
     1.0,
 )  # waits between attempts; a lost connection may heal at once
+IRREPARABLE: Final = 2  # surveys in a row that find nothing to catch up with, while a record is missing
 
 
 class Log(Protocol):
-    """The payments log, as far as catching up needs it; see `consumer.kafka.logreader.LogReader`."""
+    """Both logs, as far as catching up needs them; see `consumer.kafka.logreader.LogReader`."""
 
-    def extents(self) -> Mapping[int, Extent]: ...  # noqa: D102
+    def extents(self) -> Mapping[Source, Extent]: ...  # noqa: D102
     def read(  # noqa: D102
-        self, partition: int, start: int, end: int, limit: int, deadline_s: float
+        self, source: Source, start: int, end: int, limit: int, deadline_s: float
     ) -> tuple[list[Message], int]: ...
 
 
@@ -52,7 +57,8 @@ class StateKeeper:
     def __init__(
         self,
         *,
-        topic: str,
+        payments: str,
+        labels: str | None,
         store: StateStore,
         enricher: Enricher,
         decoder: Decoder,
@@ -62,31 +68,50 @@ class StateKeeper:
         allow_cold_state: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Nothing is trusted yet: call `recover` until `ready`. `clock` gives seconds, monotonic."""
-        self._topic, self._store, self._enricher, self._decoder = topic, store, enricher, decoder
+        """Nothing is trusted yet: call `recover` until `ready`.
+
+        `payments` and `labels` are topics (None: there are no labels); `clock` gives seconds, monotonic.
+        """
+        self._payments, self._labels = payments, labels
+        self._store, self._enricher, self._decoder = store, enricher, decoder
         self._log, self._journal, self._telemetry = log, journal, telemetry
         self._allow_cold_state = allow_cold_state
         self._clock = clock
-        self._epoch = 0
-        self._behind: dict[int, tuple[int, int]] | None = None  # partition -> (marker, committed); None: not known
+        self._epochs: list[int] = []  # by shard; empty: not known
+        self._announced: list[int] = []  # those whose descent was journaled
+        self._behind: dict[Source, tuple[int, int]] | None = None  # from where to where; None: not known
+        self._read_ms: dict[Source, int] = {}  # Kafka timestamp of the record that was read last
         self._rounds = 0  # surveys since the doubt
-        self._unsure: dict[int, int] = {}  # partition -> offset from which payments may be applied but not journaled
+        self._unsure: dict[Source, int] = {}  # offset from which records may be applied but not journaled
+        self._may_renew = True  # once a doubt
+        self._refused: tuple[Span, ...] = ()  # the call with which the doubt began, until it is looked into
+        self._complaint = ""  # why it was refused
+        self._in_vain = 0  # surveys, in a row, that found no reason for that complaint
         self._retry_at_s = 0.0
         self._failures = 0
         self.ready = False
 
-    def enrich(self, batch: PaymentBatch, spans: tuple[Span, ...], patience_s: float) -> Enriched | None:
-        """The batch's features, or None when the state can't be trusted and can't be restored in `patience_s`."""
+    def enrich(
+        self, batch: PaymentBatch, spans: tuple[Span, ...], patience_s: float, labels: LabelBatch | None = None
+    ) -> Enriched | None:
+        """The batch's features, or None when the state can't be trusted and can't be restored in `patience_s`.
+
+        Raises StateAhead and StoreUnsuitable as `recover` does.
+        """
         deadline = self._clock() + patience_s
         while self.ready or self.recover(deadline):
             try:
-                return self._enricher.enrich(batch, spans, self._epoch)
+                enriched = self._enricher.enrich(batch, spans, self._epochs, labels)
             except StateBehind as error:
-                self._doubt(str(error), regression=True)
+                self._complain(str(error), spans)
             except StoreUnavailable as error:
                 for span in spans:
-                    self._unsure[span.partition] = min(span.start, self._unsure.get(span.partition, span.start))
+                    source = (span.topic, span.partition)
+                    self._unsure[source] = min(span.start, self._unsure.get(source, span.start))
                 self._failed(error)
+            else:
+                self._complaint = ""
+                return enriched
             if self._clock() >= deadline:
                 return None
         return None
@@ -96,7 +121,8 @@ class StateKeeper:
 
         Raises:
             StateAhead: a marker lies above the end of the log.
-            StoreUnsuitable: payments that the state lacks are no longer in Kafka, or the store is misconfigured.
+            StoreUnsuitable: records that the state lacks are no longer in Kafka, the store is misconfigured, or a
+                record is missing that catching up does not bring back.
         """
         while not self.ready and self._clock() >= self._retry_at_s:
             try:
@@ -107,7 +133,7 @@ class StateKeeper:
                     break
                 self._catch_up(deadline_s)
             except StateBehind as error:
-                self._doubt(str(error), regression=False)
+                self._doubt(str(error))
             except (StoreUnavailable, KafkaUnavailable) as error:
                 self._failed(error)
             if self._clock() >= deadline_s:
@@ -115,98 +141,112 @@ class StateKeeper:
         return self.ready
 
     def _survey(self) -> None:
-        """Compare every partition's marker with its committed offset."""
+        """Compare every partition's markers with its committed offset."""
         # in this order: others go on meanwhile, and a marker that is read later is never below what was committed
         extents = self._log.extents()
-        position = self._store.position()
-        self._epoch = position.epoch
-        if self._ahead(extents, position):
-            # others may have gone on between the two readings: only a newer look at the log can convict
-            ahead = self._ahead(self._log.extents(), position)
-            if ahead:
-                raise StateAhead(ahead)
-        adopt: dict[Source, int] = {}
-        skip: dict[Source, int] = {}
-        behind: dict[int, tuple[int, int]] = {}
-        for partition, extent in extents.items():
-            source = (self._topic, partition)
-            marker = position.markers.get(source)
-            committed = extent.low if extent.committed is None else extent.committed
-            if marker is None:
-                marker = adopt[source] = min(extent.low, committed)
-            if marker < extent.low:
-                if marker < committed and not self._allow_cold_state:
-                    raise StoreUnsuitable(
-                        f"the state of {self._topic}/{partition} ends at offset {marker} but Kafka holds it from "
-                        f"{extent.low} only: history is lost; set store.allow_cold_state to go on without it"
-                    )
-                marker = skip[source] = extent.low
-            start = max(extent.low, min(marker, self._unsure.get(partition, marker)))
-            if start < committed:
-                behind[partition] = (start, committed)
-        self._store.adopt(adopt)
-        if skip:
-            self._store.adopt(skip, force=True)
-        records = sum(end - start for start, end in behind.values())
-        if behind:
-            _LOG.warning("state_behind", records=records)
+        positions = self._store.positions()
+        # others may have gone on between the two readings: only a newer look at the log can convict
+        if ahead(extents, positions) and (why := ahead(self._log.extents(), positions)):
+            raise StateAhead(why)
+        found = standing(extents, positions, self._unsure, allow_cold_state=self._allow_cold_state)
+        unchanged = self._epochs in ([], [position.epoch for position in positions])
+        refused, self._refused = self._refused, ()
+        # if neither an epoch nor a marker can be why a call was refused, it is a record that is missing from its log
+        lost = bool(refused) and unchanged and not found.behind and found.covers(refused)
+        if refused and (found.behind or lost):
+            self._telemetry.state_regressions.inc()
+        if unchanged and (found.regressed or (lost and not self._in_vain)) and self._may_renew:
+            positions = self._renew(positions)
+        self._in_vain = self._in_vain + 1 if lost else 0
+        self._announce(positions)
+        self._epochs = [position.epoch for position in positions]
+        self._store.adopt(found.missing)
+        if found.gone:
+            self._store.adopt(found.gone, force=True)
+        if found.behind:
+            _LOG.warning("state_behind", records=sum(end - start for start, end in found.behind.values()))
         self._rounds += 1
-        self._behind = behind
+        self._behind = dict(found.behind)
 
-    def _ahead(self, extents: Mapping[int, Extent], position: Position) -> str:
-        """Why the state can't be this log's and this group's; empty when it can."""
-        for partition, extent in extents.items():
-            source = (self._topic, partition)
-            marker, floor = position.markers.get(source, 0), position.floors.get(source, 0)
-            if marker > extent.high:
-                return (
-                    f"the state has {self._topic}/{partition} up to offset {marker} but the log ends at {extent.high}: "
-                    "the topic was recreated; use another store.namespace"
-                )
-            committed = extent.low if extent.committed is None else extent.committed
-            if floor > committed:
-                return (
-                    f"the state knows {self._topic}/{partition} as decided up to {floor} but the group stands at "
-                    f"{committed}: its offsets were reset; use another store.namespace to decide again"
-                )
-        return ""
+    def _renew(self, positions: Sequence[Position]) -> list[Position]:
+        """The state went back in time: what is recorded from here on must not look like what was recorded before."""
+        self._may_renew = False
+        self._store.renew([position.epoch for position in positions])
+        return self._store.positions()
+
+    def _announce(self, positions: Sequence[Position]) -> None:
+        """Journal where epochs come from, before anything is recorded in them."""
+        epochs = [position.epoch for position in positions]
+        known = self._announced or [0] * len(epochs)
+        told = [
+            entry
+            for shard, position in enumerate(positions)
+            if position.epoch != known[shard] and (entry := descent(shard, position, self._payments))
+        ]
+        if told:
+            self._journal(told)
+        self._announced = epochs
 
     def _catch_up(self, deadline_s: float) -> None:
         assert self._behind is not None  # noqa: S101  `recover` has surveyed
-        partition, (start, end) = next(iter(self._behind.items()))
-        messages, reached = self._log.read(partition, start, end, CHUNK, deadline_s)
+        source = min(self._behind, key=self._turn)
+        start, end = self._behind[source]
+        messages, reached = self._log.read(source, start, end, CHUNK, deadline_s)
         if reached == start:
             return
-        batch = self._decoder.decode(messages).batch
-        span = Span(self._topic, partition, start, reached, floor=end)
-        self._unsure[partition] = start
-        enriched = self._enricher.enrich(batch, (span,), self._epoch)
-        self._journal(entries(batch, enriched, (span,)))
-        self._unsure[partition] = reached
+        decoded = self._decoder.decode(messages)
+        span = Span(*source, start, reached, floor=end, labels=source[0] == self._labels)
+        self._unsure[source] = start
+        enriched = self._enricher.enrich(decoded.batch, (span,), self._epochs, decoded.labels)
+        self._journal(entries(enriched.recorded))
+        self._unsure[source] = reached
         self._telemetry.state_caught_up_records.inc(len(messages))
+        if messages:
+            self._read_ms[source] = messages[-1].timestamp()[1]
         if reached < end:
-            self._behind[partition] = (reached, end)
+            self._behind[source] = (reached, end)
         else:
-            del self._behind[partition]
+            del self._behind[source]
             # Others may have gone on meanwhile: look again. But workers that commit without state all the time would
             # never be level with us; to have been so a moment ago is enough, since the logs' own order is what counts.
             if not self._behind and self._rounds < ROUNDS:
                 self._behind = None
 
+    def _turn(self, source: Source) -> tuple[int, bool, Source]:
+        """Whose turn it is to be caught up: the least is next.
+
+        The partition that has come least far in time: else the newest records of a shared entity would all be of the
+        partition that comes last. Labels first, where it is all the same.
+        """
+        return self._read_ms.get(source, -1), source[0] != self._labels, source
+
     def _trust(self) -> None:
         self.ready = True
         self._rounds = 0
+        self._may_renew = True
         self._unsure.clear()
+        self._read_ms.clear()
         self._failures = 0
         self._telemetry.store_up.set(1)
-        _LOG.info("state_trusted", epoch=self._epoch)
+        _LOG.info("state_trusted", epochs=self._epochs)
 
-    def _doubt(self, why: str, *, regression: bool) -> None:
+    def _complain(self, why: str, spans: Sequence[Span]) -> None:
+        """A call was refused: doubt the state, or give it up when doubting it has not helped."""
+        if why != self._complaint:
+            self._complaint, self._in_vain = why, 0
+        if self._in_vain >= IRREPARABLE:
+            raise StoreUnsuitable(
+                f"{why}, and catching up did not bring it back: use another store.namespace, which is built from Kafka "
+                "anew"
+            )
+        self._refused = tuple(spans)
+        self._rounds = 0
+        self._doubt(why)
+
+    def _doubt(self, why: str) -> None:
         self.ready = False
         self._behind = None
-        self._rounds = 0 if regression else self._rounds
-        if regression:
-            self._telemetry.state_regressions.inc()
+        self._read_ms.clear()
         _LOG.warning("state_doubted", why=why)
 
     def _failed(self, error: Exception) -> None:

@@ -73,6 +73,15 @@ class Telemetry:
         self._model_info = self._gauge(metrics.MODEL_INFO)
         self._gauge(metrics.BUILD_INFO).labels(__version__, platform.python_version()).set(1)
         self.heartbeat = self._gauge(metrics.HEARTBEAT)
+        self.too_late = self._counter(metrics.TOO_LATE)
+        labels = self._counter(metrics.LABELS)
+        self.labels = {(w, s): labels.labels(w, s) for w in metrics.LABEL_WORDS for s in metrics.LABEL_SOURCES}
+        self._clock_skew = self._gauge(metrics.CLOCK_SKEW)
+        self._skew_s: dict[int, float] = {}
+        self.feature_age = BatchHistogram(metrics.FEATURE_AGE, metrics.AGE_BUCKETS_S)
+        self.registry.register(self.feature_age)
+        self.state_age = self._gauge(metrics.STATE_AGE)
+        self.labels_lag_records = self._gauge(metrics.LABELS_LAG)
 
     def committed(self, *, now_ms: float, timestamps_ms: npt.NDArray[np.int64], budget_ms: float) -> int:
         """Account for a committed batch in one step: end-to-end seconds, late payments, lag seconds.
@@ -93,6 +102,18 @@ class Telemetry:
         self.late.inc(late)
         self.lag_seconds.set(float(took_s.min()))
         return late
+
+    def clocks(self, partition: npt.NDArray[np.int32], ahead_ms: npt.NDArray[np.int64]) -> None:
+        """Account for how far n event times lie ahead of their Kafka timestamps; negative is behind.
+
+        An event can't be sent before it happens, so the largest of a batch comes nearest to how far the clock of its
+        source is off; the moving average (weight 1/8, as in RFC 6298) forgets single outliers.
+        """
+        for number in np.unique(partition).tolist():
+            largest_s = float(ahead_ms[partition == number].max()) / 1_000.0
+            known = self._skew_s.get(number, largest_s)
+            self._skew_s[number] = known + (largest_s - known) / 8
+            self._clock_skew.labels(str(number)).set(self._skew_s[number])
 
     def rejected(self, stage: str, reason: str, count: int = 1) -> None:
         """Count records sent to the dead-letter topic; `reason` is a fixed word, never text from a payload."""

@@ -1,23 +1,27 @@
--- One micro-batch on one shard: guard, read, append, move the markers, return the logs.
+-- One micro-batch on one shard: guard, read, append, move the markers, return the logs as they were.
 -- Everything is read and checked before the first write, since Redis does not roll a script back.
 --
--- KEYS[1]   hash: epoch, seq, m:<source> (marker), f:<source> (committed floor)
--- KEYS[2..] entity logs, card logs first
--- ARGV      1 epoch; 2 spans, MessagePack {{name, partition, start, end, floor}, ...}; 3 records per key, MessagePack;
---           4 record heads, in key order; 5 number of card logs; 6 payments in the batch; 7 records to keep
-local HEAD, RECORD = 53, 64
-local sub, find, byte = string.sub, string.find, string.byte
-local call, unpack_int, pack = redis.call, struct.unpack, struct.pack
+-- KEYS[1]   hash: epoch, seq, and by source m:<source> (marker), f:<source> (committed floor), r:<source> (runs,
+--           MessagePack {start, end, sequence, epoch, ...}), i:<source> (its source id)
+-- KEYS[2..] entity logs; the last ARGV[8] of them get no records: they are only compacted or refreshed
+-- ARGV      1 epoch; 2 spans, MessagePack {{name, source id, start, end, floor}, ...}; 3 records per key, MessagePack;
+--           4 records, in key order; 5 seconds that a log lives after its last record; 6 replacements, MessagePack
+--           {{key, bytes to cut}, ...}; 7 keys to refresh, MessagePack; 8 see KEYS; 9 whether to return all floors;
+--           10.. first unit and summary of each replacement (Redis' MessagePack knows no bytes). A key is its place
+--           in KEYS.
+local UNIT, CHUNK = 48, 4000
+local sub, call, number, whole = string.sub, redis.call, tonumber, '%.0f'
 
 local meta, epoch = KEYS[1], ARGV[1]
-local spans, counts, heads = cmsgpack.unpack(ARGV[2]), cmsgpack.unpack(ARGV[3]), ARGV[4]
-local cards, size, keep = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local tail = keep * RECORD
+local spans, counts, records = cmsgpack.unpack(ARGV[2]), cmsgpack.unpack(ARGV[3]), ARGV[4]
+local life, replacements = ARGV[5], cmsgpack.unpack(ARGV[6])
+local keys = #KEYS - number(ARGV[8])
 
 local fields = {'epoch', 'seq'}
 for _, span in ipairs(spans) do
   fields[#fields + 1] = 'm:' .. span[1]
   fields[#fields + 1] = 'f:' .. span[1]
+  fields[#fields + 1] = 'r:' .. span[1]
 end
 local known = call('HMGET', meta, unpack(fields))
 if known[1] ~= epoch then
@@ -25,117 +29,116 @@ if known[1] ~= epoch then
 end
 local markers, floors, fresh, partial = {}, {}, {}, false
 for i, span in ipairs(spans) do
-  local marker = tonumber(known[1 + 2 * i] or -1)
+  local marker = number(known[3 * i] or -1)
   if marker < span[3] then
     return {'behind', span[1], marker, span[3]}
   end
   partial = partial or marker > span[3]
   markers[i], fresh[span[2]] = marker, marker
-  floors[i] = math.max(tonumber(known[2 + 2 * i] or 0), span[5])
+  floors[i] = math.max(number(known[3 * i + 1] or 0), span[5])
 end
 
-local before = {}
-for k = 2, #KEYS do
-  local log
-  if partial then
-    log = call('GET', KEYS[k]) or ''
-  else
-    log = call('GETRANGE', KEYS[k], -tail, -1)
-  end
-  if #log % RECORD ~= 0 then
-    return {'corrupt', KEYS[k]}
-  end
-  before[k - 1] = log
-end
-
-local function is_repeated(log, event_hash, records)
-  if records <= 0 then
-    return false
-  end
-  local at = find(log, event_hash, math.max(1, #log - records * RECORD + 1), true)
-  while at do
-    -- a match counts only where a record has its hash, and only against a payment
-    if (at - 25) % RECORD == 0 and byte(log, at + 28) % 16 == 1 then
-      return true
+local function fetch()
+  local logs, absent = {}, {}
+  for first = 2, keys, CHUNK do
+    local last = math.min(keys, first + CHUNK - 1)
+    local some = call('MGET', unpack(KEYS, first, last))
+    for i = 1, #some do
+      local log = some[i]
+      if not log then
+        absent[#absent + 1] = KEYS[first + i - 1]
+      end
+      logs[first + i - 2] = log or ''
     end
-    at = find(log, event_hash, at + 1, true)
   end
-  return false
+  return logs, absent
 end
 
-local base = tonumber(known[2] or 0)
-local plain, duplicate = pack('<BI4I6', 0, tonumber(epoch), base), pack('<BI4I6', 1, tonumber(epoch), base)
-local repeated, any_repeated = {}, false
-local logs, payloads, appended = {}, {}, false
+local before, absent = fetch()
+for first = 1, #absent, CHUNK do
+  -- MGET says nothing of a key of another type
+  if call('EXISTS', unpack(absent, first, math.min(#absent, first + CHUNK - 1))) > 0 then
+    return {'corrupt', absent[first]}
+  end
+end
+for k = 1, #before do
+  if #before[k] % UNIT ~= 0 then
+    return {'corrupt', KEYS[k + 1]}
+  end
+end
+local replaced = {}
+for i, each in ipairs(replacements) do
+  local place, cut, first, summary = each[1], each[2], ARGV[8 + 2 * i], ARGV[9 + 2 * i]
+  local log = place <= keys and before[place - 1] or call('GET', KEYS[place])
+  if log and #log >= cut and sub(log, 1, UNIT) == first then
+    log = summary .. sub(log, cut + 1)
+    replaced[place] = log
+    if place <= keys then
+      before[place - 1] = log
+    end
+  end
+end
+
+for place, log in pairs(replaced) do
+  call('SET', KEYS[place], log, 'EX', life)
+end
+for _, place in ipairs(cmsgpack.unpack(ARGV[7])) do
+  call('EXPIRE', KEYS[place], life)
+end
 local at = 1
 for k = 1, #counts do
-  local log, parts = before[k], {}
-  local ordinal, newest = 0, {} -- of this batch's records in this log, and of the last one with each event hash
-  for _ = 1, counts[k] do
-    local head = sub(heads, at, at + HEAD - 1)
-    at = at + HEAD
-    local skip = false
-    if partial then
-      skip = unpack_int('<i8', head, 17) < fresh[unpack_int('<I2', head, 45)]
-    end
-    if not skip then
-      local stamp = plain
-      if k <= cards then
-        local event_hash = sub(head, 25, 32)
-        local twin = newest[event_hash]
-        if (twin and ordinal - twin <= keep) or is_repeated(log, event_hash, keep - ordinal) then
-          repeated[sub(head, 47, 48)], any_repeated = true, true
-        end
-        newest[event_hash], ordinal = ordinal, ordinal + 1
+  local bytes = counts[k] * UNIT
+  local new = bytes > 0 and sub(records, at, at + bytes - 1) or ''
+  at = at + bytes
+  if partial and bytes > 0 then
+    local parts = {}
+    for start = 1, bytes, UNIT do
+      local offset, source = struct.unpack('<I6I2', new, start + 16)
+      if offset >= fresh[source] then
+        parts[#parts + 1] = sub(new, start, start + UNIT - 1)
       end
-      if any_repeated and repeated[sub(head, 47, 48)] then
-        stamp = duplicate
-      end
-      parts[#parts + 1] = head
-      parts[#parts + 1] = stamp
     end
+    new = table.concat(parts)
   end
-  if #parts > 0 then
-    appended = true
-    payloads[k] = table.concat(parts)
-    logs[k] = log .. payloads[k]
-  else
-    logs[k] = log
+  if #new > 0 then
+    if before[k] == '' then
+      call('SET', KEYS[k + 1], new, 'EX', life)
+    else
+      call('APPEND', KEYS[k + 1], new)
+    end
   end
 end
 
-local function trim(key, log)
-  local floor_of = {}
-  local all = call('HGETALL', meta)
-  for i = 1, #all, 2 do
-    local partition = string.match(all[i], '^f:.*:(%d+)$')
-    if partition then
-      floor_of[tonumber(partition)] = tonumber(all[i + 1])
-    end
-  end
-  local total, committed = #log / RECORD, 0
-  while committed < total do
-    local start = committed * RECORD
-    if unpack_int('<i8', log, start + 17) >= (floor_of[unpack_int('<I2', log, start + 45)] or 0) then
-      break
-    end
-    committed = committed + 1
-  end
-  if committed > keep then
-    call('SET', key, sub(log, (committed - keep) * RECORD + 1))
-  end
-end
-
+local sequence, runs, values = number(known[2] or 0), {}, {}
 for i, span in ipairs(spans) do
-  call('HSET', meta, 'm:' .. span[1], string.format('%.0f', math.max(markers[i], span[4])),
-    'f:' .. span[1], string.format('%.0f', floors[i]))
-end
-if appended then
-  call('HSET', meta, 'seq', string.format('%.0f', base + size))
-  for k = 1, #counts do
-    if payloads[k] and call('APPEND', KEYS[k + 1], payloads[k]) >= 2 * tail then
-      trim(KEYS[k + 1], call('GET', KEYS[k + 1]))
+  local old, kept = known[3 * i + 2] and cmsgpack.unpack(known[3 * i + 2]) or {}, {}
+  local done = math.min(floors[i], span[3])
+  for j = 1, #old, 4 do
+    if old[j + 1] > done then
+      for field = 0, 3 do
+        kept[#kept + 1] = old[j + field]
+      end
     end
   end
+  if span[4] > markers[i] then
+    kept[#kept + 1] = markers[i]
+    kept[#kept + 1] = span[4]
+    kept[#kept + 1] = sequence
+    kept[#kept + 1] = number(epoch)
+    sequence = sequence + span[4] - markers[i]
+  end
+  runs[i] = cmsgpack.pack(kept)
+  local name = span[1]
+  for _, value in ipairs({
+    'm:' .. name, string.format(whole, math.max(markers[i], span[4])),
+    'f:' .. name, string.format(whole, floors[i]), 'r:' .. name, runs[i], 'i:' .. name, span[2],
+  }) do
+    values[#values + 1] = value
+  end
 end
-return {'ok', markers, floors, logs}
+if #values > 0 then
+  call('HSET', meta, 'seq', string.format(whole, sequence), unpack(values))
+end
+
+local all = ARGV[9] == '1' and call('HGETALL', meta) or {}
+return {'ok', partial and 1 or 0, markers, floors, runs, partial and fetch() or before, all}

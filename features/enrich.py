@@ -3,23 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from xxhash import xxh3_64_intdigest
 
-from features.catalog import ENTITY_OPS, PAYMENT_OPS, Catalog, Entity
+from features.catalog import COUNTERPARTS, Catalog, Entity
+from features.cells import FOUND, REPEATED, SINCE_LAST, STATUS
+from features.compaction import due, newly_of_period, summary
 from features.errors import StateBehind
-from features.event import FLAG_DUPLICATE, PaymentBatch, sequences
-from features.store import Append, Applied, Span, StateStore
-from features.timeline import view_of
-from features.windows import Floats, Ints, Logs, Subject, View, own_positions
+from features.event import UNIT_BYTES, UNIT_WORDS, Label, LabelBatch, Payment, PaymentBatch, Words, records_of
+from features.operations import PAYMENT_OPS, Floats
+from features.reader import EntityReader, Values, limits_array
+from features.store import Append, Applied, Replacement, Run, Span, StateStore
+from features.units import NEVER
 
-_PREFIX: Final[dict[Entity, bytes]] = {"card": b"c:", "merchant": b"m:", "device": b"d:"}
+PREFIX: Final[dict[Entity, bytes]] = {
+    "card": b"c:",
+    "account": b"a:",
+    "merchant": b"m:",
+    "terminal": b"t:",
+    "device": b"d:",
+    "ip": b"i:",
+}
+COMPACTIONS: Final = 64  # a call carries out at most so many: the script has to stay short
+ALL_FLOORS_EVERY: Final = 64  # calls
 
-Values = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+Ids = Sequence[str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Offsets of one partition that a shard recorded in a run."""
+
+    shard: int
+    span: Span
+    run: Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,43 +50,51 @@ class Enriched:
 
     Attributes:
         values: (n, features) float32, NaN where missing.
-        epoch: (n,) epoch of the state that each payment was applied to.
-        sequence: (n,) its sequence number in that epoch.
+        shard: (n,) the shard of each payment's card.
+        epoch: (n,) epoch of that shard's state that the payment was applied to.
+        sequence: (n,) its sequence number in that epoch; -1 where it is no longer known.
         repeated: (n,) True where the event id was already in the card's log: no decision is due.
         stale: (n,) True where another worker has already committed the payment: no decision is due.
         age_ms: (n,) event time less that of the newest earlier payment of the card; -1 where there is none.
+        recorded: what was recorded where, clipped to the batch's spans, of shards that the batch touched.
     """
 
     values: Values
-    epoch: Ints
-    sequence: Ints
+    shard: Words
+    epoch: Words
+    sequence: Words
     repeated: Mask
     stale: Mask
-    age_ms: Ints
+    age_ms: Words
+    recorded: list[Recorded] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class _Grouping:
-    """The keys of one entity kind in a batch, and how the payments map to them."""
+    """The keys of one entity in a batch of m labels and n payments, and their records, by key, labels first."""
 
     keys: list[bytes]
-    slot: Ints  # (n,) index of the key; -1 where the payment has no such entity
-    rank_from_end: Ints  # (n,) place among the key's records in this batch, from the end
-    counts: Ints  # (keys,)
-    order: Ints  # payments that have the entity, grouped by key, in log order
+    counts: Words  # (keys,) records of each
+    records: Words  # (records, 6)
+    rows: Words  # the payments that name the entity, by key, in log order
+    bounds: Words  # (keys + 1,) which of `rows` belong to each key
 
 
-def _group(prefix: bytes, ids: Sequence[str | None]) -> _Grouping:
-    index: dict[str, int] = {}
-    place = index.setdefault
-    slots = [-1 if entity_id is None else place(entity_id, len(index)) for entity_id in ids]
-    slot = np.fromiter(slots, np.int64, len(slots))
-    order = np.argsort(slot, kind="stable")[np.count_nonzero(slot < 0) :]
-    counts = np.bincount(slot[order], minlength=len(index))
-    ends = np.cumsum(counts)
-    rank = np.zeros(slot.size, np.int64)
-    rank[order] = ends[slot[order]] - np.arange(order.size)
-    return _Grouping([prefix + entity_id.encode() for entity_id in index], slot, rank, counts, order)
+@dataclass(slots=True)
+class _Upkeep:
+    """What a shard's next call is to do besides."""
+
+    replacements: list[Replacement] = field(default_factory=list)
+    refresh: list[bytes] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Logs:
+    """The logs of a batch's keys: key k of all entities is `words[starts[k]:ends[k]]`."""
+
+    words: Words
+    starts: Words
+    ends: Words
 
 
 class Enricher:
@@ -74,44 +104,36 @@ class Enricher:
         """Compile the catalog: which operation fills which column from which entity and window."""
         self.catalog = catalog
         self._store = store
-        self._payment_ops: list[tuple[int, Callable[[PaymentBatch], Floats]]] = []
-        self._entity_ops: dict[Entity, list[tuple[int, Callable[[View, int], Floats], int]]] = {}
-        self._windows: dict[Entity, tuple[int, ...]] = {
-            entity: tuple(sorted({f.window_ms for f in catalog.features if f.entity == entity and f.window_ms}))
-            for entity in catalog.entities
-        }
-        for column, feature in enumerate(catalog.features):
-            if feature.entity is None:
-                self._payment_ops.append((column, PAYMENT_OPS[feature.op]))
-            elif feature.window_ms is not None:
-                window = self._windows[feature.entity].index(feature.window_ms)
-                self._entity_ops.setdefault(feature.entity, []).append((column, ENTITY_OPS[feature.op], window))
+        self._limits = limits_array(catalog.limits)
+        self._payment_ops: list[tuple[int, Callable[[PaymentBatch], Floats]]] = [
+            (column, PAYMENT_OPS[catalog.features[column].op]) for column in catalog.payment_columns
+        ]
+        self._readers = [EntityReader(catalog, entity) for entity in catalog.entities]
+        self._floors = np.full(1 << 16, -1, np.int64)
+        self._upkeep = [_Upkeep() for _ in range(store.shards)]
+        self._upkeep_of: tuple[int, ...] = ()  # the epochs that it was planned in
+        self._calls = 0
 
-    def enrich(self, batch: PaymentBatch, spans: tuple[Span, ...], epoch: int) -> Enriched:
-        """Apply a batch of n payments to the state and compute its features.
+    def enrich(
+        self, batch: PaymentBatch, spans: tuple[Span, ...], epochs: Sequence[int], labels: LabelBatch | None = None
+    ) -> Enriched:
+        """Apply n payments, and labels before them, to the state and compute the payments' features.
 
-        `spans` covers every source partition of the batch. Raises StoreUnavailable and StateBehind as
-        `StateStore.apply` does, and StateBehind when a payment that is not committed is missing from a log. The call
-        may be repeated after any of them.
+        `spans` covers every source partition of the batch; `epochs` has every shard's. Raises StoreUnavailable and
+        StateBehind as `StateStore.apply` does, and StateBehind when a payment that is not committed is missing from a
+        log. The call may be repeated after any of them.
         """
-        applied, groupings = self.apply(batch, spans, epoch)
-        return self._features(batch, spans, applied, groupings)
-
-    def apply(
-        self, batch: PaymentBatch, spans: tuple[Span, ...], epoch: int
-    ) -> tuple[Applied, dict[Entity, _Grouping]]:
-        """Append the batch to the logs and return them; what `enrich` does first."""
-        groupings = {entity: _group(_PREFIX[entity], _ids(batch, entity)) for entity in self.catalog.entities}
-        append = Append(
-            epoch=epoch,
-            spans=spans,
-            keys=[key for grouping in groupings.values() for key in grouping.keys],
-            counts=[count for grouping in groupings.values() for count in grouping.counts.tolist()],
-            heads=b"".join([batch.heads[grouping.order].tobytes() for grouping in groupings.values()]),
-            cards=len(groupings["card"].keys),
-            size=len(batch),
-        )
-        return self._store.apply(append), groupings
+        groupings = self._group(batch, labels)
+        keys = [key for grouping in groupings for key in grouping.keys]
+        shard_of = self._shards_of(keys)
+        appends = self._appends(groupings, keys, shard_of, spans, epochs)
+        applied = self._store.apply(appends)
+        self._settle(spans, applied)
+        logs = _gather(appends, applied, shard_of)
+        enriched = self._read(batch, spans, applied, groupings, logs, shard_of)
+        enriched.recorded.extend(_recorded(spans, appends, applied))
+        self._plan_upkeep(keys, appends, applied, logs, shard_of)
+        return enriched
 
     def payment_only(self, batch: PaymentBatch) -> Values:
         """(n, features) float32: the features of the payments alone, NaN elsewhere; no store is asked."""
@@ -120,72 +142,269 @@ class Enricher:
             values[:, column] = operation(batch)
         return values
 
-    def _features(
-        self, batch: PaymentBatch, spans: tuple[Span, ...], applied: Applied, groupings: dict[Entity, _Grouping]
+    def _group(self, batch: PaymentBatch, labels: LabelBatch | None) -> list[_Grouping]:
+        groupings = []
+        for reader in self._readers:
+            entity = reader.entity
+            ids = ids_of(batch.payments, entity)
+            records = payment_records(batch, entity)
+            if labels is not None and len(labels):
+                ids = [*label_ids_of(labels.labels, entity), *ids]
+                records = np.concatenate((labels.base, records))
+            groupings.append(_grouping(PREFIX[entity], ids, records, len(records) - len(batch)))
+        return groupings
+
+    def _shards_of(self, keys: list[bytes]) -> Words | None:
+        """(keys,) the shard of each key; None when there is but one."""
+        shards = self._store.shards
+        return None if shards == 1 else np.array([shard_of(key, shards) for key in keys], np.int64)
+
+    def _appends(
+        self,
+        groupings: list[_Grouping],
+        keys: list[bytes],
+        shard_of_key: Words | None,
+        spans: tuple[Span, ...],
+        epochs: Sequence[int],
+    ) -> list[Append]:
+        if self._upkeep_of != tuple(epochs):  # logs may lie otherwise now
+            self._upkeep = [_Upkeep() for _ in self._upkeep]
+        self._calls += 1
+        all_floors = self._calls % ALL_FLOORS_EVERY == 1
+        counts = np.concatenate([grouping.counts for grouping in groupings])
+        records = np.concatenate([grouping.records for grouping in groupings])
+        appends = []
+        for shard, (epoch, upkeep) in enumerate(zip(epochs, self._upkeep, strict=True)):
+            own_keys, own_counts, own_records = keys, counts, records
+            if shard_of_key is not None:
+                here = shard_of_key == shard
+                own_keys = [keys[place] for place in np.flatnonzero(here).tolist()]
+                own_counts, own_records = counts[here], records[np.repeat(here, counts)]
+            appends.append(
+                Append(
+                    epoch,
+                    spans,
+                    own_keys,
+                    own_counts.tolist(),
+                    own_records,
+                    upkeep.replacements,
+                    upkeep.refresh,
+                    all_floors,
+                )
+            )
+        return appends
+
+    def _settle(self, spans: tuple[Span, ...], applied: list[Applied]) -> None:
+        """The call came back: what it was to do besides is done, and its floors are in the store."""
+        self._upkeep = [_Upkeep() for _ in self._upkeep]
+        for each in applied:
+            for source, floor in each.all_floors.items():
+                self._floors[source] = max(self._floors[source], floor)
+        for place, span in enumerate(spans):
+            self._floors[span.source_id] = min(each.floors[place] for each in applied)
+
+    def _plan_upkeep(
+        self, keys: list[bytes], appends: list[Append], applied: list[Applied], logs: Logs, shard_of_key: Words | None
+    ) -> None:
+        """Which logs to compact, and which to keep alive, with the next call."""
+        self._upkeep_of = tuple(append.epoch for append in appends)
+        cuts = due(logs.words, logs.starts, logs.ends, self._floors, self._limits)
+        for place in np.flatnonzero(cuts > logs.starts).tolist()[:COMPACTIONS]:
+            start, cut = int(logs.starts[place]), int(cuts[place])
+            head = logs.words[start:cut]
+            shard = 0 if shard_of_key is None else int(shard_of_key[place])
+            self._upkeep[shard].replacements.append(
+                Replacement(
+                    keys[place],
+                    head[0].tobytes(),
+                    UNIT_BYTES * len(head),
+                    summary(head, self._limits).tobytes(),
+                )
+            )
+        for place in np.flatnonzero(
+            newly_of_period(logs.words, logs.starts, logs.ends, _new(appends, applied, shard_of_key))
+        ).tolist():
+            shard = 0 if shard_of_key is None else int(shard_of_key[place])
+            self._upkeep[shard].refresh.append(keys[place])
+
+    def _read(
+        self,
+        batch: PaymentBatch,
+        spans: tuple[Span, ...],
+        applied: list[Applied],
+        groupings: list[_Grouping],
+        logs: Logs,
+        shard_of_key: Words | None,
     ) -> Enriched:
         n = len(batch)
         values = self.payment_only(batch)
-        epoch, sequence = np.zeros(n, np.int64), np.full(n, -1, np.int64)
-        repeated, stale = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
-        age_ms = np.full(n, -1, np.int64)
-        floor_of = {span.partition: floor for span, floor in zip(spans, applied.floors, strict=True)}
-        partition = batch.partition.astype(np.int64)
-        for span, floor in zip(spans, applied.floors, strict=True):
-            if floor > span.floor:  # what others have committed meanwhile; its logs may be trimmed too far for features
-                stale |= (partition == span.partition) & (batch.offset >= span.floor) & (batch.offset < floor)
+        repeated, stale = np.zeros(n, np.bool_), self._stale(batch, spans, applied)
+        age_ms, shard = np.full(n, -1, np.int64), np.zeros(n, np.int64)
+        sources = batch.base[:, 2]
         at = 0
-        for entity, grouping in groupings.items():
-            logs = Logs.of(applied.logs[at : at + len(grouping.keys)])
-            at += len(grouping.keys)
-            rows = np.flatnonzero(grouping.slot >= 0)
+        for reader, grouping in zip(self._readers, groupings, strict=True):
+            here = slice(at, at + len(grouping.keys))
+            at = here.stop
+            rows = grouping.rows
             if not rows.size:
                 continue
-            own = own_positions(
-                logs, grouping.slot[rows], grouping.rank_from_end[rows], partition[rows], batch.offset[rows]
-            )
-            missing = rows[own < 0]
-            if missing.size:
-                stale[missing] = self._committed(batch, missing, floor_of, entity)
-                rows, own = rows[own >= 0], own[own >= 0]
-                if not rows.size:
-                    continue
-            records = logs.records[own]
-            if entity == "card":
-                epoch[rows], sequence[rows] = records["epoch"], sequences(records)
-                repeated[rows] = records["flags"] & FLAG_DUPLICATE != 0
-            view = self._view(entity, logs, own, grouping.slot[rows], batch, rows)
-            for column, operation, window in self._entity_ops.get(entity, ()):
-                values[rows, column] = operation(view, window)
-            if entity == "card":
-                age_ms[rows] = np.where(view.last >= 0, np.minimum(view.since_last_ms, 1 << 62), -1)
-        return Enriched(values, epoch, sequence, repeated, stale, age_ms)
-
-    def _view(self, entity: Entity, logs: Logs, own: Ints, slot: Ints, batch: PaymentBatch, rows: Ints) -> View:
-        subject = Subject(
-            event_time=batch.event_time[rows],
-            amount=batch.amount[rows],
-            card=batch.heads["card"][rows],
-            merchant=batch.merchant[rows],
-            device=batch.device[rows],
-            country=batch.country[rows],
-        )
-        return view_of(View(logs, own, slot, subject, self._windows[entity], self.catalog.keep))
+            block, extra = reader.read(logs.words, logs.starts[here], logs.ends[here], grouping.bounds, sources[rows])
+            if (lost := extra[:, STATUS] != FOUND).any():
+                self._require_committed(batch, rows[lost], reader.entity)
+                stale[rows[lost]] = True
+                block[lost] = np.nan
+                extra[lost, REPEATED] = 0
+            values[rows[:, None], reader.columns] = block
+            if reader.entity == "card":
+                repeated[rows] = extra[:, REPEATED] == 1
+                since = extra[:, SINCE_LAST]
+                age_ms[rows] = np.where((since < NEVER) & ~lost, since, -1)
+                if shard_of_key is not None:
+                    shard[rows] = np.repeat(shard_of_key[here], np.diff(grouping.bounds))
+        epoch, sequence = _stamps(batch, spans, applied, shard)
+        return Enriched(values, shard, epoch, sequence, repeated, stale, age_ms)
 
     @staticmethod
-    def _committed(batch: PaymentBatch, missing: Ints, floor_of: dict[int, int], entity: Entity) -> bool:
-        for row in missing.tolist():
-            source = (int(batch.partition[row]), int(batch.offset[row]))
-            if source[1] >= floor_of[source[0]]:
+    def _stale(batch: PaymentBatch, spans: tuple[Span, ...], applied: list[Applied]) -> Mask:
+        """What others have committed meanwhile; its logs may be compacted too far for features."""
+        stale = np.zeros(len(batch), np.bool_)
+        for place, span in enumerate(spans):
+            floor = max(each.floors[place] for each in applied)
+            if floor > span.floor and not span.labels:
+                stale |= (batch.partition == span.partition) & (batch.offset >= span.floor) & (batch.offset < floor)
+        return stale
+
+    def _require_committed(self, batch: PaymentBatch, rows: Words, entity: Entity) -> None:
+        for row in rows.tolist():
+            partition, offset = int(batch.partition[row]), int(batch.offset[row])
+            if offset >= self._floors[partition]:
                 raise StateBehind(
-                    f"the {entity} log has lost the record of {batch.topic}/{source[0]} offset {source[1]}, "
+                    f"the {entity} log has lost the record of {batch.topic}/{partition} offset {offset}, "
                     "which is not committed: the state went back in time"
                 )
-        return True
 
 
-def _ids(batch: PaymentBatch, entity: Entity) -> list[str | None]:
-    if entity == "card":
-        return [payment.card_id for payment in batch.payments]
-    if entity == "merchant":
-        return [payment.merchant_id for payment in batch.payments]
-    return [payment.device_id for payment in batch.payments]
+def _grouping(prefix: bytes, ids: Ids, records: Words, labels: int) -> _Grouping:
+    index: dict[str, int] = {}
+    place = index.setdefault
+    slots = [-1 if entity_id is None else place(entity_id, len(index)) for entity_id in ids]
+    slot = np.fromiter(slots, np.int64, len(slots))
+    order = np.argsort(slot, kind="stable")[np.count_nonzero(slot < 0) :]
+    counts = np.bincount(slot[order], minlength=len(index))
+    rows, bounds = order, counts
+    if labels:
+        rows = order[order >= labels] - labels
+        bounds = np.bincount(slot[labels:][rows], minlength=len(index))
+    return _Grouping(
+        [prefix + entity_id.encode() for entity_id in index],
+        counts,
+        records[order],
+        rows,
+        np.concatenate(([0], np.cumsum(bounds))),
+    )
+
+
+def _gather(appends: list[Append], applied: list[Applied], shard_of_key: Words | None) -> Logs:
+    """All shards' logs as one array, in the order of the keys of the batch."""
+    if shard_of_key is None:
+        return Logs(*applied[0].logs(appends[0]))
+    starts, ends = np.empty(shard_of_key.size, np.int64), np.empty(shard_of_key.size, np.int64)
+    parts, at = [np.empty((0, UNIT_WORDS), np.int64)], 0
+    for shard, (append, each) in enumerate(zip(appends, applied, strict=True)):
+        words, first, last = each.logs(append)
+        here = shard_of_key == shard
+        starts[here], ends[here] = first + at, last + at
+        parts.append(words)
+        at += len(words)
+    return Logs(np.concatenate(parts), starts, ends)
+
+
+def _new(appends: list[Append], applied: list[Applied], shard_of_key: Words | None) -> Words:
+    """(keys,) how many records of each log are known to be new."""
+    counts = [
+        np.where((each.lengths > 0) & (not each.whole), np.array(append.counts, np.int64), 0)
+        for append, each in zip(appends, applied, strict=True)
+    ]
+    if shard_of_key is None:
+        return counts[0]
+    new = np.empty(shard_of_key.size, np.int64)
+    for shard, some in enumerate(counts):
+        new[shard_of_key == shard] = some
+    return new
+
+
+def _stamps(batch: PaymentBatch, spans: tuple[Span, ...], applied: list[Applied], shard: Words) -> tuple[Words, Words]:
+    """(n,), (n,) the epoch and sequence number of each payment in its card's shard."""
+    epoch, sequence = np.zeros(len(batch), np.int64), np.full(len(batch), -1, np.int64)
+    for number, each in enumerate(applied):
+        for span, runs in zip(spans, each.runs, strict=True):
+            for run in runs:
+                if span.labels or run.end <= span.start or run.start >= span.end:
+                    continue
+                rows = (batch.partition == span.partition) & (batch.offset >= run.start) & (batch.offset < run.end)
+                if len(applied) > 1:
+                    rows &= shard == number
+                epoch[rows] = run.epoch
+                sequence[rows] = batch.offset[rows] - run.start + run.sequence
+    return epoch, sequence
+
+
+def _recorded(spans: tuple[Span, ...], appends: list[Append], applied: list[Applied]) -> list[Recorded]:
+    return [
+        Recorded(shard, span, _clipped(run, span))
+        for shard, (append, each) in enumerate(zip(appends, applied, strict=True))
+        if append.keys
+        for span, runs in zip(spans, each.runs, strict=True)
+        for run in runs
+        if run.end > span.start and run.start < span.end
+    ]
+
+
+def _clipped(run: Run, span: Span) -> Run:
+    start = max(run.start, span.start)
+    return Run(start, min(run.end, span.end), run.sequence + start - run.start, run.epoch)
+
+
+def shard_of(key: bytes, shards: int) -> int:
+    """The shard that holds an entity's log."""
+    return xxh3_64_intdigest(key) % shards
+
+
+def payment_records(batch: PaymentBatch, entity: Entity) -> Words:
+    """(n, 6) the payments as records of one entity's logs."""
+    first, second, third = (getattr(batch, name) for name in COUNTERPARTS[entity])
+    return records_of(batch.base, first, second, third)
+
+
+def ids_of(payments: Sequence[Payment], entity: Entity) -> Ids:
+    """(n,) the entity that each payment names, None where it names none."""
+    match entity:
+        case "card":
+            return [payment.card_id for payment in payments]
+        case "account":
+            return [payment.account_id for payment in payments]
+        case "merchant":
+            return [payment.merchant_id for payment in payments]
+        case "terminal":
+            return [payment.terminal_id for payment in payments]
+        case "device":
+            return [payment.device_id for payment in payments]
+        case "ip":
+            return [payment.ip for payment in payments]
+
+
+def label_ids_of(labels: Sequence[Label], entity: Entity) -> Ids:
+    """(m,) the entity that each label names, None where it names none."""
+    match entity:
+        case "card":
+            return [label.card_id for label in labels]
+        case "account":
+            return [label.account_id for label in labels]
+        case "merchant":
+            return [label.merchant_id for label in labels]
+        case "terminal":
+            return [label.terminal_id for label in labels]
+        case "device":
+            return [label.device_id for label in labels]
+        case "ip":
+            return [label.ip for label in labels]

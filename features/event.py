@@ -1,8 +1,17 @@
 """The records that Fraudline reads, their columns in a micro-batch, and the codec of the entity log.
 
-This module alone knows how a payment lies in an entity log. A log is a run of 64-byte little-endian records
-(`RECORD`). The client writes the first 53 bytes (`HEAD`); the store stamps the last 11 when it appends: a flag for a
-repeated event id, its shard's epoch, and the shard's sequence number at the start of the batch.
+This module alone knows how a payment or a label lies in an entity log. A log is a run of units of six little-endian
+64-bit words (`UNIT_BYTES`). One unit is one record; a log that was compacted begins with units of a summary instead
+(see `features.fold`).
+
+| word | record | bits |
+|---|---|---|
+| 0 | event time of the payment, ms | 64 |
+| 1 | amount, minor units; kind; flags | 48, 8, 8 |
+| 2 | source: offset; partition; 1 for the labels topic | 48, 15, 1 |
+| 3 | hash of the event id | 64 |
+| 4 | tags of the first and second counterpart | 32, 32 |
+| 5 | tag of the third; country; merchant category | 32, 16, 16 |
 """
 
 from __future__ import annotations
@@ -16,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
-LAYOUT_VERSION: Final = 1
+LAYOUT_VERSION: Final = 2
 MIN_EVENT_TIME_MS: Final = 946_684_800_000  # 2000-01-01
 MAX_EVENT_TIME_MS: Final = 4_102_444_800_000  # 2100-01-01
 MAX_AMOUNT_MINOR: Final = 1_000_000_000_000
@@ -52,7 +61,10 @@ class Payment(msgspec.Struct, frozen=True, gc=False):
 
 
 class Label(msgspec.Struct, frozen=True, gc=False):
-    """What became known about a payment later: one record of the `labels` topic."""
+    """What became known about a payment later: one record of the `labels` topic.
+
+    Its card and merchant learn from it, and every other entity that it names.
+    """
 
     event_id: Id
     card_id: Id
@@ -61,59 +73,35 @@ class Label(msgspec.Struct, frozen=True, gc=False):
     label: Literal["fraud", "genuine"]
     labelled_at: EpochMs
     source: Literal["chargeback", "analyst", "customer", "issuer"]
+    account_id: Id | None = None
+    terminal_id: Id | None = None
+    device_id: Id | None = None
+    ip: Annotated[str, msgspec.Meta(max_length=45)] | None = None
 
 
+UNIT_WORDS: Final = 6
+UNIT_BYTES: Final = 8 * UNIT_WORDS
 KIND_PAYMENT: Final = 1
 KIND_LABEL: Final = 2
-FLAG_DUPLICATE: Final = 1
+FLAG_REPEATED: Final = 1  # of a payment that was folded into a summary: its event id was repeated
+FLAG_FRAUD: Final = 2  # of a label
+MAX_PARTITION: Final = (1 << 15) - 1
+_AMOUNT_BITS: Final = 48
+_FLAG_BITS: Final = 56
+_OFFSET_BITS: Final = 48
 
-# One definition of the layout; HEAD and RECORD are views of it. `stamp` overlaps: its upper 48 bits are the base.
-_FIELDS: Final = {
-    "event_time": ("<i8", 0),
-    "amount": ("<i8", 8),
-    "offset": ("<i8", 16),
-    "event_hash": ("<u8", 24),
-    "card": ("<u4", 32),
-    "merchant": ("<u4", 36),
-    "device": ("<u4", 40),
-    "partition": ("<u2", 44),
-    "index": ("<u2", 46),
-    "country": ("<u2", 48),
-    "mcc": ("<u2", 50),
-    "kind": ("u1", 52),  # upper half: layout version
-}
-_STAMP: Final = {"flags": ("u1", 53), "epoch": ("<u4", 54), "stamp": ("<u8", 56)}
-HEAD_BYTES: Final = 53
-RECORD_BYTES: Final = 64
+Words = npt.NDArray[np.int64]
 
 
-def _dtype(fields: dict[str, tuple[str, int]], itemsize: int) -> np.dtype[np.void]:
-    return np.dtype(
-        {
-            "names": list(fields),
-            "formats": [form for form, _ in fields.values()],
-            "offsets": [offset for _, offset in fields.values()],
-            "itemsize": itemsize,
-        }
-    )
+def source_id(partition: int, *, labels: bool = False) -> int:
+    """The upper 16 bits of a record's source: which partition of which of the two topics."""
+    return partition | (int(labels) << 15)
 
 
-HEAD: Final = _dtype(_FIELDS, HEAD_BYTES)
-RECORD: Final = _dtype(_FIELDS | _STAMP, RECORD_BYTES)
-Records = npt.NDArray[np.void]
-
-
-def sequences(records: Records) -> npt.NDArray[np.int64]:
-    """The shard sequence number of each record: the stamped base plus the record's place in its batch."""
-    base: npt.NDArray[np.int64] = (records["stamp"] >> np.uint64(16)).astype(np.int64)
-    index: npt.NDArray[np.uint16] = records["index"]
-    return base + index
-
-
-def stamp_bytes(*, duplicate: bool, epoch: int, base: int) -> bytes:
-    """The 11 bytes that a store puts behind each 53-byte head."""
-    flags = FLAG_DUPLICATE if duplicate else 0
-    return flags.to_bytes(1, "little") + epoch.to_bytes(4, "little") + base.to_bytes(6, "little")
+def sources_of(partition: npt.NDArray[np.int32], offset: Words, *, labels: bool = False) -> Words:
+    """(n,) the source word of records at these partitions and offsets."""
+    number = partition.astype(np.uint64) | np.uint64(int(labels) << 15)
+    return ((number << np.uint64(_OFFSET_BITS)) | offset.astype(np.uint64)).view(np.int64)
 
 
 def tag(text: str | None) -> int:
@@ -169,27 +157,44 @@ class PaymentBatch:
     """A micro-batch of n valid payments as columns, in log order: grouped by partition, offsets rising within one.
 
     All arrays have shape (n,). `offset` and `partition` are the source record's; `ingest_time` is its Kafka timestamp
-    in ms (the event time where there is no broker).
+    in ms (the event time where there is no broker). Tags are 0 where the payment names no such party.
     """
 
     topic: str
     payments: Sequence[Payment]
     partition: npt.NDArray[np.int32]
-    offset: npt.NDArray[np.int64]
-    ingest_time: npt.NDArray[np.int64]
-    event_time: npt.NDArray[np.int64]
-    amount: npt.NDArray[np.int64]
-    merchant: npt.NDArray[np.uint32]
-    device: npt.NDArray[np.uint32]
+    offset: Words
+    ingest_time: Words
+    event_time: Words
+    amount: Words
     country: npt.NDArray[np.uint16]
     card_country: npt.NDArray[np.uint16]
     channel: npt.NDArray[np.uint8]
     mcc: npt.NDArray[np.uint16]
-    heads: Records
+    card: npt.NDArray[np.uint32]
+    merchant: npt.NDArray[np.uint32]
+    device: npt.NDArray[np.uint32]
+    ip: npt.NDArray[np.uint32]
+    base: Words  # (n, 6): its record without counterparts
 
     def __len__(self) -> int:
         """The number of payments."""
         return len(self.payments)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelBatch:
+    """A micro-batch of m valid labels, in log order. `base`, shape (m, 6): their records, without counterparts."""
+
+    topic: str
+    labels: Sequence[Label]
+    partition: npt.NDArray[np.int32]
+    offset: Words
+    base: Words
+
+    def __len__(self) -> int:
+        """The number of labels."""
+        return len(self.labels)
 
 
 def batch_of(
@@ -200,26 +205,25 @@ def batch_of(
     offset: Sequence[int],
     ingest_time: Sequence[int] | None = None,
 ) -> PaymentBatch:
-    """Lay payments out as columns. All sequences have length n, at most 65,535, in log order (see `PaymentBatch`)."""
+    """Lay payments out as columns. All sequences have length n, in log order (see `PaymentBatch`)."""
     n = len(payments)
-    heads: Records = np.zeros(n, HEAD)
-    heads["event_time"] = event_time = np.fromiter([p.event_time for p in payments], np.int64, n)
-    heads["amount"] = amount = np.fromiter([p.amount_minor for p in payments], np.int64, n)
-    heads["offset"] = offsets = np.asarray(offset, np.int64)
-    heads["event_hash"] = np.fromiter([xxh3_64_intdigest(p.event_id.encode()) for p in payments], np.uint64, n)
+    base = np.zeros((n, UNIT_WORDS), np.int64)
+    event_time = np.fromiter([p.event_time for p in payments], np.int64, n)
+    amount = np.fromiter([p.amount_minor for p in payments], np.int64, n)
+    offsets, partitions = np.asarray(offset, np.int64), np.asarray(partition, np.int32)
     tags = _tags(
         [xxh3_64_intdigest(p.card_id.encode()) for p in payments]
         + [xxh3_64_intdigest(p.merchant_id.encode()) for p in payments]
         + [0 if p.device_id is None else xxh3_64_intdigest(p.device_id.encode()) for p in payments]
+        + [0 if p.ip is None else xxh3_64_intdigest(p.ip.encode()) for p in payments]
     )
-    heads["card"] = tags[:n]
-    heads["merchant"] = merchant = tags[n : 2 * n]
-    heads["device"] = device = tags[2 * n :]
-    heads["partition"] = partitions = np.asarray(partition, np.int32)
-    heads["index"] = np.arange(n, dtype=np.uint16)
-    heads["country"] = country = np.fromiter([_COUNTRIES[p.country] for p in payments], np.uint16, n)
-    heads["mcc"] = mcc = np.fromiter([_MCCS[p.mcc] for p in payments], np.uint16, n)
-    heads["kind"] = KIND_PAYMENT | LAYOUT_VERSION << 4
+    country = np.fromiter([_COUNTRIES[p.country] for p in payments], np.uint16, n)
+    mcc = np.fromiter([_MCCS[p.mcc] for p in payments], np.uint16, n)
+    base[:, 0] = event_time
+    base[:, 1] = amount | (KIND_PAYMENT << _AMOUNT_BITS)
+    base[:, 2] = sources_of(partitions, offsets)
+    base[:, 3] = _hashes([p.event_id for p in payments])
+    base[:, 5] = (country.astype(np.int64) << 32) | (mcc.astype(np.uint64) << np.uint64(48)).view(np.int64)
     return PaymentBatch(
         topic=topic,
         payments=payments,
@@ -228,14 +232,43 @@ def batch_of(
         ingest_time=event_time if ingest_time is None else np.asarray(ingest_time, np.int64),
         event_time=event_time,
         amount=amount,
-        merchant=merchant,
-        device=device,
         country=country,
         card_country=np.fromiter([_COUNTRIES[p.card_country] for p in payments], np.uint16, n),
         channel=np.fromiter([_CHANNELS[p.channel] for p in payments], np.uint8, n),
         mcc=mcc,
-        heads=heads,
+        card=tags[:n],
+        merchant=tags[n : 2 * n],
+        device=tags[2 * n : 3 * n],
+        ip=tags[3 * n :],
+        base=base,
     )
+
+
+def labels_of(labels: Sequence[Label], *, topic: str, partition: Sequence[int], offset: Sequence[int]) -> LabelBatch:
+    """Lay labels out as columns. All sequences have length m, in log order."""
+    offsets, partitions = np.asarray(offset, np.int64), np.asarray(partition, np.int32)
+    base = np.zeros((len(labels), UNIT_WORDS), np.int64)
+    if labels:
+        fraud = np.array([label.label == "fraud" for label in labels])
+        base[:, 0] = [label.event_time for label in labels]
+        base[:, 1] = (KIND_LABEL << _AMOUNT_BITS) | (np.where(fraud, FLAG_FRAUD, 0) << _FLAG_BITS)
+        base[:, 2] = sources_of(partitions, offsets, labels=True)
+        base[:, 3] = _hashes([label.event_id for label in labels])
+    return LabelBatch(topic, labels, partitions, offsets, base)
+
+
+def records_of(
+    base: Words, first: npt.NDArray[np.uint32], second: npt.NDArray[np.uint32], third: npt.NDArray[np.uint32]
+) -> Words:
+    """(n, 6) records: `base` with the tags of three counterparts, each of shape (n,)."""
+    records = base.copy()
+    records[:, 4] = (second.astype(np.uint64) << np.uint64(32) | first).view(np.int64)
+    records[:, 5] |= third.astype(np.int64)
+    return records
+
+
+def _hashes(event_ids: list[str]) -> Words:
+    return np.array([xxh3_64_intdigest(event_id.encode()) for event_id in event_ids], np.uint64).view(np.int64)
 
 
 def _tags(digests: list[int]) -> npt.NDArray[np.uint32]:

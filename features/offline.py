@@ -1,18 +1,21 @@
-"""Features of a history, by the code that computes them online: the same enricher over a store in this process."""
+"""Features of a history, by the code that computes them online: every log is folded whole, an entity at a time.
+
+Here the history is held as objects, all at once; `features.history` does the same for files of any size.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Final
 
 import numpy as np
 
 from features.catalog import DEFAULT, Catalog
-from features.enrich import Enricher, Mask, Values
-from features.event import Payment, batch_of
-from features.store import MemoryStore, Span
+from features.enrich import Ids, Mask, ids_of, label_ids_of, payment_records
+from features.event import UNIT_WORDS, Label, LabelBatch, Payment, PaymentBatch, Words, batch_of, labels_of
+from features.operations import PAYMENT_OPS
+from features.reader import EntityReader, Values
 
 _TOPIC: Final = "history"
 
@@ -30,42 +33,83 @@ class Offline:
     kept: Mask
 
 
+def interleaved(payments: Iterable[Payment], labels: Iterable[Label]) -> Iterator[Payment | Label]:
+    """A history in the order in which it became known: payments as given, labels by `labelled_at`.
+
+    A label comes before the first payment whose event time is the same or later, and those of equal moments as given.
+    """
+    waiting = iter(sorted(labels, key=lambda label: label.labelled_at))
+    label = next(waiting, None)
+    for payment in payments:
+        while label is not None and label.labelled_at <= payment.event_time:
+            yield label
+            label = next(waiting, None)
+        yield payment
+    if label is not None:
+        yield label
+    yield from waiting
+
+
 def build(
-    payments: Iterable[Payment],
-    catalog: Catalog = DEFAULT,
-    *,
-    batch: int = 1024,
-    progress: Callable[[int], None] | None = None,
+    log: Iterable[Payment | Label], catalog: Catalog = DEFAULT, *, progress: Callable[[int], None] | None = None
 ) -> Offline:
-    """Compute every payment's features from the payments before it in `payments`, and itself.
+    """Compute every payment's features from what precedes it in `log`, and itself.
 
     Args:
-        payments: n payments in log order.
+        log: n payments, and labels, in the order in which they became known.
         catalog: the features to compute.
-        batch: payments a step, at most 65,535; it changes nothing in the result.
-        progress: told the number of payments of each step.
+        progress: told a number of payments now and then; n in all.
     """
-    store = MemoryStore(catalog.keep)
-    store.adopt({(_TOPIC, 0): 0})
-    epoch = store.position().epoch
-    enricher = Enricher(catalog, store)
-    values, kept = [], []
-    start = 0
-    for chunk in _chunks(payments, batch):
-        end = start + len(chunk)
-        columns = batch_of(chunk, topic=_TOPIC, partition=[0] * len(chunk), offset=range(start, end))
-        enriched = enricher.enrich(columns, (Span(_TOPIC, 0, start, end, floor=start),), epoch)
-        values.append(enriched.values)
-        kept.append(~enriched.repeated)
-        start = end
+    known = list(log)
+    is_payment = np.fromiter([isinstance(each, Payment) for each in known], np.bool_, len(known))
+    payments = [each for each in known if isinstance(each, Payment)]
+    labels = [each for each in known if isinstance(each, Label)]
+    n = len(payments)
+    batch = batch_of(payments, topic=_TOPIC, partition=[0] * n, offset=range(n))
+    known_labels = labels_of(labels, topic=_TOPIC, partition=[0] * len(labels), offset=range(len(labels)))
+    values = np.full((n, len(catalog.features)), np.nan, np.float32)
+    for column in catalog.payment_columns:
+        values[:, column] = PAYMENT_OPS[catalog.features[column].op](batch)
+    kept = np.ones(n, np.bool_)
+    told = 0
+    for done, entity in enumerate(catalog.entities, start=1):
+        reader = EntityReader(catalog, entity)
+        rows, block, repeated = _read(reader, batch, known_labels, is_payment)
+        values[rows[:, None], reader.columns] = block
+        if entity == "card":
+            kept[rows] = ~repeated
         if progress:
-            progress(len(chunk))
-    if not values:
-        return Offline(np.zeros((0, len(catalog.features)), np.float32), np.zeros(0, np.bool_))
-    return Offline(np.concatenate(values), np.concatenate(kept))
+            progress(n * done // len(catalog.entities) - told)
+            told = n * done // len(catalog.entities)
+    return Offline(values, kept)
 
 
-def _chunks(payments: Iterable[Payment], size: int) -> Iterator[list[Payment]]:
-    iterator = iter(payments)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
+def _read(
+    reader: EntityReader, batch: PaymentBatch, labels: LabelBatch, is_payment: Mask
+) -> tuple[Words, Values, Mask]:
+    """Which payments name the entity, by entity; their features, and whether each is repeated."""
+    entity = reader.entity
+    records = np.empty((is_payment.size, UNIT_WORDS), np.int64)
+    records[is_payment], records[~is_payment] = payment_records(batch, entity), labels.base
+    payment_slots, label_slots = slots([ids_of(batch.payments, entity), label_ids_of(labels.labels, entity)])
+    slot = np.empty(is_payment.size, np.int64)
+    slot[is_payment], slot[~is_payment] = payment_slots, label_slots
+    order = np.argsort(slot, kind="stable")[np.count_nonzero(slot < 0) :]
+    sizes = np.bincount(slot[order])
+    ends = np.cumsum(sizes)
+    own = is_payment[order]
+    block, repeated = reader.read_all(
+        records[order], ends - sizes, ends, np.bincount(slot[order][own], minlength=sizes.size)
+    )
+    row_of = np.cumsum(is_payment) - 1
+    return row_of[order[own]], block, repeated
+
+
+def slots(ids: Sequence[Ids]) -> list[Words]:
+    """Number the entities of several sequences of ids in order of appearance; -1 where there is none."""
+    index: dict[str, int] = {}
+    place = index.setdefault
+    return [
+        np.array([-1 if entity_id is None else place(entity_id, len(index)) for entity_id in some], np.int64)
+        for some in ids
+    ]

@@ -1,27 +1,30 @@
 """The state store's contract, and the store that lives in this process.
 
-A store holds, for one namespace, a *log* of 64-byte records per entity key, and for every source partition a *marker*
-(the next offset that it has not applied, exclusive) and a *floor* (the offset below which everything is known to be
-committed). It also holds an *epoch*, drawn at random when its state was created, and a *sequence* that counts every
-payment applied in that epoch.
+A store is a fixed number of *shards*. A shard holds, for one namespace, a *log* of 48-byte units per entity key (see
+`features.event`), and for every source partition a *marker* (the next offset that it has not applied, exclusive) and a
+*floor* (the offset below which everything is known to be committed). It also has an *epoch*, drawn at random when its
+state was created, and a *sequence* that numbers every offset applied in that epoch: a *run* says which offsets of a
+partition were given which numbers.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from features.errors import StateBehind
-from features.event import FLAG_DUPLICATE, HEAD_BYTES, KIND_PAYMENT, RECORD_BYTES, stamp_bytes
+from features.event import UNIT_BYTES, UNIT_WORDS, Words, source_id
 
 Source = tuple[str, int]  # topic, partition
 
-_EVENT_HASH: Final = slice(24, 32)
-_KIND_AT: Final = 52
+_OFFSET_BITS: Final = 48
+_OFFSET_MASK: Final = (1 << _OFFSET_BITS) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Span:
     """What a batch covers of one source partition: offsets `start` (inclusive) to `end` (exclusive).
 
     `start` is where the previous batch ended, not the first record's offset: dead letters and holes are covered too.
-    `floor` is the newest committed offset that the caller knows.
+    `floor` is the newest committed offset that the caller knows. `labels` tells the labels topic from the payments.
     """
 
     topic: str
@@ -37,204 +40,273 @@ class Span:
     start: int
     end: int
     floor: int
+    labels: bool = False
+
+    @property
+    def source_id(self) -> int:
+        """The number that the records of this partition carry."""
+        return source_id(self.partition, labels=self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """A compaction: the first `cut` bytes of a log become `summary`, if the log still begins with `first` (a unit)."""
+
+    key: bytes
+    first: bytes
+    cut: int
+    summary: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """One guarded call: `counts[i]` record heads for `keys[i]`, concatenated in key order in `heads`.
+    """One guarded call to one shard: `counts[i]` records for `keys[i]`, in key order in `records`, shape (sum, 6).
 
-    The first `cards` keys are card logs; only they decide whether an event id is repeated. `size` is the number of
-    payments in the batch, and so of sequence numbers drawn.
+    `replacements` are carried out first. `refresh` are keys that have to live on. With `all_floors` the reply tells the
+    floor of every partition.
     """
 
     epoch: int
     spans: tuple[Span, ...]
     keys: list[bytes]
     counts: list[int]
-    heads: bytes
-    cards: int
-    size: int
+    records: Words
+    replacements: Sequence[Replacement] = ()
+    refresh: Sequence[bytes] = ()
+    all_floors: bool = False
+
+
+class Run(NamedTuple):
+    """Offsets `start` to `end` (exclusive) of a partition were numbered from `sequence` on, in `epoch`."""
+
+    start: int
+    end: int
+    sequence: int
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """The logs after the call, in the order of `Append.keys`, and each span's marker before and floor after it.
+    """The logs, and each span's marker before, floor after, and runs that may still be asked for, in order.
 
-    A log is cut to the last `keep` records before the batch plus the batch's own, or whole when a part of the batch
-    had been applied before.
+    Those are the ones that end behind the floor or behind the span's start: so a call whose reply was lost tells its
+    run again when it is repeated, also if it lies below the floor.
+
+    `lengths[i]` units of `units` (bytes of all logs, end to end) are the log of `Append.keys[i]`: as it is after the
+    call if `whole`, else as it was before, without the call's own records. `all_floors` has every partition's floor by
+    source id when the call asked for them.
     """
 
-    logs: list[bytes]
+    units: bytes
+    lengths: npt.NDArray[np.int64]
+    whole: bool
     markers: list[int]
     floors: list[int]
+    runs: list[list[Run]]
+    all_floors: Mapping[int, int] = field(default_factory=dict)
+
+    def logs(self, append: Append) -> tuple[Words, Words, Words]:
+        """All logs after the call as one array of units, shape (units, 6), and where each starts and ends in it."""
+        held = np.frombuffer(self.units, np.int64).reshape(-1, UNIT_WORDS)
+        if self.whole:
+            ends = np.cumsum(self.lengths)
+            return held, ends - self.lengths, ends
+        counts = np.array(append.counts, np.int64)
+        ends = np.cumsum(self.lengths + counts)
+        starts = ends - self.lengths - counts
+        words = np.empty((len(held) + len(append.records), UNIT_WORDS), np.int64)
+        own = np.repeat(ends - np.cumsum(counts), counts) + np.arange(len(append.records))
+        is_own = np.zeros(len(words), np.bool_)
+        is_own[own] = True
+        words[own] = append.records
+        words[~is_own] = held
+        return words, starts, ends
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a namespace stands: its epoch, and the marker and floor of every source partition that it knows."""
+    """Where a shard stands: its epoch, and the marker and floor of every source partition that it knows.
+
+    `parent` is the (epoch, sequence) that the state was inherited from, when the epoch was renewed: what the parent had
+    numbered below that sequence is in it, and the epoch's own numbers go on from there.
+    """
 
     epoch: int
     markers: Mapping[Source, int] = field(default_factory=dict)
     floors: Mapping[Source, int] = field(default_factory=dict)
+    parent: tuple[int, int] | None = None
 
 
 class StateStore(Protocol):
-    """Five verbs. Any of them may raise `StoreUnavailable`; then the call may or may not have been applied."""
+    """Six verbs. Any of them may raise `StoreUnavailable`; then the call may or may not have been applied."""
+
+    @property
+    def shards(self) -> int:
+        """How many shards there are; fixed for the life of a namespace."""
 
     def check(self) -> None:
         """Refuse a store that could lose or hide state. Raises StoreUnsuitable."""
 
-    def position(self) -> Position:
-        """Read the epoch (created if there is none) and all markers; from here on the connection is trusted."""
+    def positions(self) -> list[Position]:
+        """Read every shard's epoch (created if there is none) and markers; from here on the connections are trusted.
+
+        A state that another server held when it was last asked gets a new epoch, as `renew` gives it: it was loaded
+        from a file or came from another primary, so it may have gone back in time without any marker telling so.
+        """
 
     def adopt(self, starts: Mapping[Source, int], *, force: bool = False) -> None:
-        """Set the markers of partitions that have none; with `force`, also raise those that lie lower."""
+        """Set the markers of partitions that have none, in every shard; with `force`, also raise lower ones."""
 
-    def apply(self, append: Append) -> Applied:
-        """Append each record once, move markers and floors up, and return the logs.
+    def renew(self, epochs: Sequence[int]) -> None:
+        """Draw a new epoch for every shard that still has the one given: its state is not what it once was.
 
-        Atomic: everything is read and checked before the first write. Idempotent: records below a marker are not
-        appended again. Safe to repeat after StoreUnavailable. Raises StateBehind, having written nothing, when the
-        epoch is another, a marker is missing or below its span's start, or the connection was re-established since
-        `position`.
+        The epoch that is given up becomes the `Position.parent`, unless nothing was recorded in it.
+        """
+
+    def apply(self, appends: Sequence[Append]) -> list[Applied]:
+        """One call for every shard, in order: append each record once, move markers and floors up, return the logs.
+
+        Each shard's call is atomic: everything is read and checked before the first write. Idempotent: records below a
+        marker are not appended again. Safe to repeat after StoreUnavailable. Raises StateBehind when a shard's epoch is
+        another, a marker is missing or below its span's start, or a connection was re-established since `positions`;
+        that shard has then written nothing.
         """
 
     def close(self) -> None:
-        """Release the connection. Never raises."""
+        """Release the connections. Never raises."""
 
 
-def is_repeated(log: bytes | bytearray, event_hash: bytes, keep: int) -> bool:
-    """Whether a payment with this 8-byte event hash is among the last `keep` records of a card's log."""
-    at = log.find(event_hash, max(0, len(log) - keep * RECORD_BYTES))
-    while at >= 0:
-        start = at - _EVENT_HASH.start
-        if start % RECORD_BYTES == 0 and log[start + _KIND_AT] & 0x0F == KIND_PAYMENT:
-            return True
-        at = log.find(event_hash, at + 1)
-    return False
+class _Shard:
+    """One shard of a `MemoryStore`."""
 
-
-def heads_of(append: Append) -> Iterator[tuple[int, bytes, list[bytes]]]:
-    """Yield (position of the key, key, its record heads)."""
-    at = 0
-    for place, (key, count) in enumerate(zip(append.keys, append.counts, strict=True)):
-        yield place, key, [append.heads[at + i * HEAD_BYTES : at + (i + 1) * HEAD_BYTES] for i in range(count)]
-        at += count * HEAD_BYTES
+    def __init__(self) -> None:
+        self.logs: dict[bytes, bytearray] = {}
+        self.markers: dict[Source, int] = {}
+        self.floors: dict[Source, int] = {}
+        self.runs: dict[Source, list[Run]] = {}
+        self.ids: dict[Source, int] = {}
+        self.epoch = secrets.randbits(32) or 1
+        self.sequence = 0
+        self.parent: tuple[int, int] | None = None
 
 
 class MemoryStore:
     """A store in this process: for the demo, for files and for tests. The same guards, nothing kept at exit."""
 
-    def __init__(self, keep: int) -> None:
-        """Keep at least the last `keep` records of every log, and all that are not committed."""
-        self._keep = keep
-        self._logs: dict[bytes, bytearray] = {}
-        self._markers: dict[Source, int] = {}
-        self._floors: dict[Source, int] = {}
-        self._epoch = 0
-        self._sequence = 0
+    def __init__(self, shards: int = 1) -> None:
+        """Begin empty, with this many shards."""
+        self._shards = [_Shard() for _ in range(shards)]
+
+    @property
+    def shards(self) -> int:
+        """See `StateStore`."""
+        return len(self._shards)
 
     def check(self) -> None:
         """Nothing to check: the state lives and dies with the process."""
 
-    def position(self) -> Position:
+    def positions(self) -> list[Position]:
         """See `StateStore`."""
-        if not self._epoch:
-            self._epoch = secrets.randbits(32) or 1
-        return Position(self._epoch, dict(self._markers), dict(self._floors))
+        return [Position(s.epoch, dict(s.markers), dict(s.floors), s.parent) for s in self._shards]
 
     def adopt(self, starts: Mapping[Source, int], *, force: bool = False) -> None:
         """See `StateStore`."""
-        for source, start in starts.items():
-            known = self._markers.setdefault(source, start)
-            if force and known < start:
-                self._markers[source] = start
+        for shard in self._shards:
+            for source, start in starts.items():
+                known = shard.markers.setdefault(source, start)
+                if force and known < start:
+                    shard.markers[source] = start
+
+    def renew(self, epochs: Sequence[int]) -> None:
+        """See `StateStore`."""
+        for shard, epoch in zip(self._shards, epochs, strict=True):
+            if shard.epoch == epoch:
+                if shard.parent is None or shard.parent[1] != shard.sequence:
+                    shard.parent = (epoch, shard.sequence)
+                shard.epoch = secrets.randbits(32) or 1
 
     def flush(self) -> None:
         """Lose everything, as FLUSHALL does."""
-        self._logs.clear()
-        self._markers.clear()
-        self._floors.clear()
-        self._epoch = self._sequence = 0
+        self._shards = [_Shard() for _ in self._shards]
 
-    def apply(self, append: Append) -> Applied:
+    def size_bytes(self) -> int:
+        """Bytes of all logs."""
+        return sum(len(log) for shard in self._shards for log in shard.logs.values())
+
+    def apply(self, appends: Sequence[Append]) -> list[Applied]:
         """See `StateStore`."""
-        markers = self._guard(append)
-        fresh = {span.partition: marker for span, marker in zip(append.spans, markers, strict=True)}
-        partial = any(marker > span.start for span, marker in zip(append.spans, markers, strict=True))
-        for span, marker in zip(append.spans, markers, strict=True):
-            source = (span.topic, span.partition)
-            self._markers[source] = max(marker, span.end)
-            self._floors[source] = max(self._floors.get(source, 0), span.floor)
-        logs = self._append(append, fresh, partial=partial)
-        return Applied(logs, markers, [self._floors[span.topic, span.partition] for span in append.spans])
+        return [self._apply(shard, append) for shard, append in zip(self._shards, appends, strict=True)]
 
     def close(self) -> None:
         """Nothing to release."""
 
-    def _guard(self, append: Append) -> list[int]:
-        if append.epoch != self._epoch:
+    def _apply(self, shard: _Shard, append: Append) -> Applied:
+        markers = self._guard(shard, append)
+        partial = any(marker > span.start for span, marker in zip(append.spans, markers, strict=True))
+        fresh = {span.source_id: marker for span, marker in zip(append.spans, markers, strict=True)}
+        for replacement in append.replacements:
+            self._replace(shard, replacement)
+        before = [bytes(shard.logs.get(key, b"")) for key in append.keys]
+        for key, records in records_of_keys(append):
+            new = self._new(records, fresh) if partial else records
+            if len(new):
+                shard.logs.setdefault(key, bytearray()).extend(new.tobytes())
+        runs = [self._advance(shard, span, marker) for span, marker in zip(append.spans, markers, strict=True)]
+        after = [bytes(shard.logs.get(key, b"")) for key in append.keys] if partial else before
+        return Applied(
+            units=b"".join(after),
+            lengths=np.array([len(log) // UNIT_BYTES for log in after], np.int64),
+            whole=partial,
+            markers=markers,
+            floors=[shard.floors[span.topic, span.partition] for span in append.spans],
+            runs=runs,
+            all_floors={shard.ids[source]: floor for source, floor in shard.floors.items()}
+            if append.all_floors
+            else {},
+        )
+
+    def _guard(self, shard: _Shard, append: Append) -> list[int]:
+        if append.epoch != shard.epoch:
             raise StateBehind("the state store has another epoch: its state was lost or replaced")
         markers = []
         for span in append.spans:
-            marker = self._markers.get((span.topic, span.partition), -1)
+            marker = shard.markers.get((span.topic, span.partition), -1)
             if marker < span.start:
                 raise StateBehind(f"the marker of {span.topic}/{span.partition} is {marker}, below {span.start}")
             markers.append(marker)
         return markers
 
-    def _append(self, append: Append, fresh: dict[int, int], *, partial: bool) -> list[bytes]:
-        stamps = [stamp_bytes(duplicate=flag, epoch=self._epoch, base=self._sequence) for flag in (False, True)]
-        repeated: set[bytes] = set()
-        logs, appended = [], 0
-        for place, key, heads in heads_of(append):
-            log = self._logs.setdefault(key, bytearray())
-            held = len(log)
-            first = 0 if partial else max(0, held - self._keep * RECORD_BYTES)
-            for head in heads:
-                if partial and int.from_bytes(head[16:24], "little") < fresh[int.from_bytes(head[44:46], "little")]:
-                    continue
-                index = head[46:48]
-                if place < append.cards and is_repeated(log, head[_EVENT_HASH], self._keep):
-                    repeated.add(index)
-                log += head + stamps[index in repeated]
-                appended += 1
-            logs.append(bytes(log[first:]))
-            if len(log) >= max(2 * self._keep * RECORD_BYTES, held + 1):  # only a log that grew, as in Redis
-                self._trim(key, log)
-        if appended:
-            self._sequence += append.size
-        return logs
+    def _new(self, records: Words, fresh: Mapping[int, int]) -> Words:
+        """Those records that are not below the marker of their source."""
+        words = records[:, 2].tolist()
+        return records[[word & _OFFSET_MASK >= fresh[word >> _OFFSET_BITS & 0xFFFF] for word in words]]
 
-    def _trim(self, key: bytes, log: bytearray) -> None:
-        floors = {partition: floor for (_, partition), floor in self._floors.items()}
-        total = len(log) // RECORD_BYTES
-        committed = 0
-        while committed < total:
-            head = log[committed * RECORD_BYTES : committed * RECORD_BYTES + HEAD_BYTES]
-            if int.from_bytes(head[16:24], "little") >= floors.get(int.from_bytes(head[44:46], "little"), 0):
-                break
-            committed += 1
-        cut = committed - self._keep
-        if cut > 0:
-            self._logs[key] = log[cut * RECORD_BYTES :]
+    def _advance(self, shard: _Shard, span: Span, marker: int) -> list[Run]:
+        source = (span.topic, span.partition)
+        shard.ids[source] = span.source_id
+        shard.markers[source] = max(marker, span.end)
+        floor = shard.floors[source] = max(shard.floors.get(source, 0), span.floor)
+        runs = [run for run in shard.runs.get(source, []) if run.end > min(floor, span.start)]
+        if span.end > marker:
+            runs.append(Run(marker, span.end, shard.sequence, shard.epoch))
+            shard.sequence += span.end - marker
+        shard.runs[source] = runs
+        return list(runs)
+
+    def _replace(self, shard: _Shard, replacement: Replacement) -> None:
+        log = shard.logs.get(replacement.key, bytearray())
+        if len(log) >= replacement.cut and log.startswith(replacement.first):
+            log[: replacement.cut] = replacement.summary
+
+
+def records_of_keys(append: Append) -> Iterator[tuple[bytes, Words]]:
+    """Yield each key with its records, shape (count, 6)."""
+    at = 0
+    for key, count in zip(append.keys, append.counts, strict=True):
+        yield key, append.records[at : at + count]
+        at += count
 
 
 def packed_spans(spans: tuple[Span, ...]) -> bytes:
-    """Spans as MessagePack: [[name, partition, start, end, floor], ...]."""
-    return msgspec.msgpack.encode([[f"{s.topic}:{s.partition}", s.partition, s.start, s.end, s.floor] for s in spans])
-
-
-__all__ = [
-    "FLAG_DUPLICATE",
-    "Append",
-    "Applied",
-    "MemoryStore",
-    "Position",
-    "Source",
-    "Span",
-    "StateStore",
-    "heads_of",
-    "is_repeated",
-    "packed_spans",
-]
+    """Spans as MessagePack: [[name, source id, start, end, floor], ...]."""
+    return msgspec.msgpack.encode([[f"{s.topic}:{s.partition}", s.source_id, s.start, s.end, s.floor] for s in spans])

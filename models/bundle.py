@@ -9,6 +9,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -17,6 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from features.catalog import PROFILES
 from features.errors import BundleError, ConfigError
 from models import golden, policy
 from models.manifest import (
@@ -51,6 +53,7 @@ class CatalogLike(Protocol):
     def fingerprint(self) -> str: ...  # noqa: D102
     @property
     def payment_columns(self) -> tuple[int, ...]: ...  # noqa: D102
+    def only(self, names: tuple[str, ...]) -> CatalogLike: ...  # noqa: D102
 
 
 class GoldenRows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,13 +97,13 @@ def load(path: Path, catalog: CatalogLike) -> Bundle:
 
     Args:
         path: the bundle's directory (a link to it will do; the files in it must be real).
-        catalog: the features that will be computed.
+        catalog: the features that can be computed; it may have more than the bundle names.
 
     Raises:
         BundleError: any of these fails; the sentence names the file and the mend.
     """
     manifest, digest, files = _read(path)
-    _check_fit(path, manifest, catalog)
+    catalog = _fitting(path, manifest, catalog)
     try:
         rules = policy.parse(files[POLICY].decode(), manifest.features, where=str(path / POLICY))
     except UnicodeDecodeError as error:
@@ -140,30 +143,38 @@ def _read(path: Path) -> tuple[Manifest, str, dict[str, bytes]]:
     return manifest, digest_of(raw), files
 
 
-def _check_fit(path: Path, manifest: Manifest, catalog: CatalogLike) -> None:
+def _fitting(path: Path, manifest: Manifest, catalog: CatalogLike) -> CatalogLike:
+    """The part of the catalog that the bundle names, computed as it was when the bundle was made."""
     where = path / MANIFEST
-    if manifest.features != catalog.names:
-        ours, theirs = set(catalog.names), set(manifest.features)
+    if missing := [name for name in manifest.features if name not in catalog.names]:
         raise BundleError(
-            f"{where} was made for other features ({_difference(theirs - ours, ours - theirs)}); "
+            f"{where} needs features that this catalog does not compute ({_some(missing)}); "
+            f"{_mend(manifest.features, missing, catalog)}"
+        )
+    used = catalog.only(manifest.features)
+    if manifest.catalog_fingerprint != used.fingerprint:
+        raise BundleError(
+            f"{where} was made for features of the same names in another order or computed in another way; "
             "train the bundle again with this catalog."
         )
-    if manifest.catalog_fingerprint != catalog.fingerprint:
-        raise BundleError(
-            f"{where} was made for features of the same names that are computed in another way; "
-            "train the bundle again with this catalog."
-        )
-    if manifest.no_features != tuple(catalog.names[column] for column in catalog.payment_columns):
+    if manifest.no_features != tuple(used.names[column] for column in used.payment_columns):
         raise BundleError(f"{where} names other payment features than the catalog; train the bundle again.")
+    return used
 
 
-def _difference(only_bundle: set[str], only_catalog: set[str]) -> str:
-    parts = []
-    for names, owner in ((only_bundle, "only the bundle has"), (only_catalog, "only the catalog has")):
-        if names:
-            shown = sorted(name[:64] for name in names)
-            parts.append(f"{owner} {', '.join(shown[:8])}" + (f" and {len(shown) - 8} more" if len(shown) > 8 else ""))
-    return "; ".join(parts) or "the same ones in another order"
+def _mend(needed: Sequence[str], missing: Sequence[str], catalog: CatalogLike) -> str:
+    """What to do about missing features: switch groups of the same profile on, take another profile, or train."""
+    for profile, whole in PROFILES.items():
+        if set(needed) <= set(whole.names):
+            if set(catalog.names) <= set(whole.names):
+                return f"switch on {', '.join(whole.groups_of(missing))} in the catalog file of the profile {profile}."
+            return f"give it a catalog of the profile {profile}."
+    return "train the bundle again with this catalog."
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = sorted(name[:64] for name in names)
+    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
 
 
 def _check_golden(path: Path, manifest: Manifest, files: dict[str, bytes], payment_columns: tuple[int, ...]) -> None:

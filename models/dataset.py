@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from features import offline
 from features.catalog import Catalog
+from features.currencies import CURRENCIES
 from features.errors import ConfigError
 from features.event import Label, Payment
 
@@ -40,13 +41,13 @@ class Dataset:
     """n distinct payments in log order.
 
     Attributes:
-        values: (n, features) float32, NaN where missing.
+        values: (n, features) float32, NaN where missing, of what was known at each payment: labels included.
         event_time: (n,) ms.
         label_row: (m,) which payment each label is about, labels in order of arrival.
         label_at: (m,) ms, when each label arrived, rising.
         label_fraud: (m,) what each label says.
-        bad_payments: lines of the payments file that are no payment.
-        bad_labels: lines of the labels file that are no label.
+        bad_payments: lines of the payments file that are no payment, or one that is never decided.
+        bad_labels: lines of the labels file that are no label, or one that says what it could not know yet.
         repeated: payments left out because their event id had been seen.
         unmatched_labels: labels about no payment in the file: a label names its payment by event id and card.
     """
@@ -79,15 +80,25 @@ class Split:
     cut_ms: int
 
 
-def read(payments: Path, labels: Path, catalog: Catalog, progress: Progress) -> Dataset:
+def read(
+    payments: Path,
+    labels: Path,
+    catalog: Catalog,
+    progress: Progress,
+    is_card_number: Callable[[str], bool] = lambda _text: False,
+) -> Dataset:
     """Read both files, one JSON record a line, and compute features in the order of the payments file.
+
+    A label counts from its `labelled_at` on: it lies in the log before the first payment of that time or later. What
+    production would refuse is left out: unknown currencies, card numbers in place of tokens (told by
+    `is_card_number`), and labels that are older than their payment.
 
     Raises:
         ConfigError: a file is missing or can't be read.
     """
     progress("reading labels", 0.0)
-    known, bad_labels = _labels(labels)
-    tape = _Tape(known)
+    known, bad_labels = _labels(labels, is_card_number)
+    tape = _Tape(known, is_card_number)
     total = _lines(payments)
     done = 0
 
@@ -96,7 +107,8 @@ def read(payments: Path, labels: Path, catalog: Catalog, progress: Progress) -> 
         done += count
         progress("computing features", min(done / total, 1.0) if total else 1.0)
 
-    history = offline.build(tape.play(payments), catalog, progress=advance)
+    ordered = [label for some in known.values() for label in some]
+    history = offline.build(offline.interleaved(tape.play(payments), ordered), catalog, progress=advance)
     row_of = np.cumsum(history.kept) - 1
     told = np.asarray(tape.label_row, np.int64)
     first = history.kept[told] if len(told) else np.zeros(0, np.bool_)
@@ -136,7 +148,8 @@ def split(event_time: Times, *, valid_share: float, test_share: float, gap_ms: i
 class _Tape:
     """Plays a payments file once and notes what the features don't keep: times, and which rows the labels are about."""
 
-    def __init__(self, labels: dict[str, list[Label]]) -> None:
+    def __init__(self, labels: dict[str, list[Label]], is_card_number: Callable[[str], bool]) -> None:
+        self._is_card_number = is_card_number
         self.bad = 0
         self.event_time = array("q")
         self.label_row = array("q")
@@ -146,7 +159,7 @@ class _Tape:
 
     def play(self, path: Path) -> Iterator[Payment]:
         for payment in _records(path, Payment):
-            if payment is None:
+            if payment is None or payment.currency not in CURRENCIES or self._is_card_number(payment.card_id):
                 self.bad += 1
                 continue
             for label in self._labels.get(payment.event_id, ()):
@@ -159,11 +172,11 @@ class _Tape:
             yield payment
 
 
-def _labels(path: Path) -> tuple[dict[str, list[Label]], int]:
+def _labels(path: Path, is_card_number: Callable[[str], bool]) -> tuple[dict[str, list[Label]], int]:
     known: dict[str, list[Label]] = {}
     bad = 0
     for label in _records(path, Label):
-        if label is None:
+        if label is None or label.event_time > label.labelled_at or is_card_number(label.card_id):
             bad += 1
         else:
             known.setdefault(label.event_id, []).append(label)

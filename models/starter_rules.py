@@ -20,10 +20,13 @@ Values = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class _Starter:
-    """A rule whose bar is the value that `share` of the training payments reach, but at least `floor`."""
+    """A rule whose bar is the value that `share` of the training payments reach, but at least `floor`.
+
+    Profiles name the same value differently: the rule is over the first of `features` that the catalog has.
+    """
 
     id: str
-    feature: str
+    features: tuple[str, ...]
     share: float
     floor: float
     action: Literal["review", "block"]
@@ -34,7 +37,7 @@ class _Starter:
 _STARTERS: Final = (
     _Starter(
         id="large_amount",
-        feature="amount_minor",
+        features=("amount_minor", "TX_AMOUNT"),
         share=0.005,
         floor=10_000,
         action="review",
@@ -43,7 +46,7 @@ _STARTERS: Final = (
     ),
     _Starter(
         id="many_payments_in_an_hour",
-        feature="card_count_1h",
+        features=("card_count_1h",),
         share=0.0005,
         floor=8,
         action="review",
@@ -52,7 +55,7 @@ _STARTERS: Final = (
     ),
     _Starter(
         id="many_small_payments",
-        feature="card_small_count_1h",
+        features=("card_small_count_1h",),
         share=0.0005,
         floor=5,
         action="review",
@@ -61,7 +64,7 @@ _STARTERS: Final = (
     ),
     _Starter(
         id="many_cards_on_a_device",
-        feature="device_cards_24h",
+        features=("device_cards_24h",),
         share=0.0005,
         floor=5,
         action="review",
@@ -81,15 +84,15 @@ def starter_rules(values: Values, names: tuple[str, ...]) -> tuple[Rule, ...]:
     return tuple(
         Rule(
             id=starter.id,
-            feature=starter.feature,
+            feature=feature,
             op=">=",
-            value=_bar(values[:, names.index(starter.feature)], starter),
+            value=_bar(values[:, names.index(feature)], starter),
             action=starter.action,
             reason=starter.reason,
             tiers=starter.tiers,
         )
         for starter in _STARTERS
-        if starter.feature in names
+        for feature in [name for name in starter.features if name in names][:1]
     )
 
 

@@ -12,6 +12,7 @@ Equal inputs and options give the same bytes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -102,6 +103,7 @@ def train(
     options: TrainOptions = TrainOptions(),  # frozen
     progress: Progress = _silent,
     catalog: Catalog = DEFAULT,
+    is_card_number: Callable[[str], bool] = lambda _text: False,
 ) -> dict[str, Any]:
     """Train a bundle from a payments file in log order and a labels file, and write it to `out`.
 
@@ -114,16 +116,23 @@ def train(
         options: how to train.
         progress: told what is being done and the share of all work that is done.
         catalog: the features.
+        is_card_number: tells a card number from a token; records with one are skipped and counted too.
 
     Returns:
         The metrics that the manifest keeps: counts, and for each model average precision, ROC AUC, and precision and
         recall at its thresholds, on the test part.
 
     Raises:
-        ConfigError: a file can't be read or written, or there are too few payments or frauds to learn from.
+        ConfigError: a file can't be read or written, there are too few payments or frauds to learn from, or the
+            catalog has no feature of the payment alone.
     """
     check_place(out)
-    data = dataset.read(payments, labels, catalog, _part_of(progress, "features"))
+    if not catalog.payment_columns:
+        raise ConfigError(
+            "The catalog has no feature of the payment alone, which the model for outages needs; "
+            "switch on its group payment."
+        )
+    data = dataset.read(payments, labels, catalog, _part_of(progress, "features"), is_card_number)
     parts = _split(data, options)
     known, truth = data.fraud_known_by(parts.cut_ms), data.fraud_known_by(ALL_LABELS)
     narrow = np.ascontiguousarray(data.values[:, list(catalog.payment_columns)])

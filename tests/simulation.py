@@ -4,10 +4,11 @@ The enricher, the state keeper, the decoder and the stores are the real ones. A 
 Invariants, after everything is healthy again and drained:
 
 1. every record has exactly one visible outcome (exactly_once) or at least one (at_least_once);
-2. the state holds every partition in order and without a gap, and once lost it is not used before it has caught up
-   with what was committed; the features of every decision that had any equal the naive fold of the payments in the
-   order recorded by the state that it saw, as does every verdict on a repeated event id; what is journaled is what was
-   recorded, and a stamp names one payment;
+2. every shard of the state holds every partition in order and without a gap, and once lost it is not used before it
+   has caught up with what was committed; the features of every decision that had any equal the naive fold of the
+   payments and labels in the order recorded by the shards that it saw, whatever was compacted meanwhile, as does every
+   verdict on a repeated event id; what is journaled is what was recorded, a number names one record for ever, and the
+   journal tells what each epoch was inherited from;
 3. decisions of a partition become visible in offset order, and the committed offset is the end of the log.
 """
 
@@ -15,23 +16,32 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from consumer.decode import Decoder, in_log_order
+import numpy as np
+
+from consumer.decode import Decoded, Decoder, in_log_order
 from consumer.journal import entries
 from consumer.records import JournalEntry
 from consumer.state import StateKeeper
 from consumer.telemetry import Telemetry
-from features.catalog import Catalog
+from features.catalog import Catalog, Limits
+from features.compaction import summary
 from features.enrich import Enriched, Enricher
-from features.event import Payment, PaymentBatch
-from features.store import Span
-from tests.simulation_invariants import FEATURES, violations
-from tests.simulation_model import TOPIC, Backend, CatchUpLog, Line, ModelKafka, Outcome, Sent, Timeline, Truth
+from features.event import UNIT_BYTES, UNIT_WORDS
+from features.reader import limits_array
+from features.store import Append, Replacement, Source, Span
+from features.units import first_record, has_summary, raw_of_summary
+from tests.simulation_invariants import DAY_MS, FEATURES, violations
+from tests.simulation_model import LABELS, PAYMENTS, CatchUpLog, ModelKafka, Outcome, Sent, topics
+from tests.simulation_stores import Backend, Line
+from tests.simulation_truth import Timeline, Truth, places_of, units_of
 
 DRAIN_STEPS = 3_000
 _TELEMETRY = Telemetry()  # building one is dearer than a whole history
+MakeBackend = Callable[[int, Limits], Backend]
 
 
 @dataclass(frozen=True)
@@ -42,11 +52,18 @@ class Plan:
     exactly_once: bool = True
     pause: bool = False
     regressions: bool = False
+    shards: int = 1
 
     @classmethod
     def of(cls, seed: int) -> Plan:
-        """Every kind in turn: both deliveries, both outage policies, a store that goes back in time or not."""
-        return cls(seed, exactly_once=seed % 4 != 1, pause=seed % 3 == 0, regressions=seed % 2 == 0)
+        """Every kind in turn: both deliveries, both outage policies, a store that goes back in time or not, shards."""
+        return cls(
+            seed,
+            exactly_once=seed % 4 != 1,
+            pause=seed % 3 == 0,
+            regressions=seed % 2 == 0,
+            shards=3 if seed % 5 < 2 else 1,
+        )
 
 
 class Worker:
@@ -54,11 +71,12 @@ class Worker:
 
     def __init__(self, world: World, number: int) -> None:
         self._world, self.number = world, number
-        self.line = Line(world.backend.connect(), world.truth, lambda: world.fault(number))
-        enricher = world.make_enricher(Catalog(FEATURES, world.keep), self.line)
-        self._decoder = Decoder(max_payment_bytes=10_000, max_future_ms=10**12)
+        self.line = Line(world.backend, world.truth, lambda: world.fault(number))
+        enricher = world.make_enricher(Catalog(FEATURES, world.limits), self.line)
+        self._decoder = Decoder(max_payment_bytes=10_000, max_future_ms=10**12, labels_topic=LABELS)
         self.keeper = StateKeeper(
-            topic=TOPIC,
+            payments=PAYMENTS,
+            labels=LABELS,
             store=self.line,
             enricher=enricher,
             decoder=self._decoder,
@@ -69,11 +87,11 @@ class Worker:
         )
         self.is_member = False
         self._generation = -1
-        self.position: dict[int, int] = {}
-        self._committed: dict[int, int] = {}
+        self.position: dict[Source, int] = {}
+        self._committed: dict[Source, int] = {}
         self.turn: Iterator[str] | None = None
 
-    def assigned(self, partitions: set[int]) -> None:
+    def assigned(self, sources: set[Source]) -> None:
         """Keep what was ours already, unless we were thought dead; begin at the committed offset of what is new."""
         kafka = self._world.kafka
         if not self.is_member:
@@ -81,10 +99,10 @@ class Worker:
             self._committed.clear()
         self._generation, self.is_member = kafka.generation, True
         for known in (self.position, self._committed):
-            for partition in set(known) - partitions:
-                del known[partition]
-            for partition in partitions - set(known):
-                known[partition] = kafka.committed.get(partition, 0)
+            for source in set(known) - sources:
+                del known[source]
+            for source in sources - set(known):
+                known[source] = kafka.committed.get(source, 0)
 
     def step(self) -> None:
         """Go one step further with the batch in hand, or take one."""
@@ -100,18 +118,14 @@ class Worker:
         if not messages:
             return
         yield "polled"
-        last = {message.partition(): message.offset() for message in messages}
-        spans = tuple(
-            Span(TOPIC, partition, self.position[partition], offset + 1, self._committed[partition])
-            for partition, offset in last.items()
-        )
-        batch = self._decoder.decode(messages).batch
-        enriched = self.keeper.enrich(batch, spans, patience_s=0.05)
+        spans = self._spans(messages)
+        decoded = self._decoder.decode(messages)
+        enriched = self.keeper.enrich(decoded.batch, spans, patience_s=0.05, labels=decoded.labels)
         if enriched is None and pause:
             self._rewind()
             return
         yield "applied"
-        outcomes = self._outcomes(messages, batch, enriched)
+        outcomes = self._outcomes(messages, decoded, enriched)
         if not world.plan.exactly_once:
             world.kafka.visible += outcomes
             outcomes = []
@@ -122,17 +136,27 @@ class Worker:
             self._rewind()
             return
         for span in spans:
-            self.position[span.partition] = self._committed[span.partition] = span.end
+            source = (span.topic, span.partition)
+            self.position[source] = self._committed[source] = span.end
 
     def _poll(self) -> list[Sent]:
         rng, kafka = self._world.rng, self._world.kafka
-        partitions = [partition for partition in self.position if rng.random() < 0.7]
+        sources = [source for source in sorted(self.position) if rng.random() < 0.7]
         return in_log_order(  # type: ignore[return-value]  # it gives back what it was given
             [
                 sent
-                for p in partitions
-                for sent in kafka.read(p, self.position[p], rng.randint(1, self._world.max_batch))
-            ]
+                for source in sources
+                for sent in kafka.read(source, self.position[source], rng.randint(1, self._world.max_batch))
+            ],
+            LABELS,
+        )
+
+    def _spans(self, messages: Sequence[Sent]) -> tuple[Span, ...]:
+        """What these records cover, in their order."""
+        last = {message.source: message.offset() for message in messages}
+        return tuple(
+            Span(*source, self.position[source], offset + 1, self._committed[source], labels=source[0] == LABELS)
+            for source, offset in last.items()
         )
 
     def _rewind(self) -> None:
@@ -140,43 +164,44 @@ class Worker:
         if self._generation != self._world.kafka.generation:
             self._world.join(self)
             return
-        for partition in self.position:
-            self.position[partition] = self._committed[partition] = self._world.kafka.committed.get(partition, 0)
+        for source in self.position:
+            self.position[source] = self._committed[source] = self._world.kafka.committed.get(source, 0)
 
-    def _outcomes(self, messages: Sequence[Sent], batch: PaymentBatch, enriched: Enriched | None) -> list[Outcome]:
-        outcomes = [Outcome(sent.at, "dead") for sent in messages if sent.payment is None]
-        places = list(zip(batch.partition.tolist(), batch.offset.tolist(), strict=True))
+    def _outcomes(self, messages: Sequence[Sent], decoded: Decoded, enriched: Enriched | None) -> list[Outcome]:
+        dead = {(each.message.topic(), each.message.partition(), each.message.offset()) for each in decoded.rejected}
+        outcomes = [
+            Outcome(sent.at, "dead" if sent.at in dead else "label")
+            for sent in messages
+            if sent.at in dead or sent.topic() == LABELS
+        ]
+        batch = decoded.batch
+        places = [(PAYMENTS, *at) for at in zip(batch.partition.tolist(), batch.offset.tolist(), strict=True)]
         if enriched is None:
             return outcomes + [Outcome(at, "decision") for at in places]
-        self._journal(entries(batch, enriched, (Span(TOPIC, 0, 0, 0, 0),)))
+        self._journal(entries(enriched.recorded))
         for row, at in enumerate(places):
             if not enriched.stale[row]:
-                stamp = (int(enriched.epoch[row]), int(enriched.sequence[row]))
+                stamp = (int(enriched.shard[row]), int(enriched.epoch[row]), int(enriched.sequence[row]))
                 kind = "duplicate" if enriched.repeated[row] else "decision"
                 outcomes.append(Outcome(at, kind, stamp, tuple(enriched.values[row].tolist()), self.line.timeline))
         return outcomes
 
     def _journal(self, runs: Sequence[JournalEntry]) -> None:
-        order = self.line.timeline.order
-        for run in runs:
-            for i in range(run.count):
-                if order[run.partition, run.offset + i] != (run.epoch, run.sequence + i):
-                    self._world.truth.wrong.append("a journaled order is not the recorded one")
+        self._world.truth.journal(runs, self.line.timeline)
 
 
 class World:
     """One history."""
 
-    def __init__(
-        self, plan: Plan, make_backend: Callable[[int], Backend], make_enricher: Callable[..., Enricher]
-    ) -> None:
+    def __init__(self, plan: Plan, make_backend: MakeBackend, make_enricher: Callable[..., Enricher]) -> None:
         self.plan, self.make_enricher = plan, make_enricher
         self.rng = rng = random.Random(plan.seed)
-        self.keep, self.max_batch = rng.randint(2, 6), rng.choice([1, 3, 8])
-        self.backend = make_backend(self.keep)
-        self.kafka = ModelKafka(_payments(rng, partitions=rng.randint(1, 3), count=rng.randint(15, 45)))
-        self.truth = Truth()
-        self.restored = False
+        horizon_ms = rng.choice([1, 2, 4]) * DAY_MS
+        self.limits = Limits(rng.randint(2, 6), horizon_ms, rng.choice([horizon_ms, DAY_MS // 2]), frauds=2)
+        self.max_batch = rng.choice([1, 3, 8])
+        self.backend = make_backend(plan.shards, self.limits)
+        self.kafka = ModelKafka(topics(rng, partitions=rng.randint(1, 3), count=rng.randint(15, 40)))
+        self.truth = Truth(Timeline([{} for _ in range(plan.shards)]))
         self._now_s = 0.0
         self._faults = 0.0
         self._cut: set[int] = set()
@@ -189,10 +214,10 @@ class World:
         return self._now_s
 
     def fault(self, number: int) -> str:
-        """What happens to a worker's call on its way: nothing, lost before it arrives, or after."""
+        """What happens to a worker's call on its way: nothing, or it is lost before, after or while it arrives."""
         if number in self._cut:
             return "before"
-        return self.rng.choice(["before", "after"]) if self.rng.random() < self._faults else ""
+        return self.rng.choice(["before", "between", "after"]) if self.rng.random() < self._faults else ""
 
     def commit(self, generation: int, spans: Sequence[Span], outcomes: Sequence[Outcome]) -> bool:
         """Whether the worker may go on; it may also be aborted, or be left without an answer."""
@@ -218,7 +243,7 @@ class World:
             if not worker.is_member and worker.turn is None:
                 self.join(worker)
             worker.step()
-        return self.truth.wrong + violations(self.kafka, self.keep, self.plan.exactly_once, self.restored)
+        return self.truth.wrong + violations(self.kafka, self.truth, self.limits, self.plan.exactly_once)
 
     def _event(self) -> None:
         rng, worker = self.rng, self.rng.choice(self.workers)
@@ -237,6 +262,8 @@ class World:
             self._cut = set() if self._cut else {other.number for other in self.workers}
         elif luck < 0.23 and self.plan.regressions:
             self._damage()
+        elif luck < 0.28:
+            self._compact()
         elif worker.is_member or worker.turn:
             worker.step()
         else:
@@ -256,61 +283,66 @@ class World:
             self._rebalance(rest)
 
     def _damage(self) -> None:
-        """Flush the store, take a copy of it, or put the copy back; a restart breaks every connection."""
-        choice = self.rng.choice(["copy", "copy", "restore", "flush", "flush"])
+        """Lose all or one of the shards, take a copy, or put the copy back; a restart breaks every connection."""
+        kafka, timeline = self.kafka, self.truth.timeline
+        choice = self.rng.choice(["copy", "copy", "restore", "flush", "shard"])
         if choice == "copy":
-            self._snapshot = (self.backend.snapshot(), Timeline(self.truth.timeline.order))
+            self._snapshot = (self.backend.snapshot(), Timeline(timeline.orders))
         elif choice == "restore" and self._snapshot:
-            self.restored = True
             self.backend.restore(self._snapshot[0])
             self.backend.sever()
-            self.truth.timeline = Timeline(self._snapshot[1].order, self.kafka.committed)
-        elif choice == "flush":
-            self.backend.flush()
-            self.truth.timeline = Timeline(owed=self.kafka.committed)
+            owed = dict.fromkeys(range(self.plan.shards), kafka.committed)
+            self.truth.timeline = Timeline(self._snapshot[1].orders, owed)
+        elif choice in {"flush", "shard"}:
+            shards = range(self.plan.shards)
+            lost = set(shards) if choice == "flush" else {self.rng.choice(shards)}
+            for shard in lost:
+                self.backend.lose(shard)
+            left = [{} if shard in lost else order for shard, order in enumerate(timeline.orders)]
+            self.truth.timeline = Timeline(left, timeline.owed | dict.fromkeys(lost, kafka.committed))
+
+    def _compact(self) -> None:
+        """Merge a committed prefix of some log, whether it is worth it or not."""
+        rng, views = self.rng, self.backend.look()
+        shard = rng.randrange(len(views))
+        if not views[shard].logs:
+            return
+        key = rng.choice(sorted(views[shard].logs))
+        words = units_of(views[shard].logs[key])
+        first = first_record(words, 0, len(words))
+        least = first + raw_of_summary(words, 0) if has_summary(words, 0, len(words)) else first
+        floors = views[shard].floors
+        most = least
+        for topic, partition, offset in places_of(words[least:].tobytes()):
+            if offset >= floors.get((topic, partition), 0):
+                break
+            most += 1
+        cut = rng.randint(least, most)
+        if not cut:
+            return
+        replacement = Replacement(
+            key, words[0].tobytes(), cut * UNIT_BYTES, summary(words[:cut], limits_array(self.limits)).tobytes()
+        )
+        nothing = np.zeros((0, UNIT_WORDS), np.int64)
+        with closing(self.backend.connect()) as store:
+            epochs = [position.epoch for position in store.positions()]
+            store.apply([
+                Append(epoch, (), [], [], nothing, [replacement] if number == shard else ())
+                for number, epoch in enumerate(epochs)
+            ])  # fmt: skip
 
     def _rebalance(self, members: Sequence[Worker]) -> None:
         """A new generation. A member with a batch in hand keeps what it has: it is not asked before it polls."""
         kafka, rng = self.kafka, self.rng
         kafka.generation += 1
-        mine: dict[int, set[int]] = {member.number: set() for member in members}
-        for partition in range(len(kafka.log)):
-            owner = next((m for m in members if m.turn and m.is_member and partition in m.position), None)
-            mine[(owner or rng.choice(members)).number].add(partition)
+        mine: dict[int, set[Source]] = {member.number: set() for member in members}
+        for source in kafka.log:
+            owner = next((m for m in members if m.turn and m.is_member and source in m.position), None)
+            mine[(owner or rng.choice(members)).number].add(source)
         for member in members:
             member.assigned(mine[member.number])
 
 
-def run(
-    plan: Plan, make_backend: Callable[[int], Backend], make_enricher: Callable[..., Enricher] = Enricher
-) -> list[str]:
+def run(plan: Plan, make_backend: MakeBackend, make_enricher: Callable[..., Enricher] = Enricher) -> list[str]:
     """Live through the history of this plan; the list of violated invariants, empty when all hold."""
     return World(plan, make_backend, make_enricher).run()
-
-
-def _payments(rng: random.Random, *, partitions: int, count: int) -> list[list[Sent]]:
-    """Cards that stay in their partition, merchants and devices that do not; late, repeated, broken records; holes."""
-    log: list[list[Sent]] = [[] for _ in range(partitions)]
-    next_offset = [rng.choice([0, 0, 3]) for _ in range(partitions)]
-    ids: list[tuple[str, str]] = []
-    now_ms = 1_750_000_000_000
-    for number in range(count):
-        now_ms += rng.choice([0, 1, 1_000, 3_600_000, 20_000_000, -7_200_000])
-        card = f"card{rng.randrange(4)}"
-        earlier = [event_id for other, event_id in ids if other == card]
-        event_id = rng.choice(earlier) if earlier and rng.random() < 0.1 else f"e{number}"
-        ids.append((card, event_id))
-        partition = int(card[-1]) % partitions
-        payment = Payment(
-            event_id=event_id,
-            event_time=now_ms,
-            card_id=card,
-            merchant_id=f"shop{rng.randrange(2)}",
-            amount_minor=rng.randrange(1, 10_000),
-            currency="EUR",
-            device_id=rng.choice([None, "d0", "d1"]),
-            country=rng.choice([None, "SE", "US"]),
-        )
-        log[partition].append(Sent((partition, next_offset[partition]), None if rng.random() < 0.04 else payment))
-        next_offset[partition] += rng.choice([1, 1, 1, 1, 1, 2])
-    return log

@@ -1,77 +1,76 @@
-"""The simulation's surroundings: a payments topic with a group and transactions, and stores that can fail.
+"""The simulation's Kafka: topics of payments and of labels, a group with transactions, and the logs for catching up.
 
-The broker is a model in plain Python; the stores are the real ones behind a line that can be cut.
+A model in plain Python. What it does not say is what the simulation does not depend on.
 """
 
 from __future__ import annotations
 
-import copy
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import msgspec
-import numpy as np
-from redis import Redis
 
 from consumer.decode import Message
 from consumer.kafka.logreader import Extent
-from features.errors import StateBehind, StoreUnavailable
-from features.event import RECORD, Payment, sequences
-from features.redis_store import SCRIPT, RedisStore
-from features.store import Append, Applied, MemoryStore, Position, Source, Span, StateStore
+from features.event import Label, Payment
+from features.store import Source, Span
+from tests.simulation_truth import At, Stamp, Timeline
 
-TOPIC = "payments"
-At = tuple[int, int]  # partition, offset
-Stamp = tuple[int, int]  # epoch, sequence
+PAYMENTS = "payments"
+LABELS = "labels"
+MINUTE_MS = 60_000
+HOUR_MS = 60 * MINUTE_MS
 
 
 @dataclass(frozen=True)
 class Sent:
-    """A record of the payments topic, as `consumer.decode.Message`; without a payment it is no JSON."""
+    """A record of either topic, as `consumer.decode.Message`; one without content is no JSON."""
 
     at: At
-    payment: Payment | None
+    record: Payment | Label | None
+    time_ms: int = 0
+
+    @property
+    def source(self) -> Source:
+        return self.at[:2]
+
+    @property
+    def keys(self) -> dict[str, bytes]:
+        """The logs that it belongs into, by entity."""
+        if self.record is None:
+            return {}
+        ids = {"card": self.record.card_id, "merchant": self.record.merchant_id, "device": self.record.device_id}
+        return {entity: f"{entity[0]}:{name}".encode() for entity, name in ids.items() if name is not None}
 
     def topic(self) -> str:
-        return TOPIC
-
-    def partition(self) -> int:
         return self.at[0]
 
-    def offset(self) -> int:
+    def partition(self) -> int:
         return self.at[1]
+
+    def offset(self) -> int:
+        return self.at[2]
 
     def key(self) -> bytes | None:
         return None
 
     def value(self) -> bytes | None:
-        return b"?" if self.payment is None else msgspec.json.encode(self.payment)
+        return b"?" if self.record is None else msgspec.json.encode(self.record)
 
     def headers(self) -> list[tuple[str, bytes | None]] | None:
         return None
 
     def timestamp(self) -> tuple[int, int]:
-        return 1, 0 if self.payment is None else self.payment.event_time
-
-
-class Timeline:
-    """What one uninterrupted life of the state recorded: each payment's stamp, in the order of recording.
-
-    A life that begins with lost state inherits what the copy had, and owes what was committed by then: offsets by
-    partition, exclusive.
-    """
-
-    def __init__(self, inherited: Mapping[At, Stamp] | None = None, owed: Mapping[int, int] | None = None) -> None:
-        self.order: dict[At, Stamp] = dict(inherited or {})
-        self.inherited = len(self.order)
-        self.owed = dict(owed or {})
+        return 1, self.time_ms
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one record: `decision`, `duplicate` or `dead`; a decision without a timeline had no features."""
+    """What became of one record: `decision`, `duplicate`, `label` or `dead`.
+
+    The stamp is that of the card's shard. A decision without a timeline had no features.
+    """
 
     at: At
     kind: str
@@ -84,27 +83,26 @@ class Outcome:
 class ModelKafka:
     """Partitions, committed offsets, members with a generation, and what a read_committed reader sees."""
 
-    log: list[list[Sent]]
+    log: dict[Source, list[Sent]]
     visible: list[Outcome] = field(default_factory=list)
-    owner: dict[int, int] = field(default_factory=dict)
-    committed: dict[int, int] = field(default_factory=dict)
+    committed: dict[Source, int] = field(default_factory=dict)
     generation: int = 0
 
-    def end(self, partition: int) -> int:
-        return self.log[partition][-1].at[1] + 1 if self.log[partition] else 0
+    def end(self, source: Source) -> int:
+        return self.log[source][-1].offset() + 1 if self.log[source] else 0
 
-    def read(self, partition: int, start: int, limit: int) -> list[Sent]:
-        return [sent for sent in self.log[partition] if sent.at[1] >= start][:limit]
+    def read(self, source: Source, start: int, limit: int) -> list[Sent]:
+        return [sent for sent in self.log[source] if sent.offset() >= start][:limit]
 
     def finished(self) -> bool:
-        return all(self.committed.get(partition, 0) == self.end(partition) for partition in range(len(self.log)))
+        return all(self.committed.get(source, 0) == self.end(source) for source in self.log)
 
     def commit(self, generation: int, spans: Iterable[Span], outcomes: Sequence[Outcome] = ()) -> bool:
         """Offsets, and outcomes with them, or nothing at all: a member of an older generation is fenced."""
         if generation != self.generation:
             return False
         self.visible += outcomes
-        self.committed.update({span.partition: span.end for span in spans})
+        self.committed.update({(span.topic, span.partition): span.end for span in spans})
         return True
 
 
@@ -114,166 +112,69 @@ class CatchUpLog:
     def __init__(self, kafka: ModelKafka, rng: random.Random) -> None:
         self._kafka, self._rng = kafka, rng
 
-    def extents(self) -> Mapping[int, Extent]:
+    def extents(self) -> Mapping[Source, Extent]:
         kafka = self._kafka
-        return {p: Extent(0, kafka.end(p), kafka.committed.get(p)) for p in range(len(kafka.log))}
+        return {source: Extent(0, kafka.end(source), kafka.committed.get(source)) for source in kafka.log}
 
-    def read(self, partition: int, start: int, end: int, limit: int, deadline_s: float) -> tuple[list[Message], int]:
+    def read(self, source: Source, start: int, end: int, limit: int, deadline_s: float) -> tuple[list[Message], int]:
         few = min(limit, self._rng.randint(1, 5))
-        there: list[Message] = [sent for sent in self._kafka.read(partition, start, limit) if sent.at[1] < end]
+        there: list[Message] = [sent for sent in self._kafka.read(source, start, limit) if sent.offset() < end]
         taken = there[:few]
         return taken, end if taken == there else taken[-1].offset() + 1
 
 
-class Backend(Protocol):
-    """A store that a simulation can damage."""
+def topics(rng: random.Random, *, partitions: int, count: int) -> dict[Source, list[Sent]]:
+    """Payments and what becomes known of some of them, in so many partitions of the payments.
 
-    def connect(self) -> StateStore: ...
-    def sever(self) -> None: ...
-    def flush(self) -> None: ...
-    def snapshot(self) -> Any: ...
-    def restore(self, snapshot: Any) -> None: ...
-
-
-class MemoryBackend:
-    """A `MemoryStore` that all workers share, each over a connection of its own."""
-
-    def __init__(self, keep: int, make: Callable[[int], MemoryStore] = MemoryStore) -> None:
-        self.store = make(keep)
-        self.severed = 0
-
-    def connect(self) -> StateStore:
-        return _MemoryConnection(self)
-
-    def sever(self) -> None:
-        self.severed += 1
-
-    def flush(self) -> None:
-        self.store.flush()
-
-    def snapshot(self) -> MemoryStore:
-        return copy.deepcopy(self.store)
-
-    def restore(self, snapshot: MemoryStore) -> None:
-        self.store = copy.deepcopy(snapshot)
+    Cards stay in their partition, merchants and devices do not. Payments are late, repeated, broken; labels come for
+    unknown payments, twice, and with another verdict; offsets have holes. Time leaps, so that much is forgotten.
+    """
+    labels = rng.choice([1, 1, 2])
+    log: dict[Source, list[Sent]] = {(PAYMENTS, number): [] for number in range(partitions)}
+    log |= {(LABELS, number): [] for number in range(labels)}
+    next_offset = {source: rng.choice([0, 0, 3]) for source in log}
+    known: list[Payment] = []
+    now_ms = 1_750_000_000_000
+    for number in range(count):
+        now_ms += rng.choice([0, 1, 1_000, 3 * MINUTE_MS, HOUR_MS, 6 * HOUR_MS, 30 * HOUR_MS])
+        payment = _payment(rng, number, now_ms, known)
+        records: list[Payment | Label] = [payment]
+        known.append(payment)
+        if rng.random() < 0.4:
+            records.append(_label(rng, rng.choice(known[-8:]), now_ms))
+        for record in records:
+            is_payment = isinstance(record, Payment)
+            card = int(record.card_id[-1])
+            source = (PAYMENTS, card % partitions) if is_payment else (LABELS, card % labels)
+            broken = rng.random() < 0.04
+            log[source].append(Sent((*source, next_offset[source]), None if broken else record, now_ms))
+            next_offset[source] += rng.choice([1, 1, 1, 1, 1, 2])
+    return log
 
 
-class _MemoryConnection:
-    """Trusted from `position` until it is severed, as a `RedisStore` is."""
-
-    def __init__(self, backend: MemoryBackend) -> None:
-        self._backend = backend
-        self._seen = -1
-
-    def check(self) -> None:
-        self._backend.store.check()
-
-    def position(self) -> Position:
-        self._seen = self._backend.severed
-        return self._backend.store.position()
-
-    def adopt(self, starts: Mapping[Source, int], *, force: bool = False) -> None:
-        self._backend.store.adopt(starts, force=force)
-
-    def apply(self, append: Append) -> Applied:
-        if self._seen != self._backend.severed:
-            raise StateBehind("reconnected")
-        return self._backend.store.apply(append)
-
-    def close(self) -> None:
-        self._seen = -1
+def _payment(rng: random.Random, number: int, now_ms: int, known: Sequence[Payment]) -> Payment:
+    card = f"card{rng.randrange(4)}"
+    earlier = [payment.event_id for payment in known if payment.card_id == card]
+    return Payment(
+        event_id=rng.choice(earlier[-4:]) if earlier and rng.random() < 0.15 else f"e{number}",
+        event_time=now_ms - rng.choice([0, 0, 0, 0, MINUTE_MS, 2 * HOUR_MS, 40 * HOUR_MS]),
+        card_id=card,
+        merchant_id=f"shop{rng.randrange(2)}",
+        amount_minor=rng.randrange(1, 10_000),
+        currency="EUR",
+        device_id=rng.choice([None, "d0", "d1"]),
+        country=rng.choice([None, "SE", "US"]),
+    )
 
 
-class RedisBackend:
-    """A namespace of a real Redis."""
-
-    def __init__(self, url: str, client: Redis, namespace: str, keep: int, script: str = SCRIPT) -> None:
-        self._url, self._client, self._namespace, self._keep, self._script = url, client, namespace, keep, script
-        self._stores: list[RedisStore] = []
-
-    def connect(self) -> StateStore:
-        store = RedisStore(self._url, namespace=self._namespace, keep=self._keep, timeout_ms=5_000, script=self._script)
-        self._stores.append(store)
-        return store
-
-    def sever(self) -> None:
-        self._client.client_kill_filter(_type="normal", skipme=True)
-
-    def flush(self) -> None:
-        if keys := list(self._client.scan_iter(match=f"{self._namespace}:*")):
-            self._client.delete(*keys)
-
-    def snapshot(self) -> dict[bytes, bytes | None]:
-        return {key: self._client.dump(key) for key in self._client.scan_iter(match=f"{self._namespace}:*")}
-
-    def restore(self, snapshot: dict[bytes, bytes]) -> None:
-        self.flush()
-        for key, value in snapshot.items():
-            self._client.restore(key, 0, value)
-
-    def close(self) -> None:
-        for store in self._stores:
-            store.close()
-        self.flush()
-
-
-@dataclass
-class Truth:
-    """What the state really recorded, whoever got to know of it."""
-
-    timeline: Timeline = field(default_factory=Timeline)
-    wrong: list[str] = field(default_factory=list)
-
-    def record(self, append: Append, applied: Applied) -> None:
-        """Take note of the records that this call added to the card logs."""
-        new: dict[At, Stamp] = {}
-        for log in applied.logs[: append.cards]:
-            records = np.frombuffer(log, RECORD)
-            places = list(zip(records["partition"].tolist(), records["offset"].tolist(), strict=True))
-            stamps = zip(records["epoch"].tolist(), sequences(records).tolist(), strict=True)
-            if len(set(places)) != len(places):
-                self.wrong.append("a log holds a record twice")
-            new |= {at: stamp for at, stamp in zip(places, stamps, strict=True) if at not in self.timeline.order}
-        self.timeline.order |= dict(sorted(new.items(), key=lambda item: item[1][1]))
-
-
-class Line:
-    """A worker's way to the store: calls fail before they arrive, or after they were applied."""
-
-    def __init__(self, inner: StateStore, truth: Truth, fault: Callable[[], str]) -> None:
-        self._inner, self._truth, self._fault = inner, truth, fault
-        self._trusted = False
-        self.timeline = truth.timeline
-
-    def check(self) -> None:
-        self._inner.check()
-
-    def position(self) -> Position:
-        self._trusted = False
-        self._fail_if(self._fault() != "")
-        position = self._inner.position()
-        self._trusted = True
-        return position
-
-    def adopt(self, starts: Mapping[Source, int], *, force: bool = False) -> None:
-        self._fail_if(self._fault() == "before")
-        self._inner.adopt(starts, force=force)
-
-    def apply(self, append: Append) -> Applied:
-        fault = self._fault()
-        self._fail_if(fault == "before")
-        if not self._trusted:
-            raise StateBehind("reconnected")
-        applied = self._inner.apply(append)
-        self._truth.record(append, applied)
-        self.timeline = self._truth.timeline
-        self._fail_if(fault == "after")
-        return applied
-
-    def close(self) -> None:
-        self._inner.close()
-
-    def _fail_if(self, failed: bool) -> None:
-        if failed:
-            self._trusted = False
-            raise StoreUnavailable("the line was cut")
+def _label(rng: random.Random, payment: Payment, now_ms: int) -> Label:
+    return Label(
+        event_id=rng.choice([payment.event_id] * 4 + ["unknown"]),
+        card_id=payment.card_id,
+        merchant_id=payment.merchant_id,
+        event_time=payment.event_time,
+        label="fraud" if rng.random() < 0.75 else "genuine",
+        labelled_at=now_ms,
+        source="issuer",
+        device_id=rng.choice([None, payment.device_id]),
+    )

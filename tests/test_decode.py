@@ -292,7 +292,7 @@ def test_good_records_keep_their_place_among_bad_ones() -> None:
 def test_a_batch_may_be_empty_or_all_bad() -> None:
     assert len(decoder().decode([]).batch) == 0
     decoded = decoder().decode([Record(b"bad"), Record(None)])
-    assert (len(decoded.batch), decoded.batch.heads.shape, len(decoded.rejected)) == (0, (0,), 2)
+    assert (len(decoded.batch), decoded.batch.base.shape, len(decoded.rejected)) == (0, (0, 6), 2)
 
 
 @given(st.lists(st.integers(0, 3), max_size=20))

@@ -127,7 +127,7 @@ def test_scores_are_those_of_the_model_on_the_offline_features(
         for line, damage in zip(lines, history.damage.tolist(), strict=True)
         if not damage
     ]
-    table = offline.build(payments, batch=len(payments))
+    table = offline.build(payments)
     booster = xgboost.Booster({"nthread": 1})
     booster.load_model(bundle.path / MODEL)
     matrix = xgboost.DMatrix(table.values[table.kept], feature_names=list(DEFAULT.names), nthread=1)
@@ -282,7 +282,7 @@ def test_a_line_of_a_megabyte_is_rejected_and_the_next_is_decided(stream: Score,
 
 
 def test_a_repeated_event_is_decided_once_wherever_it_lies(stream: Score) -> None:
-    far = [payment(event_id="evt-1")] + [payment(event_id=f"other-{number}") for number in range(200)]
+    far = [payment(event_id="evt-1")] + [payment(event_id=f"other-{number}") for number in range(100)]
     decisions, rejects, said = stream(b"\n".join([*far, payment(event_id="evt-1"), payment(event_id="evt-2")]))
     assert [decision["event_id"] for decision in decisions].count("evt-1") == 1
     assert decisions[-1]["event_id"] == "evt-2"

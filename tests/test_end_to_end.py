@@ -23,10 +23,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.kafka.logreader import LogReader
 from consumer.settings import KafkaSettings
-from features.catalog import DEFAULT
 from features.redis_store import RedisStore
 from models.bundle import Bundle
-from tests.poison import CARD_NUMBER, POISON, payment
+from models.policy import Rule
+from tests.poison import CARD_NUMBER, POISON, VALID, payment
 from tests.services.kafka import KafkaBroker
 from tests.services.process import free_ports
 from tests.services.reader import ReadCommitted
@@ -221,18 +221,91 @@ def test_payments_in_decisions_alerts_and_dead_letters_out(plant: Plant, kafka: 
     assert totals["fraudline_heartbeat_timestamp_seconds"] > 0
     assert CANARY not in metrics
 
-    log = LogReader(
-        KafkaSettings(brokers=kafka.bootstrap, group_id=plant.environment["FRAUDLINE_KAFKA__GROUP_ID"]),
-        plant.topics["payments"],
-    )
-    extents = log.extents()
-    log.close()
-    assert {n: extent.committed for n, extent in extents.items()} == {n: extent.high for n, extent in extents.items()}
+    assert all(committed_of(plant, kafka)[plant.topics["payments"], number] for number in range(3))
 
     worker.listener.join(DEADLINE_S)
     lines = worker.lines[:-1]
     assert [json.loads(line)["event"] for line in lines][-1] == "stopped"
     assert not any(CANARY in line or CARD_NUMBER in line for line in lines)
+
+
+def test_a_label_is_known_to_the_next_payment_of_its_card(plant: Plant, kafka: KafkaBroker, tmp_path: Path) -> None:
+    rule = Rule("known_fraud", "card_frauds_30d", ">=", 1, "block", "A payment of the card was reported as fraud.")
+    bundle = make_bundle(tmp_path / "bundle", rules=(rule,))
+    labels, decisions = plant.topics["labels"], plant.topics["decisions"]
+    outputs = [plant.topics[role] for role in ("decisions", "alerts", "dead_letters", "journal")]
+    with ReadCommitted(kafka.bootstrap, outputs) as reader:
+        worker = plant.start(FRAUDLINE_MODEL__BUNDLE=str(bundle.path))
+        port = worker.wait_for("started")["port"]
+
+        def pay(*event_ids: str) -> None:
+            values: list[bytes | None] = [payment(event_id=name, card_id=f"{CANARY}_{name[0]}") for name in event_ids]
+            produce(kafka.bootstrap, plant.topics["payments"], values)
+            wanted = [f'"event_id":"{name}"'.encode() for name in event_ids]
+            reader.wait_until(
+                lambda seen: all(
+                    any(r.topic == decisions and mark in (r.value or b"") for r in seen) for mark in wanted
+                ),
+                DEADLINE_S,
+            )
+
+        def tell(value: bytes, topic: str, mark: str) -> None:
+            """Send a label, and wait until there is what comes of it."""
+            produce(kafka.bootstrap, labels, [value])
+            reader.wait_until(
+                lambda seen: any(r.topic == topic and mark.encode() in (r.value or b"") for r in seen), DEADLINE_S
+            )
+
+        pay("a1", "b1")
+        tell(label("a1", "fraud"), plant.topics["journal"], f'"topic":"{labels}","partition":0,"offset":0')
+        pay("a2", "b2")
+        tell(label("a1", "maybe"), plant.topics["dead_letters"], "maybe")
+        tell(label("a1", "genuine"), plant.topics["journal"], f'"topic":"{labels}","partition":0,"offset":2')
+        pay("a3")
+        _, metrics = ask(port, "/metrics")
+        worker.process.send_signal(signal.SIGTERM)
+        assert worker.process.wait(DRAIN_S + 10.0) == 0, worker.lines
+        seen = reader.read_to_end(DEADLINE_S)
+
+    decided = {(d := json.loads(r.value or b""))["event_id"]: d for r in seen if r.topic == decisions}
+    alerts = {(a := json.loads(r.value or b""))["event_id"]: a for r in seen if r.topic == plant.topics["alerts"]}
+    letters = [dict(r.headers) for r in seen if r.topic == plant.topics["dead_letters"]]
+    assert sorted(decided) == ["a1", "a2", "a3", "b1", "b2"]
+    assert {name for name, alert in alerts.items() if "known_fraud" in alert["rules"]} == {"a2"}
+    assert decided["a2"]["decision"] == "block"
+    assert {"topic": labels, "partition": 0, "offset": 1} in alerts["a2"]["state_offsets"]
+    assert [letter["__connect.errors.topic"] for letter in letters] == [labels.encode()]
+    assert 'fraudline_labels_total{label="fraud",source="chargeback"} 1.0' in metrics
+    assert 'fraudline_labels_total{label="genuine",source="chargeback"} 1.0' in metrics
+    assert counted(metrics)["fraudline_payments_total"] == len(decided)
+    committed = [at for at in committed_of(plant, kafka).items() if at[0][0] == labels]
+    assert committed == [((labels, 0), 3)]
+
+
+def label(event_id: str, what: str) -> bytes:
+    """What is known of a payment that `payment` made."""
+    names = ("event_time", "merchant_id")
+    fields: dict[str, Any] = {name: VALID[name] for name in names} | {
+        "event_id": event_id,
+        "card_id": f"{CANARY}_{event_id[0]}",
+        "label": what,
+        "labelled_at": VALID["event_time"] + 1,
+        "source": "chargeback",
+    }
+    return json.dumps(fields).encode()
+
+
+def committed_of(plant: Plant, kafka: KafkaBroker) -> dict[tuple[str, int], int | None]:
+    """By topic and partition, of payments and labels; all of it must be committed."""
+    log = LogReader(
+        KafkaSettings(brokers=kafka.bootstrap, group_id=plant.environment["FRAUDLINE_KAFKA__GROUP_ID"]),
+        plant.topics["payments"],
+        plant.topics["labels"],
+    )
+    extents = log.extents()
+    log.close()
+    assert [extent.committed or 0 for extent in extents.values()] == [extent.high for extent in extents.values()]
+    return {source: extent.committed for source, extent in extents.items()}
 
 
 def test_a_second_run_goes_on_where_the_first_ended(plant: Plant, kafka: KafkaBroker) -> None:
@@ -255,7 +328,7 @@ def test_a_second_run_goes_on_where_the_first_ended(plant: Plant, kafka: KafkaBr
     assert sorted(d["state"]["sequence"] for d in decided) == list(range(60))
 
 
-@pytest.mark.parametrize("role", ["payments", "decisions", "journal"])
+@pytest.mark.parametrize("role", ["payments", "labels", "decisions", "journal"])
 def test_a_missing_topic_is_named(plant: Plant, role: str) -> None:
     line = plant.refused(**{f"FRAUDLINE_TOPICS__{role.upper()}": "not.there"})
     assert re.search(r"has no topic not\.there: create it", line)
@@ -301,7 +374,7 @@ def test_a_redis_that_could_lose_state_is_refused(plant: Plant, config: dict[str
 
 def test_a_topic_that_was_recreated_is_refused(plant: Plant, redis_server: RedisServer) -> None:
     namespace = plant.environment["FRAUDLINE_STORE__NAMESPACE"]
-    store = RedisStore(redis_server.url, namespace=namespace, keep=DEFAULT.keep, timeout_ms=1_000)
+    store = RedisStore(redis_server.url, namespace=namespace, timeout_ms=1_000)
     store.adopt({(plant.topics["payments"], 0): 1_000})
     store.close()
     assert "the topic was recreated; use another store.namespace" in plant.refused()

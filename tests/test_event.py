@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
 from features import event
-from features.event import HEAD, LAYOUT_VERSION, Payment, batch_of, code2, mcc_code, stamp_bytes, tag
+from features.event import LAYOUT_VERSION, Label, Payment, batch_of, code2, labels_of, mcc_code, records_of, tag
 from tests.poison import FULL, VALID
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
@@ -24,6 +24,7 @@ payments = st.builds(
     amount_minor=st.integers(0, 1_000_000_000_000),
     currency=st.just("EUR"),
     device_id=st.none() | texts,
+    ip=st.none() | texts,
     mcc=st.none() | st.text(min_size=4, max_size=4) | st.from_regex("[0-9]{4}", fullmatch=True),
     country=st.none() | two,
     card_country=st.none() | two,
@@ -31,12 +32,12 @@ payments = st.builds(
 )
 
 
-@given(st.lists(st.tuples(payments, st.integers(0, 65_535), st.integers(0, 2**62)), max_size=12))
+@given(st.lists(st.tuples(payments, st.integers(0, 32_767), st.integers(0, 2**48 - 1)), max_size=12))
 def test_columns_equal_those_of_each_payment_alone(rows: list[tuple[Payment, int, int]]) -> None:
     ps = [p for p, _, _ in rows]
     partition, offset = [p for _, p, _ in rows], [o for _, _, o in rows]
     batch = batch_of(ps, topic="t", partition=partition, offset=offset, ingest_time=[o // 2 for o in offset])
-    heads = batch.heads
+    words = records_of(batch.base, batch.merchant, batch.device, batch.ip).view(np.uint64)
     columns: list[tuple[Any, list[int]]] = [
         (batch.partition, partition),
         (batch.offset, offset),
@@ -49,15 +50,17 @@ def test_columns_equal_those_of_each_payment_alone(rows: list[tuple[Payment, int
         (batch.card_country, [code2(p.card_country) for p in ps]),
         (batch.mcc, [mcc_code(p.mcc) for p in ps]),
         (batch.channel, [channel(p.channel) for p in ps]),
-        (heads["event_hash"], [xxh3_64_intdigest(p.event_id.encode()) for p in ps]),
-        (heads["card"], [tag(p.card_id) for p in ps]),
-        (heads["index"], list(range(len(ps)))),
-        (heads["kind"], [0x11] * len(ps)),
+        (batch.card, [tag(p.card_id) for p in ps]),
+        (batch.ip, [tag(p.ip) for p in ps]),
+        (words[:, 0], [p.event_time for p in ps]),
+        (words[:, 1], [p.amount_minor | 1 << 48 for p in ps]),
+        (words[:, 2], [o | p << 48 for o, p in zip(offset, partition, strict=True)]),
+        (words[:, 3], [xxh3_64_intdigest(p.event_id.encode()) for p in ps]),
+        (words[:, 4], [tag(p.merchant_id) | tag(p.device_id) << 32 for p in ps]),
+        (words[:, 5], [tag(p.ip) | code2(p.country) << 32 | mcc_code(p.mcc) << 48 for p in ps]),
     ]
     for column, expected in columns:
         assert column.tolist() == expected
-    for name in ("event_time", "amount", "offset", "merchant", "device", "partition", "country", "mcc"):
-        assert np.array_equal(heads[name], getattr(batch, name))
 
 
 def channel(name: str | None) -> int:
@@ -86,44 +89,23 @@ def test_an_absent_device_has_no_tag_and_no_present_one_has_zero() -> None:
     assert event._tags(digests).tolist() == [0, 1, 1, 0xFFFF_FFFF, 2]
 
 
-LAYOUT = {
-    "event_time": ("<i8", 0),
-    "amount": ("<i8", 8),
-    "offset": ("<i8", 16),
-    "event_hash": ("<u8", 24),
-    "card": ("<u4", 32),
-    "merchant": ("<u4", 36),
-    "device": ("<u4", 40),
-    "partition": ("<u2", 44),
-    "index": ("<u2", 46),
-    "country": ("<u2", 48),
-    "mcc": ("<u2", 50),
-    "kind": ("|u1", 52),
-}
-
-
-GOLDEN_HEADS = (
-    "0068 e5cf8b010000e204 0000000000002900 0000000000002ff3 980d207d7f510835 ec9cc61393f30000 "
-    "0000020000000000 0000110068e5cf8b 010000e204000000 0000002a00000000 0000002ff3980d20 "
-    "7d7f510835ec9cc6 1393f3d98fbc5b02 0001004652231511"
+GOLDEN_RECORDS = (
+    "0068e5cf8b010000 e204000000000100 2900000000000200 2ff3980d207d7f51 c61393f300000000 0000000000000000 "
+    "0068e5cf8b010000 e204000000000100 2a00000000000200 2ff3980d207d7f51 c61393f3d98fbc5b 3d47604e46522315 "
+    "0068e5cf8b010000 0000000000000202 0700000000000380 2ff3980d207d7f51 0000000000000000 0000000000000000"
 )
 GOLDEN_TAGS = [0, 953390274, 2632725768, 1827736755]
 
 
-def test_the_layout_of_version_1_is_pinned() -> None:
-    """Logs in Redis outlive a release: if this fails, raise LAYOUT_VERSION and read both layouts."""
-    fields: Any = HEAD.fields
-    assert LAYOUT_VERSION == 1
-    assert {name: (field[0].str, field[1]) for name, field in fields.items()} == LAYOUT
-    assert HEAD.itemsize == 53
-    assert event.RECORD.itemsize == 64
-
-
-def test_the_bytes_of_a_head_and_of_a_stamp_are_pinned() -> None:
+def test_the_layout_of_version_2_is_pinned() -> None:
+    """Logs in Redis outlive a release: if this fails, raise LAYOUT_VERSION."""
+    assert (LAYOUT_VERSION, event.UNIT_BYTES) == (2, 48)
     ps = [Payment(**VALID), Payment(**FULL)]
     batch = batch_of(ps, topic="payments", partition=[2, 2], offset=[41, 42])
-    assert batch.heads.tobytes().hex(" ", 8) == GOLDEN_HEADS
-    assert stamp_bytes(duplicate=True, epoch=0xA1B2C3D4, base=0x010203040506).hex() == "01d4c3b2a1060504030201"
+    records = records_of(batch.base, batch.merchant, batch.device, batch.ip)
+    label = Label("evt-1", "tok_8f2a", "m-77", VALID["event_time"], "fraud", VALID["event_time"], "issuer")
+    labels = labels_of([label], topic="labels", partition=[3], offset=[7]).base
+    assert (records.tobytes() + labels.tobytes()).hex(" ", 8) == GOLDEN_RECORDS
 
 
 def test_tags_and_codes_are_pinned() -> None:
@@ -132,4 +114,4 @@ def test_tags_and_codes_are_pinned() -> None:
     assert [code2(text) for text in (None, "FR", "GB", "éa")] == [0, 0x5246, 0x4247, 0xA9C3]
     assert [mcc_code(text) for text in (None, "5411", "0000", "54a1", "٥٤١١")] == [0, 5411, 0, 0, 0]
     assert (event.CHANNELS, event.CHANNEL_OTHER) == (("pos", "ecom", "atm", "contactless", "moto", "recurring"), 7)
-    assert (event.KIND_PAYMENT, event.KIND_LABEL, event.FLAG_DUPLICATE) == (1, 2, 1)
+    assert (event.KIND_PAYMENT, event.KIND_LABEL, event.FLAG_REPEATED, event.FLAG_FRAUD) == (1, 2, 1, 2)

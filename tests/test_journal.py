@@ -1,95 +1,101 @@
-"""The journal's runs expand to exactly the payments that were applied, and there are as few as there can be."""
+"""The journal says of every record that was applied which number it has, shard by shard, and where epochs come from."""
 
 from __future__ import annotations
 
-from itertools import pairwise
-
-import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.journal import SHARD, entries
+from consumer.journal import descent, entries
 from consumer.records import JournalEntry
-from features.enrich import Enriched
-from features.event import Payment, batch_of
-from features.store import Span
+from features.catalog import DEFAULT
+from features.enrich import Enricher, Recorded, shard_of
+from features.event import Label, Payment, batch_of, labels_of
+from features.store import MemoryStore, Position, Run, Span
 from tests.poison import VALID
 
-Row = tuple[int, int, int, int, bool]  # partition, offset, epoch, sequence, stale
-Place = tuple[int, int, int, int]
-
-# Few values, so that runs are long, break in every way, and rows without a sequence lie inside them.
-steps = st.lists(
-    st.tuples(
-        st.sampled_from([1, 1, 1, 2]),
-        st.sampled_from([0, 0, 0, 0, 1]),
-        st.sampled_from([0, 0, 0, 0, 1]),
-        st.sampled_from([1, 1, 1, 1, 2, -3]),
-        st.sampled_from([False, False, False, True]),
-        st.sampled_from([True, True, True, False]),
-    ),
-    max_size=25,
-)
-
-
-def rows_of(changes: list[tuple[int, int, int, int, bool, bool]]) -> list[Row]:
-    """Payments in log order: grouped by partition, offsets rising inside one."""
-    partition, offset, epoch, sequence = 0, 100, 5, 1_000
-    rows = []
-    for offset_step, partition_step, epoch_step, sequence_step, stale, known in changes:
-        partition, offset = partition + partition_step, offset + offset_step
-        epoch, sequence = epoch + epoch_step, sequence + sequence_step
-        rows.append((partition, offset, epoch, sequence if known else -1, stale))
-    return rows
-
-
-def journal_of(rows: list[Row]) -> list[JournalEntry]:
-    n = len(rows)
-    batch = batch_of(
-        [Payment(**VALID)] * n, topic="payments", partition=[row[0] for row in rows], offset=[row[1] for row in rows]
-    )
-    enriched = Enriched(
-        values=np.zeros((n, 0), np.float32),
-        epoch=np.array([row[2] for row in rows], np.int64),
-        sequence=np.array([row[3] for row in rows], np.int64),
-        repeated=np.zeros(n, np.bool_),
-        stale=np.array([row[4] for row in rows], np.bool_),
-        age_ms=np.zeros(n, np.int64),
-    )
-    return entries(batch, enriched, [Span("payments", 0, 0, 10_000, 0)])
+Place = tuple[int, int, int, str, int, int]  # shard, epoch, sequence, topic, partition, offset
 
 
 def expanded(journal: list[JournalEntry]) -> list[Place]:
     return [
-        (entry.partition, entry.offset + i, entry.epoch, entry.sequence + i)
-        for entry in journal
-        for i in range(entry.count)
+        (each.shard, each.epoch, each.sequence + i, each.topic, each.partition, each.offset + i)
+        for each in journal
+        for i in range(each.count)
     ]
 
 
-@given(steps)
-def test_runs_expand_to_the_applied_payments_in_order(changes: list[tuple[int, int, int, int, bool, bool]]) -> None:
-    rows = rows_of(changes)
-    assert expanded(journal_of(rows)) == [row[:4] for row in rows if not row[4] and row[3] >= 0]
-
-
-@given(steps)
-def test_no_two_neighbours_could_be_one_run(changes: list[tuple[int, int, int, int, bool, bool]]) -> None:
-    journal = journal_of(rows_of(changes))
-    for before, after in pairwise(journal):
-        joined = expanded([before])[-1]
-        following = (joined[0], joined[1] + 1, joined[2], joined[3] + 1)
-        assert expanded([after])[0] != following
-
-
-def test_an_entry_names_its_shard_and_topic() -> None:
-    rows = [(2, 7, 5, 30, False), (2, 8, 5, 31, False), (2, 9, 5, 40, False)]
-    assert journal_of(rows) == [
-        JournalEntry(shard=SHARD, epoch=5, sequence=30, count=2, topic="payments", partition=2, offset=7),
-        JournalEntry(shard=SHARD, epoch=5, sequence=40, count=1, topic="payments", partition=2, offset=9),
+def test_a_run_becomes_an_entry() -> None:
+    span = Span("labels", 2, 7, 9, 0, labels=True)
+    assert entries([Recorded(3, span, Run(7, 9, 30, 5))]) == [
+        JournalEntry(shard=3, epoch=5, sequence=30, count=2, topic="labels", partition=2, offset=7)
     ]
 
 
-def test_without_payments_there_is_nothing_to_say() -> None:
-    assert journal_of([]) == []
-    assert journal_of([(0, 1, 5, 3, True), (0, 2, 5, -1, False)]) == []
+def test_without_runs_there_is_nothing_to_say() -> None:
+    assert entries([]) == []
+
+
+def test_an_epoch_that_was_renewed_names_its_parent() -> None:
+    assert descent(3, Position(8, parent=(5, 40)), "payments") == JournalEntry(
+        shard=3,
+        epoch=8,
+        sequence=40,
+        count=0,
+        topic="payments",
+        partition=0,
+        offset=0,
+        parent_epoch=5,
+        parent_sequence=40,
+    )
+
+
+def test_the_first_epoch_of_a_state_has_no_parent() -> None:
+    assert descent(0, Position(8), "payments") is None
+
+
+@given(st.data())
+def test_entries_expand_to_what_was_applied_whatever_part_was_applied_before(data: st.DataObject) -> None:
+    """Two partitions and labels, in batches of which a part may be repeated: each record has one number a shard."""
+    store = MemoryStore(data.draw(st.sampled_from([1, 3]), label="shards"))
+    enricher = Enricher(DEFAULT.only(("card_count_24h", "merchant_count_24h")), store)
+    epochs = [position.epoch for position in store.positions()]
+    store.adopt({("payments", 0): 0, ("payments", 1): 0, ("labels", 0): 0})
+    ends = {0: 0, 1: 0, -1: 0}
+    journal: list[JournalEntry] = []
+    for _ in range(data.draw(st.integers(1, 5), label="batches")):
+        spans, places, labelled = [], [], range(0)
+        for number in (-1, 0, 1):
+            start = data.draw(st.integers(max(0, ends[number] - 2), ends[number]))
+            end = data.draw(st.integers(start, start + 4))
+            if number < 0:
+                labelled = range(start, end)
+                spans.append(Span("labels", 0, start, end, 0, labels=True))
+            else:
+                places += [(number, offset) for offset in range(start, end)]
+                spans.append(Span("payments", number, start, end, 0))
+            ends[number] = max(end, ends[number])
+        batch = batch_of(
+            [Payment(**VALID | {"card_id": f"c{p}{o % 3}", "merchant_id": f"m{o % 2}"}) for p, o in places],
+            topic="payments",
+            partition=[p for p, _ in places],
+            offset=[o for _, o in places],
+        )
+        labels = labels_of(
+            [Label(f"e{o}", f"c0{o % 3}", "m0", VALID["event_time"], "fraud", 0, "issuer") for o in labelled],
+            topic="labels",
+            partition=[0] * len(labelled),
+            offset=list(labelled),
+        )
+        enriched = enricher.enrich(batch, tuple(spans), epochs, labels)
+        told = entries(enriched.recorded)
+        journal += told
+        for row, (partition, offset) in enumerate(places):
+            shard = shard_of(b"c:" + batch.payments[row].card_id.encode(), store.shards)
+            assert enriched.shard[row] == shard
+            stamp = (shard, int(enriched.epoch[row]), int(enriched.sequence[row]), "payments", partition, offset)
+            assert stamp in expanded(told)
+    numbers: dict[tuple[int, int, int], tuple[str, int, int]] = {}
+    for shard, epoch, sequence, *source in expanded(journal):
+        name = (shard, epoch, sequence)
+        assert numbers.setdefault(name, tuple(source)) == tuple(source)  # type: ignore[arg-type]  # of three
+    assert len({(name[0], record) for name, record in numbers.items()}) == len(numbers)

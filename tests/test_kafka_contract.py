@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
-from consumer.decode import Message
+from consumer.decode import Message, in_log_order
 from consumer.kafka.embedded import PARTITIONS, EmbeddedBroker
 from consumer.kafka.logreader import LogReader
 from consumer.kafka.publisher import AcknowledgedPublisher, Outgoing, Publisher, TransactionalPublisher
@@ -40,24 +40,25 @@ def only_real(reason: str) -> pytest.MarkDecorator:
 
 @dataclass(slots=True)
 class Cluster:
-    """A broker with two topics of four partitions, and clients that are closed with the test."""
+    """A broker with three topics of four partitions, and clients that are closed with the test."""
 
     settings: KafkaSettings
     payments: str
+    labels: str
     decisions: str
     closing: ExitStack
     rebalances: list[str] = field(default_factory=list)
 
-    def source(self) -> KafkaSource:
-        source = KafkaSource(self.settings, self.payments, self.rebalances.append)
+    def source(self, *, labels: bool = False) -> KafkaSource:
+        source = KafkaSource(self.settings, self.payments, self.rebalances.append, self.labels if labels else None)
         self.closing.callback(source.close)
         return source
 
-    def member(self) -> KafkaSource:
-        """A source that has its partitions."""
-        source = self.source()
+    def member(self, *, labels: bool = False) -> KafkaSource:
+        """A source that has its partitions, of payments or of both."""
+        source = self.source(labels=labels)
         source.start([self.decisions])
-        until(lambda: source.owned, source)
+        until(lambda: len(source.owned) == (2 * PARTITIONS if labels else PARTITIONS), source)
         return source
 
     def publisher(
@@ -67,15 +68,15 @@ class Cluster:
         self.closing.callback(publisher.close)
         return publisher
 
-    def produce(self, count: int, partition: int = 0) -> None:
+    def produce(self, count: int, partition: int = 0, topic: str | None = None) -> None:
         producer = Producer({"bootstrap.servers": self.settings.brokers, "log_level": 0})
         for number in range(count):
-            producer.produce(self.payments, b"%d" % number, partition=partition)
+            producer.produce(topic or self.payments, b"%d" % number, partition=partition)
         assert producer.flush(DEADLINE_S) == 0
         producer.close()
 
-    def reader(self) -> LogReader:
-        reader = LogReader(self.settings, self.payments)
+    def reader(self, *, labels: bool = False) -> LogReader:
+        reader = LogReader(self.settings, self.payments, self.labels if labels else None)
         self.closing.callback(reader.close)
         return reader
 
@@ -86,12 +87,21 @@ class Cluster:
             return [record.value for record in reader.read_to_end(DEADLINE_S)]
 
     def committed(self) -> dict[int, int | None]:
-        return {partition: extent.committed for partition, extent in self.reader().extents().items()}
+        """Of the payments."""
+        return {partition: extent.committed for (_, partition), extent in self.reader().extents().items()}
+
+    def committed_of_both(self) -> dict[tuple[str, int], int | None]:
+        """Of payments and labels, where anything is."""
+        return {at: extent.committed for at, extent in self.reader(labels=True).extents().items() if extent.high}
+
+    def sources(self, topic: str | None = None) -> set[tuple[str, int]]:
+        """All partitions of a topic, payments unless told."""
+        return {(topic or self.payments, partition) for partition in range(PARTITIONS)}
 
 
 @pytest.fixture
 def cluster(request: pytest.FixtureRequest, unique: str) -> Iterator[Cluster]:
-    topics = [f"{unique}.payments", f"{unique}.decisions"]
+    topics = [f"{unique}.payments", f"{unique}.labels", f"{unique}.decisions"]
     with ExitStack() as closing:
         if request.param == "embedded":
             broker = closing.enter_context(EmbeddedBroker())
@@ -110,7 +120,7 @@ def cluster(request: pytest.FixtureRequest, unique: str) -> Iterator[Cluster]:
             fetch_wait_ms=5,
             transaction_timeout_ms=10_000,
         )
-        yield Cluster(settings, topics[0], topics[1], closing.enter_context(ExitStack()))
+        yield Cluster(settings, topics[0], topics[1], topics[2], closing.enter_context(ExitStack()))
 
 
 def _await_leaders(brokers: str, topics: Sequence[str]) -> None:
@@ -145,6 +155,10 @@ def take(source: KafkaSource, count: int) -> list[Message]:
     return sorted(taken, key=lambda message: (message.partition(), message.offset()))
 
 
+def origins(messages: Sequence[Message]) -> set[tuple[str, int]]:
+    return {(message.topic(), message.partition()) for message in messages}
+
+
 def offsets(messages: Sequence[Message]) -> list[tuple[int, int]]:
     return [(message.partition(), message.offset()) for message in messages]
 
@@ -156,7 +170,7 @@ def outgoing(cluster: Cluster, *values: bytes) -> list[Outgoing]:
 @both
 def test_a_source_reads_on_where_the_last_batch_ended_and_rewinds_to_what_is_committed(cluster: Cluster) -> None:
     source = cluster.member()
-    assert sorted(source.owned) == list(range(PARTITIONS))
+    assert set(source.owned) == cluster.sources()
     assert cluster.rebalances == ["assign"]
     cluster.produce(10)
     cluster.produce(3, partition=2)
@@ -227,12 +241,12 @@ def test_a_second_member_gets_its_half_without_stopping_the_first(cluster: Clust
         first.poll(100, POLL_S)
         taken += second.poll(100, POLL_S)
     assert counts == {PARTITIONS, PARTITIONS // 2}  # what it keeps, it never let go
-    assert set(first.owned) | set(second.owned) == set(range(PARTITIONS))
+    assert set(first.owned) | set(second.owned) == cluster.sources()
 
     kept = first.still_owned(held)
-    assert {message.partition() for message in kept} == set(first.owned)
+    assert origins(kept) == set(first.owned)
     taken += take(second, PARTITIONS - len(taken)) if len(taken) < PARTITIONS else []
-    assert {message.partition() for message in taken} == set(second.owned)
+    assert origins(taken) == set(second.owned)
 
     second.close()
     deadline = time.monotonic() + DEADLINE_S
@@ -322,14 +336,14 @@ def test_the_log_reader_reaches_the_end_over_the_marks_of_transactions(cluster: 
     producer.close()
     reader = cluster.reader()
     extents = reader.extents()
-    assert sorted(extents) == list(range(PARTITIONS))
-    end = extents[1].high
+    assert set(extents) == cluster.sources()
+    end = extents[cluster.payments, 1].high
     values: list[bytes | None] = []
     reached = 0
     deadline = time.monotonic() + DEADLINE_S
     while reached < end:
         assert time.monotonic() < deadline, f"it stands at {reached} of {end}"
-        messages, reached = reader.read(1, reached, end, 2, time.monotonic() + POLL_S)
+        messages, reached = reader.read((cluster.payments, 1), reached, end, 2, time.monotonic() + POLL_S)
         values += [message.value() for message in messages]
     assert values == [b"0", b"1", b"2"]
 
@@ -374,3 +388,120 @@ def test_a_source_commits_past_the_marks_of_transactions(cluster: Cluster) -> No
 def test_a_topic_that_is_not_there_is_named(cluster: Cluster) -> None:
     with pytest.raises(KafkaUnavailable, match=r"has no topic .*nothing\.here: create it"):
         cluster.source().start([cluster.decisions, f"{cluster.payments}.nothing.here"])
+
+
+@both
+def test_labels_are_read_beside_payments_and_rewound_with_them(cluster: Cluster) -> None:
+    source = cluster.member(labels=True)
+    assert set(source.owned) == cluster.sources() | cluster.sources(cluster.labels)
+    cluster.produce(2, partition=1)
+    cluster.produce(3, partition=1, topic=cluster.labels)
+    messages = take(source, 5)
+    spans = source.spans(messages)
+    assert spans == (Span(cluster.labels, 1, 0, 3, 0, labels=True), Span(cluster.payments, 1, 0, 2, 0))
+    assert source.still_owned(messages + messages) == messages
+    assert (source.lag_records(), source.labels_lag_records()) == (2, 3)
+
+    source.commit(spans[:1])
+    source.committed(spans[:1])
+    assert (source.lag_records(), source.labels_lag_records()) == (2, 0)
+    source.rewind()
+    again = take(source, 2)
+    assert origins(again) == {(cluster.payments, 1)}
+    assert source.spans(again) == (
+        Span(cluster.labels, 1, 3, 3, 3, labels=True),  # the store has not heard of its floor
+        Span(cluster.payments, 1, 0, 2, 0),
+    )
+    assert cluster.committed_of_both() == {(cluster.labels, 1): 3, (cluster.payments, 1): None}
+
+
+@both
+def test_a_paused_source_reads_no_labels_either(cluster: Cluster) -> None:
+    source = cluster.member(labels=True)
+    source.pause()
+    cluster.produce(3, topic=cluster.labels)
+    for _ in range(10):
+        assert source.poll(10, POLL_S) == []
+    source.resume()
+    assert origins(take(source, 3)) == {(cluster.labels, 0)}
+
+
+@only_real("the mock cluster drops the offsets of a transaction")
+def test_a_transaction_carries_the_offsets_of_both_topics_or_of_none(cluster: Cluster) -> None:
+    source = cluster.member(labels=True)
+    cluster.produce(4, partition=1)
+    cluster.produce(2, topic=cluster.labels)
+    spans = source.spans(take(source, 6))
+
+    failures: list[str] = []
+
+    def fail_once(step: str) -> None:
+        if step == "in_commit" and not failures:
+            failures.append(step)
+            raise InterruptedError
+
+    publisher = TransactionalPublisher(cluster.settings, source, fail_once)
+    cluster.closing.callback(publisher.close)
+    with pytest.raises(InterruptedError):
+        publisher.commit(spans)
+    publisher.renew()  # which settles what the former producer left open
+    assert cluster.committed_of_both() == {(cluster.labels, 0): None, (cluster.payments, 1): None}
+
+    source.rewind()
+    assert source.spans(take(source, 6)) == spans
+    publisher.commit(spans)
+    assert cluster.committed_of_both() == {(cluster.labels, 0): 2, (cluster.payments, 1): 4}
+
+
+@both
+def test_partitions_of_payments_and_labels_with_one_number_are_revoked_apart(cluster: Cluster) -> None:
+    first = cluster.member(labels=True)
+    for partition in range(PARTITIONS):
+        cluster.produce(2, partition)
+        cluster.produce(2, partition, cluster.labels)
+    held = take(first, 4 * PARTITIONS)
+    everything = cluster.sources() | cluster.sources(cluster.labels)
+    assert origins(held) == everything
+
+    second = cluster.source(labels=True)
+    second.start([cluster.decisions])
+    taken: list[Message] = []
+    deadline = time.monotonic() + DEADLINE_S
+    while not len(first.owned) == len(second.owned) == PARTITIONS:
+        assert time.monotonic() < deadline, (first.owned, second.owned)
+        first.poll(100, POLL_S)
+        taken += second.poll(100, POLL_S)
+    assert set(first.owned) | set(second.owned) == everything
+    kept = first.still_owned(held)
+    assert origins(kept) == set(first.owned)
+    assert {(span.topic, span.partition) for span in first.spans(kept)} == set(first.owned)
+    taken += take(second, 2 * PARTITIONS - len(taken)) if len(taken) < 2 * PARTITIONS else []
+    assert origins(taken) == set(second.owned)
+
+    second.close()
+    deadline = time.monotonic() + DEADLINE_S
+    while len(first.owned) < 2 * PARTITIONS:
+        assert time.monotonic() < deadline, first.owned
+        first.poll(100, POLL_S)
+    # in whatever order they came back, spans lie as the batch does: labels first, then by partition
+    ordered = [(message.topic(), message.partition()) for message in in_log_order(held, cluster.labels)]
+    assert [(span.topic, span.partition) for span in first.spans(held)] == list(dict.fromkeys(ordered))
+
+
+@both
+def test_the_log_reader_reads_labels_too(cluster: Cluster) -> None:
+    cluster.produce(1, partition=2)
+    cluster.produce(3, partition=2, topic=cluster.labels)
+    reader = cluster.reader(labels=True)
+    extents = reader.extents()
+    assert set(extents) == cluster.sources() | cluster.sources(cluster.labels)
+    for source, count in (((cluster.labels, 2), 3), ((cluster.payments, 2), 1)):
+        assert extents[source].high == count
+        messages: list[Message] = []
+        reached, deadline = 0, time.monotonic() + DEADLINE_S
+        while reached < count:
+            assert time.monotonic() < deadline, f"it stands at {reached} of {source}"
+            some, reached = reader.read(source, reached, count, 2, time.monotonic() + POLL_S)
+            messages += some
+        assert origins(messages) == {source}
+        assert [message.offset() for message in messages] == list(range(count))

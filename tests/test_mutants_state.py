@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterator
 import pytest
 import structlog
 
+from features.catalog import Limits
 from features.errors import FraudlineError
 from features.redis_store import RedisStore
 from tests.contracts.store import StoreContract
 from tests.mutants.state import EPOCH_GUARD, MUTANTS, Mutant, script_without
 from tests.services.redis import RedisServer
 from tests.simulation import Plan, run
-from tests.simulation_model import Backend, MemoryBackend, RedisBackend
+from tests.simulation_stores import Backend, MemoryBackend, RedisBackend
 
-ON_MEMORY, ON_REDIS = 40, 24
+ON_MEMORY, ON_REDIS = 32, 24
 SCRIPTED = [mutant for mutant in MUTANTS if mutant.script]
 
 
@@ -25,13 +26,20 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def noticed(mutant: Mutant, histories: int, make_backend: Callable[[int, int], Backend]) -> int:
+def plan_of(seed: int, mutant: Mutant | None = None) -> Plan:
+    return Plan(seed, shards=1 if seed % 2 else 3, regressions=mutant is not None and mutant.regressions)
+
+
+def noticed(mutant: Mutant, histories: int, make_backend: Callable[[int, int, Limits], Backend]) -> int:
     """In how many histories the mutant violates an invariant, or dies of an error that the product never raises."""
     count = 0
     for seed in range(histories):
-        plan = Plan(seed)
+
+        def backend(shards: int, limits: Limits, seed: int = seed) -> Backend:
+            return make_backend(seed, shards, limits)
+
         try:
-            count += bool(run(plan, lambda keep, seed=seed: make_backend(keep, seed), mutant.enricher))  # type: ignore[misc]  # a lambda's default
+            count += bool(run(plan_of(seed, mutant), backend, mutant.enricher))
         except (FraudlineError, LookupError, ValueError):
             count += 1
     return count
@@ -39,7 +47,7 @@ def noticed(mutant: Mutant, histories: int, make_backend: Callable[[int, int], B
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
 def test_the_simulation_notices_a_missing_rule(mutant: Mutant) -> None:
-    count = noticed(mutant, ON_MEMORY, lambda keep, _seed: MemoryBackend(keep, mutant.memory))
+    count = noticed(mutant, ON_MEMORY, lambda _seed, shards, limits: MemoryBackend(shards, limits, mutant.memory))
     print(f"\nwithout {mutant.name}, memory store: {count} of {ON_MEMORY} histories violate an invariant")
     assert count > 0
 
@@ -53,8 +61,8 @@ def test_the_simulation_notices_a_rule_that_the_script_lacks(
     made: list[RedisBackend] = []
     with redis_server.client() as client:
 
-        def backend(keep: int, seed: int) -> RedisBackend:
-            made.append(RedisBackend(redis_server.url, client, f"{unique}{seed}", keep, script))
+        def backend(seed: int, shards: int, limits: Limits) -> RedisBackend:
+            made.append(RedisBackend(redis_server.url, client, f"{unique}{seed}", shards, limits, script))
             return made[-1]
 
         count = noticed(mutant, ON_REDIS, backend)
@@ -64,16 +72,18 @@ def test_the_simulation_notices_a_rule_that_the_script_lacks(
     assert count > 0
 
 
-def test_without_a_mutation_the_same_histories_are_clean() -> None:
-    assert not [seed for seed in range(ON_MEMORY) if run(Plan(seed), MemoryBackend)]
+@pytest.mark.parametrize("regressions", [False, True])
+def test_without_a_mutation_the_same_histories_are_clean(regressions: bool) -> None:
+    mutant = Mutant("none", regressions=regressions)
+    assert not [seed for seed in range(ON_MEMORY) if run(plan_of(seed, mutant), MemoryBackend)]
 
 
 def test_the_contract_notices_a_missing_epoch_guard(redis_server: RedisServer, unique: str) -> None:
-    """Few histories need it (3 of 400), since lost state has lost its markers too."""
+    """Few histories need it, since lost state has lost its markers too."""
     assert EPOCH_GUARD.script
     script = script_without(*EPOCH_GUARD.script)
-    real = RedisStore(redis_server.url, namespace=unique, keep=4, timeout_ms=5_000, script=script)
-    for store in (EPOCH_GUARD.memory(4), real):
+    real = RedisStore(redis_server.url, namespace=unique, timeout_ms=5_000, script=script)
+    for store in (EPOCH_GUARD.memory(1), real):
         with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
             StoreContract().test_another_epoch_refuses(store)
     real.close()

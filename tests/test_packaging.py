@@ -42,7 +42,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
+        if path.is_file() and path.parent.name != "__pycache__"
     }
     assert held == sources
     assert "features/apply.lua" in held
@@ -61,7 +61,8 @@ def test_the_wheel_has_the_command_the_licence_and_the_dependencies(wheel: Path)
         assert f"{info}/licenses/LICENSE" in archive.namelist()
         metadata = archive.read(f"{info}/METADATA").decode()
     assert f"Version: {__version__}\n" in metadata
-    assert metadata.count("Requires-Dist: ") == len(PROJECT["project"]["dependencies"])
+    extras = sum(map(len, PROJECT["project"]["optional-dependencies"].values()))
+    assert metadata.count("Requires-Dist: ") == len(PROJECT["project"]["dependencies"]) + extras
 
 
 def test_what_the_wheel_installs_runs_without_the_source_tree(wheel: Path, tmp_path: Path) -> None:

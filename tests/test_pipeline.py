@@ -19,14 +19,15 @@ from consumer.records import Alert, Decision, Digests, JournalEntry, ModelRef
 from consumer.settings import TopicSettings
 from consumer.telemetry import Telemetry
 from features.catalog import DEFAULT
-from features.enrich import Enriched, Enricher, Values
+from features.enrich import Enriched, Enricher
 from features.errors import StoreUnavailable
-from features.event import PaymentBatch
+from features.event import LabelBatch, PaymentBatch
+from features.reader import Values
 from features.store import MemoryStore, Span
 from models.explain import Explainer, Reason
 from models.policy import Policy, Rule, Thresholds, Tier
 from models.score import ConstantScorer, Scorer, Scores, Scoring, ScoringFailed
-from tests.poison import POISON, Record, payment
+from tests.poison import POISON, VALID, Record, payment
 from tests.support.bundles import make_bundle
 from tests.support.doubles import ListPublisher
 
@@ -43,13 +44,15 @@ class Switch:
     """State that answers while it is `up`; it keeps what it was asked."""
 
     enricher: Enricher
-    epoch: int
+    epochs: list[int]
     up: bool = True
     patience_s: list[float] = field(default_factory=list)
 
-    def enrich(self, batch: PaymentBatch, spans: tuple[Span, ...], patience_s: float) -> Enriched | None:
+    def enrich(
+        self, batch: PaymentBatch, spans: tuple[Span, ...], patience_s: float, labels: LabelBatch | None = None
+    ) -> Enriched | None:
         self.patience_s.append(patience_s)
-        return self.enricher.enrich(batch, spans, self.epoch) if self.up else None
+        return self.enricher.enrich(batch, spans, self.epochs, labels) if self.up else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +79,18 @@ class Rig:
     explain: Callable[[Values, Tier], list[tuple[Reason, ...]]] = lambda values, _tier: [(REASON,)] * len(values)
     publisher: ListPublisher = field(default_factory=ListPublisher)
     telemetry: Telemetry = field(default_factory=Telemetry)
-    store: MemoryStore = field(default_factory=lambda: MemoryStore(DEFAULT.keep))
+    store: MemoryStore = field(default_factory=MemoryStore)
     steps: list[str] = field(default_factory=list)
     next_offset: int = 0
     state: Switch = field(init=False)
     pipeline: Pipeline = field(init=False)
 
     def __post_init__(self) -> None:
-        self.store.adopt({("payments", 0): 0})
+        self.store.adopt({("payments", 0): 0, ("labels", 0): 0})
         enricher = Enricher(DEFAULT, self.store)
-        self.state = Switch(enricher, self.store.position().epoch)
+        self.state = Switch(enricher, [position.epoch for position in self.store.positions()])
         self.pipeline = Pipeline(
-            decoder=Decoder(max_payment_bytes=65_536, max_future_ms=300_000),
+            decoder=Decoder(max_payment_bytes=65_536, max_future_ms=300_000, labels_topic=TOPICS.labels),
             enricher=enricher,
             state=self.state,
             brain=Brain(self.scorer, self.policy, self.explain),
@@ -96,6 +99,7 @@ class Rig:
             telemetry=self.telemetry,
             budget_ms=BUDGET_MS,
             pause_on_outage=self.pause,
+            labels_topic=TOPICS.labels,
             step=self.steps.append,
             clock=lambda: NOW_MS / 1_000,
         )
@@ -320,7 +324,7 @@ def test_a_batch_of_rejected_records_only_still_moves_on(up: bool) -> None:
     rig.state.up = up
     rig.process(b"not JSON", None, b"{}")
     assert rig.publisher.commits == [(Span("payments", 0, 0, 3, 0),)]
-    assert rig.store.position().markers == {("payments", 0): 3 if up else 0}
+    assert rig.store.positions()[0].markers == {("payments", 0): 3 if up else 0, ("labels", 0): 0}
     assert len(rig.publisher.values(TOPICS.dead_letters)) == 3
     assert (rig.decisions, rig.journal) == ([], [])
     assert rig.count("fraudline_batch_size_sum") == rig.count("fraudline_payments_total") == 3
@@ -333,3 +337,66 @@ def test_stage_seconds_have_one_observation_a_batch() -> None:
     rig.process(b"not JSON")
     for stage in ("decode", "enrich", "score", "decide", "publish", "commit"):
         assert rig.count("fraudline_stage_seconds_count", stage=stage) == 2
+
+
+def label(verdict: str = "fraud", **fields: object) -> bytes:
+    known = {"event_id": "evt-1", "card_id": VALID["card_id"], "merchant_id": VALID["merchant_id"]}
+    times = {"event_time": NOW_MS - 3_600_000, "labelled_at": NOW_MS - 60_000}
+    return msgspec.json.encode(known | times | {"label": verdict, "source": "issuer"} | fields)
+
+
+def with_labels(rig: Rig, labels: Sequence[bytes], payments: Sequence[bytes]) -> Decided:
+    """One batch of both topics, the payments first as they come; partition 0 of each is read from its start."""
+    records = [Record(value, at_offset=i, record_timestamp=(1, NOW_MS)) for i, value in enumerate(payments)]
+    records += [
+        Record(value, at_offset=i, record_timestamp=(1, NOW_MS), of_topic="labels") for i, value in enumerate(labels)
+    ]
+    spans = (Span("labels", 0, 0, len(labels), 0, labels=True), Span("payments", 0, 0, len(payments), 0))
+    return rig.pipeline.process(records, spans)
+
+
+def test_a_label_counts_for_the_payments_of_its_own_batch() -> None:
+    rig = Rig()
+    decided = with_labels(rig, [label(), label("genuine", event_id="evt-2"), b"?"], [payment(event_time=NOW_MS)])
+    column = DEFAULT.names.index("card_frauds_30d")
+    assert decided.enriched is not None
+    assert decided.enriched.values[:, column].tolist() == [1.0]
+    assert len(rig.decisions) == 1
+    assert rig.count("fraudline_labels_total", label="fraud", source="issuer") == 1
+    assert rig.count("fraudline_labels_total", label="genuine", source="issuer") == 1
+    assert rig.count("fraudline_rejected_total", stage="decode", reason="not_json") == 1
+    assert rig.count("fraudline_payments_total") == 1, "a rejected label is no payment"
+    assert [(entry.topic, entry.sequence, entry.count) for entry in rig.journal] == [
+        ("labels", 0, 3),
+        ("payments", 3, 1),
+    ]
+
+
+def test_an_alert_tells_the_state_it_was_given_in() -> None:
+    rig = Rig(scorer=ConstantScorer(0.95))
+    with_labels(rig, [label()], [payment(event_time=NOW_MS)])
+    (alert,), (decision,) = rig.alerts, rig.decisions
+    assert alert.state == decision.state
+    assert {(s.topic, s.partition): s.offset for s in alert.state_offsets} == {("labels", 0): 1, ("payments", 0): 1}
+    rig.pipeline.rebalanced()
+    rig.next_offset = 1
+    rig.process(payment(event_id="evt-9", event_time=NOW_MS))
+    assert [(s.topic, s.offset) for s in rig.alerts[1].state_offsets] == [("payments", 2)]
+
+
+def test_clocks_and_ages_are_exported() -> None:
+    rig = Rig()
+    rig.process(payment(event_time=NOW_MS + 2_000), payment(event_id="evt-2", event_time=NOW_MS - 5_000))
+    assert rig.count("fraudline_clock_skew_seconds", partition="0") == 2.0
+    rig.process(payment(event_id="evt-3", event_time=NOW_MS - 6_000))
+    assert rig.count("fraudline_clock_skew_seconds", partition="0") == 1.0, "a weight of 1/8: 2 + (-6 - 2) / 8"
+    assert rig.count("fraudline_feature_age_seconds_count") == 0, "the others happened later than each of them"
+    rig.process(payment(event_id="evt-4", event_time=NOW_MS + 2_500), age_ms=[500])
+    assert rig.count("fraudline_feature_age_seconds_sum") == 0.5
+    assert rig.count("fraudline_state_age_seconds") == 0.5
+
+
+def test_a_payment_older_than_every_window_is_scored_and_counted() -> None:
+    rig = Rig()
+    rig.process(payment(event_time=NOW_MS - 38 * 86_400_000), payment(event_id="evt-2", event_time=NOW_MS))
+    assert (rig.count("fraudline_too_late_total"), len(rig.decisions)) == (1, 2)

@@ -79,6 +79,7 @@ def decided(tier: Tier, **changes: Any) -> Decided:
     )
     enriched = Enriched(
         values=np.zeros((4, 1), np.float32),
+        shard=np.array([0, 3, 0, 0]),
         epoch=np.array([8, 8, 9, 9]),
         sequence=np.array([100, 101, 0, 2]),
         repeated=np.array([False, False, False, True]),
@@ -98,6 +99,7 @@ def decided(tier: Tier, **changes: Any) -> Decided:
         "reasons": {1: (Reason("amount_minor", 1_250.0, 0.75), Reason("mcc", None, 0.25))},
         "stage_ms": {"decode": 0.5, "enrich": 1.25, "score": 2.0, "decide": 0.125},
         "read_ms": READ_MS,
+        "state_offsets": (Source("payments", 0, 12),),
     }
     return Decided(**values | changes)
 
@@ -123,7 +125,7 @@ def test_a_decision_says_what_was_decided(tier: Tier, device: Literal["cpu", "cu
     names: list[DecisionName] = ["approve", "review", "block"]
     sources = [(0, 10), (0, 11), (3, 7)]
     scores = [float(np.float32(score)) for score in (0.1, 0.5, 0.9)]
-    states = [State(0, 8, 100), State(0, 8, 101), State(0, 9, 0)]
+    states = [State(0, 8, 100), State(3, 8, 101), State(0, 9, 0)]
     expected = [
         Decision(
             event_id=each.event_id,
@@ -172,6 +174,8 @@ def test_an_alert_says_why(tier: Tier) -> None:
             stage_ms=stages,
             device_id="dev-5",
             account_id="acc-9",
+            state=State(3, 8, 101) if tier == "full" else None,
+            state_offsets=[Source("payments", 0, 12)],
         ),
         Alert(
             alert_id=alert_id("tok_8f2a", "evt-3", VALID["event_time"]),
@@ -190,6 +194,8 @@ def test_an_alert_says_why(tier: Tier) -> None:
             model=MODEL,
             feature_age_ms=None,
             stage_ms=msgspec.structs.replace(stages, queued=100.0),
+            state=State(0, 9, 0) if tier == "full" else None,
+            state_offsets=[Source("payments", 0, 12)],
         ),
     ]
     records = outbox().alerts(decided(tier))

@@ -8,21 +8,37 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 from redis import Redis
 
+from features.catalog import Limits
 from features.errors import ConfigError, FraudlineError, StateBehind, StoreError, StoreUnavailable, StoreUnsuitable
-from features.event import RECORD_BYTES
-from features.redis_store import RedisStore
-from features.store import Span
-from tests.contracts.store import TOPIC, Record, append, offsets, opened, records, span
+from features.event import LAYOUT_VERSION, UNIT_BYTES
+from features.redis_store import IDLE_S, RedisStore
+from tests.contracts.calls import (
+    L0,
+    T0,
+    TOPIC,
+    Record,
+    apply,
+    epochs_of,
+    markers,
+    opened,
+    records,
+    replacing,
+    span,
+    summary_of,
+)
 from tests.services.redis import RedisServer
 
 pytestmark = pytest.mark.redis
 PASSWORD = "s3cr:et/pa#ss"
 ESCAPED = "s3cr%3Aet%2Fpa%23ss"
 GIVE_UP_S = 30.0
+SPACE = f"ns:{LAYOUT_VERSION}:"
+S0 = SPACE + "{s0}:"
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +67,18 @@ def client(server: RedisServer) -> Iterator[Redis]:
         yield client
 
 
-def store_on(server: RedisServer, *, timeout_ms: int = 5_000, url: str = "") -> RedisStore:
-    return RedisStore(url or server.url, namespace="ns", keep=4, timeout_ms=timeout_ms)
+def store_on(
+    server: RedisServer,
+    *,
+    timeout_ms: int = 5_000,
+    url: str = "",
+    owner: str = "",
+    limits: Limits = Limits(),  # noqa: B008  immutable
+    shards: int = 1,
+) -> RedisStore:
+    return RedisStore(
+        url or server.url, namespace="ns", timeout_ms=timeout_ms, owner=owner, limits=limits, shards=shards
+    )
 
 
 @pytest.fixture
@@ -61,80 +87,129 @@ def store(server: RedisServer) -> Iterator[RedisStore]:
         yield store
 
 
-def dump(client: Redis) -> dict[bytes, bytes | None]:
-    """All data, comparably."""
-    return {key: client.dump(key) for key in client.scan_iter()}
+def dump(client: Redis) -> dict[bytes, object]:
+    """All data, comparably: a dumped hash has its fields in any order."""
+    return {key: client.hgetall(key) if client.type(key) == b"hash" else client.dump(key) for key in client.scan_iter()}
 
 
 def until_applied(client: Redis, marker: int) -> None:
     """Wait for a call that the server still has to run."""
     deadline = time.monotonic() + GIVE_UP_S
-    while int(client.hget("ns:1:{s0}:meta", f"m:{TOPIC}:0") or -1) < marker:
+    while int(client.hget(S0 + "meta", f"m:{TOPIC}:0") or -1) < marker:
         assert time.monotonic() < deadline, "the call was never applied"
 
 
-def test_a_lost_script_is_sent_again(store: RedisStore, client: Redis) -> None:
-    epoch = opened(store)
-    for offset in range(4):
-        client.script_flush()
-        assert offsets(store.apply(append(epoch, records([offset]))).logs[0]) == list(range(offset + 1))
-    assert offsets(store.apply(append(epoch, records([4]))).logs[0]) == [0, 1, 2, 3, 4]
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_lost_script_is_sent_again(server: RedisServer, client: Redis, shards: int) -> None:
+    with closing(store_on(server, shards=shards)) as store:
+        epochs = opened(store)
+        for offset in range(4):
+            client.script_flush()
+            assert apply(store, epochs, records([offset])).offsets() == list(range(offset + 1))
+        assert apply(store, epochs, records([4])).offsets() == [0, 1, 2, 3, 4]
 
 
-def test_a_call_whose_reply_was_lost_may_be_repeated(server: RedisServer, client: Redis) -> None:
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_call_whose_reply_was_lost_may_be_repeated(server: RedisServer, client: Redis, shards: int) -> None:
     """The server stalls while it has the call; it runs it after the client has given up."""
-    with closing(store_on(server, timeout_ms=100)) as store:
-        epoch = opened(store)
-        store.apply(append(epoch, records([0])))
-        call = append(epoch, records([1, 2]))
+    with closing(store_on(server, timeout_ms=100, shards=shards)) as store:
+        epochs = opened(store)
+        apply(store, epochs, records([0]))
         server.pause()
         with pytest.raises(StoreUnavailable):
-            store.apply(call)
+            apply(store, epochs, records([1, 2]))
         server.resume()
         until_applied(client, 3)
-        assert store.position().markers == {(TOPIC, 0): 3}
-        applied = store.apply(call)
-        assert offsets(applied.logs[0]) == [0, 1, 2]
-        assert applied.markers == [3]
-        assert client.strlen("ns:1:{s0}:c:a") == 3 * RECORD_BYTES
+        assert markers(store) == {T0: 3}
+        reply = apply(store, epochs, records([1, 2]))
+        assert reply.offsets() == reply.offsets(b"m:shop") == [0, 1, 2]
+        assert reply.markers == [3]
+        assert reply.runs == [[(0, 1, 0), (1, 3, 1)]]
+        lengths = [client.strlen(key) for key in client.scan_iter(SPACE + "*:[cm]:*")]
+        assert lengths == [3 * UNIT_BYTES] * 2
 
 
-def test_after_a_lost_connection_nothing_is_applied_until_the_position_was_read(
+def test_after_a_lost_connection_nothing_is_applied_until_the_positions_were_read(
     store: RedisStore, client: Redis
 ) -> None:
-    epoch = opened(store)
-    store.apply(append(epoch, records([0])))
+    epochs = opened(store)
+    apply(store, epochs, records([0]))
     client.client_kill_filter(_type="normal", skipme=True)
     with pytest.raises(StoreUnavailable):
-        store.apply(append(epoch, records([1])))
+        apply(store, epochs, records([1]))
     for _ in range(2):
         with pytest.raises(StateBehind, match="reconnected"):
-            store.apply(append(epoch, records([1])))
-    assert store.position().markers == {(TOPIC, 0): 1}
-    assert offsets(store.apply(append(epoch, records([1]))).logs[0]) == [0, 1]
+            apply(store, epochs, records([1]))
+    assert markers(store) == {T0: 1}
+    assert apply(store, epochs, records([1])).offsets() == [0, 1]
 
 
-def test_a_store_that_was_never_asked_for_its_position_applies_nothing(store: RedisStore, client: Redis) -> None:
+def test_a_store_that_was_never_asked_for_its_positions_applies_nothing(store: RedisStore, client: Redis) -> None:
     with pytest.raises(StateBehind):
-        store.apply(append(1, records([0])))
+        apply(store, [1], records([0]))
     assert dump(client) == {}
 
 
 def test_after_close_nothing_is_applied(store: RedisStore) -> None:
-    epoch = opened(store)
+    epochs = opened(store)
     store.close()
     with pytest.raises(StateBehind):
-        store.apply(append(epoch, records([0])))
+        apply(store, epochs, records([0]))
 
 
 def test_flushall_is_noticed(store: RedisStore, client: Redis) -> None:
-    epoch = opened(store)
-    store.apply(append(epoch, records([0])))
+    epochs = opened(store)
+    apply(store, epochs, records([0]))
     client.flushall()
     with pytest.raises(StateBehind, match="another epoch"):
-        store.apply(append(epoch, records([1])))
+        apply(store, epochs, records([1]))
     assert dump(client) == {}
-    assert store.position().epoch != epoch
+    assert epochs_of(store) != epochs
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_state_that_another_server_process_held_gets_new_epochs(server: RedisServer, shards: int) -> None:
+    """A restart may have lost the last second, and a copy any time: the numbers drawn then are not drawn again."""
+    with closing(store_on(server, shards=shards)) as store, closing(store_on(server, shards=shards)) as other:
+        epochs = opened(store)
+        apply(store, epochs, records([0, 1]))
+        assert epochs_of(store) == epochs_of(other) == epochs
+        server.persist()
+        server.kill()
+        server.restart()
+        for each in (store, other):
+            with pytest.raises(StoreUnavailable):
+                each.positions()
+        positions = store.positions()
+        renewed = [position.epoch for position in positions]
+        assert not set(renewed) & set(epochs)
+        assert [position.parent for position in positions] == [(epoch, 2) for epoch in epochs]
+        assert other.positions() == store.positions() == positions
+        assert apply(store, renewed, records([2])).offsets() == [0, 1, 2]
+
+
+def test_a_log_expires_when_it_is_idle_and_not_while_it_is_used(store: RedisStore, client: Redis) -> None:
+    epochs = opened(store)
+    key = S0 + "c:a"
+
+    def lives_s() -> int:
+        """Seconds that the log has left; then it has lived for a while."""
+        left = int(client.ttl(key))
+        client.expire(key, 1_000)
+        return left
+
+    def is_full(seconds: int) -> bool:
+        return IDLE_S - 60 < seconds <= IDLE_S
+
+    apply(store, epochs, records([0]))
+    assert is_full(lives_s())
+    apply(store, epochs, records([1]))
+    assert lives_s() <= 1_000  # an append leaves it alone: that is what refreshing is for
+    apply(store, epochs, [Record(2, "b")], refresh=[b"c:a"])
+    assert is_full(lives_s())
+    apply(store, epochs, [Record(3, "b")], replacements=[replacing(b"c:a", 0, 2, summary_of(9))])
+    assert is_full(lives_s())
+    assert client.ttl(S0 + "meta") == -1
 
 
 @pytest.mark.parametrize("overlap", [0, 1])
@@ -147,21 +222,56 @@ def test_flushall_is_noticed(store: RedisStore, client: Redis) -> None:
 def test_a_foreign_key_refuses_and_nothing_is_written(
     store: RedisStore, client: Redis, suffix: str, make_foreign: Callable[[Redis, str], object], overlap: int
 ) -> None:
-    epoch = opened(store)
-    store.apply(append(epoch, [Record(0), Record(1, "z", "kiosk")]))
-    key = f"ns:1:{{s0}}:{suffix}"
-    client.delete(key)
-    make_foreign(client, key)
+    epochs = opened(store)
+    apply(store, epochs, [Record(0), Record(1, "z", "kiosk")])
+    client.delete(S0 + suffix)
+    make_foreign(client, S0 + suffix)
+    before = dump(client)
+    replacement = replacing(b"m:kiosk", 1, 1, summary_of(9))
+    with pytest.raises(StoreUnsuitable, match=r"store\.namespace"):
+        apply(store, epochs, [*records(range(2 - overlap, 4)), Record(4, "z")], replacements=[replacement])
+    assert dump(client) == before
+
+
+def test_a_foreign_key_that_is_only_to_be_replaced_refuses_too(store: RedisStore, client: Redis) -> None:
+    epochs = opened(store)
+    client.rpush(S0 + "c:z", "a")
     before = dump(client)
     with pytest.raises(StoreUnsuitable, match=r"store\.namespace"):
-        store.apply(append(epoch, [*records(range(2 - overlap, 4)), Record(4, "z")]))
+        apply(store, epochs, records([0]), replacements=[replacing(b"c:z", 0, 1, summary_of(9))])
     assert dump(client) == before
 
 
 def test_a_foreign_key_in_the_place_of_the_markers_refuses(store: RedisStore, client: Redis) -> None:
-    client.set("ns:1:{s0}:meta", "text")
+    client.set(S0 + "meta", "text")
     with pytest.raises(StoreUnsuitable):
-        store.position()
+        store.positions()
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("changed", [{"limits": Limits(keep=64)}, {"shards": 2}, {"owner": "group b reading payments"}])
+def test_a_namespace_of_another_shape_or_owner_is_refused_and_left_alone(
+    server: RedisServer, client: Redis, shards: int, changed: dict[str, Any]
+) -> None:
+    mine: dict[str, Any] = {"owner": "group a reading payments", "shards": shards}
+    with closing(store_on(server, **mine)) as store, closing(store_on(server, **mine | changed)) as other:
+        epochs = opened(store)
+        client.hset(S0 + "meta", "server", "another")  # a reason to renew the epoch, for those who may
+        before = dump(client)
+        with pytest.raises(StoreUnsuitable, match="this namespace") as caught:
+            other.positions()
+        assert_one_sentence(caught.value)
+        assert dump(client) == before
+        assert epochs_of(store) != epochs
+
+
+def test_both_hold_a_shard_in_one_hash_slot(server: RedisServer, client: Redis) -> None:
+    with closing(store_on(server, shards=3)) as store:
+        epochs = opened(store)
+        apply(store, epochs, [Record(offset, card) for offset, card in enumerate("abcdefgh")])
+        keys = [key.decode() for key in client.scan_iter()]
+    assert len(keys) == 3 + 8 + 1
+    assert {key.split(":")[2] for key in keys} == {"{s0}", "{s1}", "{s2}"}
 
 
 @pytest.mark.parametrize(
@@ -185,8 +295,8 @@ def test_a_server_that_could_lose_state_is_refused(
 def test_a_replica_is_refused_and_its_writes_are_an_outage(
     server: RedisServer, store: RedisStore, client: Redis
 ) -> None:
-    epoch = opened(store)
-    store.apply(append(epoch, records([0])))
+    epochs = opened(store)
+    apply(store, epochs, records([0]))
     before = dump(client)
     with RedisServer() as primary:
         primary_port = primary.ports[0]
@@ -197,44 +307,45 @@ def test_a_replica_is_refused_and_its_writes_are_an_outage(
         store.check()
     assert_one_sentence(caught.value)
     with pytest.raises(StoreUnavailable) as refused:
-        store.apply(append(epoch, records([1])))
+        apply(store, epochs, records([1]))
     assert_one_sentence(refused.value)
     client.replicaof("NO", "ONE")
     assert dump(client) in (before, {})
 
 
 def test_a_full_server_is_an_outage_and_nothing_is_partly_written(store: RedisStore, client: Redis) -> None:
-    epoch = opened(store)
-    store.apply(append(epoch, records([0])))
+    epochs = opened(store)
+    apply(store, epochs, records([0]))
     before = dump(client)
     client.config_set("maxmemory", "1")
     with pytest.raises(StoreUnavailable) as caught:
-        store.apply(append(epoch, [*records([1, 2]), Record(3, "b")]))
+        apply(store, epochs, [*records([1, 2]), Record(3, "b")])
     assert_one_sentence(caught.value)
     assert dump(client) == before
     client.config_set("maxmemory", "0")
-    store.position()
-    assert offsets(store.apply(append(epoch, records([1]))).logs[0]) == [0, 1]
+    assert epochs_of(store) == epochs
+    assert apply(store, epochs, records([1])).offsets() == [0, 1]
 
 
 def test_a_refused_call_says_why(store: RedisStore, client: Redis) -> None:
-    epoch = opened(store)
+    epochs = opened(store)
     client.config_set("maxmemory", "1")
     with pytest.raises(StoreUnavailable, match="out of memory"):
-        store.apply(append(epoch, records([0])))
+        apply(store, epochs, records([0]))
 
 
 def test_a_stalled_server_is_an_outage_for_every_verb(server: RedisServer) -> None:
     with closing(store_on(server, timeout_ms=50)) as store:
-        epoch = opened(store)
+        epochs = opened(store)
         server.pause()
         verbs: list[Callable[[], object]] = [
             store.check,
-            store.position,
-            lambda: store.adopt({(TOPIC, 0): 1}),
+            store.positions,
+            lambda: store.adopt({T0: 1}),
+            lambda: store.renew(epochs),
         ]
         with pytest.raises(StoreUnavailable):
-            store.apply(append(epoch, records([0])))
+            apply(store, epochs, records([0]))
         for verb in verbs:
             with pytest.raises(StoreUnavailable):
                 verb()
@@ -243,8 +354,8 @@ def test_a_stalled_server_is_an_outage_for_every_verb(server: RedisServer) -> No
 def test_a_server_that_is_not_there_is_an_outage() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    store = RedisStore(f"redis://127.0.0.1:{port}/0", namespace="ns", keep=4, timeout_ms=50)
-    for verb in (store.check, store.position):
+    store = RedisStore(f"redis://127.0.0.1:{port}/0", namespace="ns", timeout_ms=50)
+    for verb in (store.check, store.positions):
         with pytest.raises(StoreUnavailable) as caught:
             verb()
         assert f"127.0.0.1:{port}" in str(caught.value)
@@ -254,9 +365,9 @@ def test_a_server_that_is_not_there_is_an_outage() -> None:
 
 def test_a_server_that_accepts_and_says_nothing_is_an_outage() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        store = RedisStore(f"redis://127.0.0.1:{mute.getsockname()[1]}/0", namespace="ns", keep=4, timeout_ms=50)
+        store = RedisStore(f"redis://127.0.0.1:{mute.getsockname()[1]}/0", namespace="ns", timeout_ms=50)
         with pytest.raises(StoreUnavailable):
-            store.position()
+            store.positions()
         store.close()
 
 
@@ -271,9 +382,9 @@ def test_a_server_of_another_kind_is_refused_in_one_sentence() -> None:
 
         impostor = threading.Thread(target=answer)
         impostor.start()
-        store = RedisStore(f"redis://127.0.0.1:{listener.getsockname()[1]}/0", namespace="ns", keep=4, timeout_ms=5_000)
+        store = RedisStore(f"redis://127.0.0.1:{listener.getsockname()[1]}/0", namespace="ns", timeout_ms=5_000)
         with pytest.raises(StoreError) as caught:
-            store.position()
+            store.positions()
         impostor.join()
         assert_one_sentence(caught.value)
         store.close()
@@ -297,9 +408,9 @@ def test_a_password_is_never_shown(server: RedisServer, client: Redis, password:
             f"redis://127.0.0.1:{port}:{escaped}/0",
         ):
             try:
-                store = RedisStore(url, namespace="ns", keep=4, timeout_ms=2_000)
+                store = RedisStore(url, namespace="ns", timeout_ms=2_000)
                 store.check()
-                store.position()
+                store.positions()
                 store.close()
             except FraudlineError as error:
                 assert_one_sentence(error)
@@ -317,52 +428,70 @@ def test_a_password_is_never_shown(server: RedisServer, client: Redis, password:
 )
 def test_an_address_that_is_none_is_a_config_error(url: str) -> None:
     with pytest.raises(ConfigError, match=r"store\.url") as caught:
-        RedisStore(url, namespace="ns", keep=4, timeout_ms=50)
+        RedisStore(url, namespace="ns", timeout_ms=50)
     assert_one_sentence(caught.value)
 
 
 def test_a_user_without_permission_is_told_so(server: RedisServer, client: Redis) -> None:
-    client.acl_setuser("guest", enabled=True, nopass=True, keys=["ns:*"], commands=["+hsetnx", "+hgetall"])
+    client.acl_setuser(
+        "guest",
+        enabled=True,
+        nopass=True,
+        keys=["ns:*"],
+        commands=["+eval", "+info", "+hsetnx", "+hmget", "+hset", "+hgetall"],
+    )
     try:
         with closing(store_on(server, url=f"redis://guest:x@127.0.0.1:{server.ports[0]}/0")) as store:
-            epoch = store.position().epoch
+            epochs = epochs_of(store)
             with pytest.raises(StoreUnsuitable, match="ACL") as caught:
-                store.apply(append(epoch, records([0])))
+                apply(store, epochs, records([0]))
             assert_one_sentence(caught.value)
     finally:
         client.acl_deluser("guest")
 
 
 def test_a_hot_key_of_a_large_batch_fits_one_call(store: RedisStore) -> None:
-    epoch = opened(store)
-    call = append(epoch, records(range(2_000)))
-    assert offsets(store.apply(call).logs[0]) == list(range(2_000))
+    epochs = opened(store)
+    assert apply(store, epochs, records(range(2_000))).offsets() == list(range(2_000))
+    assert apply(store, epochs, records(range(1_000, 2_001))).offsets() == list(range(2_001))
 
 
 def test_offsets_beyond_32_bits_are_kept_exactly(store: RedisStore) -> None:
-    epoch = store.position().epoch
+    epochs = epochs_of(store)
     far = 2**45 + 1
     store.adopt({(TOPIC, 0): far})
-    store.apply(append(epoch, records([far]), Span(TOPIC, 0, far, far + 1, far)))
-    assert store.position().markers == {(TOPIC, 0): far + 1}
-    applied = store.apply(append(epoch, records([far, far + 1]), Span(TOPIC, 0, far, far + 2, far)))
-    assert offsets(applied.logs[0]) == [far, far + 1]
-    assert applied.floors == [far]
+    store.adopt({L0: 3})
+    apply(store, epochs, records([far]), span(far, far + 1, far))
+    assert markers(store) == {T0: far + 1, L0: 3}
+    reply = apply(store, epochs, records([far, far + 1]), span(far, far + 2, far), all_floors=True)
+    assert reply.offsets() == [far, far + 1]
+    assert reply.floors == [far]
+    assert reply.runs == [[(far, far + 1, 0), (far + 1, far + 2, 1)]]
+    assert reply.applied[0].all_floors == {0: far}
+
+
+def test_a_long_life_draws_numbers_beyond_32_bits_exactly(store: RedisStore, client: Redis) -> None:
+    epochs = opened(store)
+    client.hset(S0 + "meta", "seq", 2**45 + 1)
+    assert apply(store, epochs, records([0, 1])).runs == [[(0, 2, 2**45 + 1)]]
+    assert apply(store, epochs, records([2])).runs == [[(0, 2, 2**45 + 1), (2, 3, 2**45 + 3)]]
+    store.renew(epochs)
+    assert store.positions()[0].parent == (epochs[0], 2**45 + 4)
 
 
 def test_markers_of_many_partitions_and_of_topics_with_colons_are_told_apart(store: RedisStore) -> None:
     opened(store, *[("a:b", partition) for partition in range(300)], ("a", 1))
-    markers = store.position().markers
-    assert len(markers) == 301
-    assert markers["a:b", 299] == 0
+    found = markers(store)
+    assert len(found) == 301
+    assert found["a:b", 299] == 0
 
 
 def test_a_batch_over_many_partitions_is_one_call(store: RedisStore) -> None:
     count = 600
-    epoch = opened(store, *[(TOPIC, partition) for partition in range(count)])
+    epochs = opened(store, *[(TOPIC, partition) for partition in range(count)])
     rows = [Record(0, f"card{partition}", partition=partition) for partition in range(count)]
-    applied = store.apply(append(epoch, rows, *[span(0, 1, partition=partition) for partition in range(count)]))
-    assert applied.markers == [0] * count
+    reply = apply(store, epochs, rows, *[span(0, 1, partition=partition) for partition in range(count)])
+    assert reply.markers == [0] * count
 
 
 def assert_one_sentence(error: Exception) -> None:

@@ -12,12 +12,23 @@ import numpy as np
 import pytest
 
 from consumer.simulator import LABELS_FILE, MALFORMATIONS, PAYMENTS_FILE, History, Simulation, simulate, write
-from consumer.simulator_world import CAMPAIGNS, COMPROMISED, DAY_MS, HOUR_MS, MINUTE_MS, RING, TAKEOVER, TESTING
+from consumer.simulator_world import (
+    CAMPAIGNS,
+    COMPROMISED,
+    DAY_MS,
+    HOUR_MS,
+    MINUTE_MS,
+    RING,
+    SKIMMED,
+    TAKEOVER,
+    TESTING,
+)
 from features.errors import ConfigError
 from features.event import CHANNELS, Label, Payment
 
 RESALE = {"5732", "5944", "5947"}
 CURRENCIES = {"EUR", "GBP", "PLN", "USD", "JPY"}
+IN_PERSON = {"pos", "contactless", "atm"}
 
 
 @cache
@@ -29,6 +40,12 @@ def history(payments: int = 50_000, seed: int = 11) -> History:
 def decoded(payments: int = 50_000, seed: int = 11) -> tuple[Payment, ...]:
     decode = msgspec.json.Decoder(Payment).decode
     return tuple(decode(value) for _, value, _ in history(payments, seed).records())
+
+
+@cache
+def labels(seed: int = 11) -> tuple[Label, ...]:
+    decode = msgspec.json.Decoder(Label).decode
+    return tuple(decode(value) for _, value, _ in history(seed=seed).labels())
 
 
 def campaign(kind: int) -> dict[str, list[Payment]]:
@@ -99,7 +116,9 @@ def test_payments_are_valid_and_hold_no_card_number() -> None:
     texts: set[str] = set()
     for payment in payments:
         texts.update(value for value in msgspec.structs.astuple(payment) if isinstance(value, str))
-        assert (payment.terminal_id is not None) == (payment.channel in {"pos", "contactless", "atm"})
+        assert (payment.terminal_id is not None) == (payment.channel in IN_PERSON)
+        assert (payment.ip is not None) == (payment.channel == "ecom")
+        assert payment.account_id is not None
     assert not [text for text in texts if re.fullmatch(r"\d{12,19}", text) and luhn(text)]
     assert not [run for text in texts for run in re.findall(r"\d{12,}", re.sub(r"[-_ .]", "", text)) if luhn(run)]
     assert min(p.amount_minor for p in payments) > 0
@@ -115,6 +134,63 @@ def test_keys_and_times_are_those_of_the_records() -> None:
     assert times == sorted(times)
     assert times[0] >= simulation.start_ms
     assert times[-1] < simulation.start_ms + history().summary["days"] * DAY_MS
+
+
+def test_a_terminal_stands_at_its_merchant_and_the_large_have_tens() -> None:
+    sales: Counter[str] = Counter()
+    terminals: dict[str, set[str]] = defaultdict(set)
+    for payment in decoded():
+        if payment.channel in IN_PERSON:
+            assert payment.terminal_id is not None
+            kind = "atm" if payment.channel == "atm" else "t"
+            assert re.fullmatch(rf"{kind}_{payment.merchant_id.removeprefix('m_')}_\d\d", payment.terminal_id)
+            sales[payment.merchant_id] += 1
+            terminals[payment.merchant_id].add(payment.terminal_id)
+    counts = [len(terminals[merchant]) for merchant, _ in sales.most_common()]
+    assert counts.count(1) > 10
+    assert 20 < max(counts) <= 80
+    tenth = len(counts) // 10
+    assert np.mean(counts[:tenth]) > 3 * np.mean(counts[tenth:])
+    assert history().summary["terminals"] == sum(counts)
+
+
+def test_an_account_is_one_persons_or_one_familys() -> None:
+    cards: dict[str, set[str]] = defaultdict(set)
+    account_of: dict[str, str] = {}
+    homes: dict[str, set[str | None]] = defaultdict(set)
+    for payment in decoded():
+        assert payment.account_id is not None
+        assert account_of.setdefault(payment.card_id, payment.account_id) == payment.account_id
+        cards[payment.account_id].add(payment.card_id)
+        homes[payment.account_id].add(payment.card_country)
+    assert all(len(home) == 1 for home in homes.values())
+    assert history().summary["accounts"] == len(cards)
+    assert history().summary["cards"] == len(account_of)
+    sizes = Counter(len(held) for held in cards.values())
+    assert sizes[1] > 0.75 * len(cards)
+    assert sizes[2] > 0.08 * len(cards)
+    world = history().world
+    holders: dict[int, set[int]] = defaultdict(set)
+    for customer, account in zip(world.holder.tolist(), world.account[world.holder].tolist(), strict=True):
+        holders[account].add(customer)
+    assert set(np.bincount(world.holder).tolist()) == {1, 2}
+    assert 0.01 < sum(len(people) > 1 for people in holders.values()) / len(holders) < 0.06
+    assert all(len(set(world.owner[list(people)].tolist())) == 1 for people in holders.values())
+
+
+def test_the_two_cards_of_a_person_show_the_same_devices() -> None:
+    world = history().world
+    devices: dict[str, set[str]] = defaultdict(set)
+    for payment, fraud in zip(decoded(), history().fraud.tolist(), strict=True):
+        if payment.device_id is not None and not fraud:
+            devices[payment.card_id].add(payment.device_id)
+    pairs = [
+        (devices[f"card_{first:07d}"], devices[f"card_{second:07d}"])
+        for second, first in enumerate(world.holder[world.customers :].tolist(), start=world.customers)
+    ]
+    seen = [(first, second) for first, second in pairs if first and second]
+    assert len(seen) > 100
+    assert np.mean([bool(first & second) for first, second in seen]) > 0.8
 
 
 @pytest.mark.parametrize("seed", [11, 12, 13])
@@ -197,6 +273,37 @@ def test_mule_ring_shares_a_device_and_few_merchants() -> None:
     assert 60 < np.median([euro(p) for ring in handfuls for p in ring]) < 250
 
 
+@pytest.mark.parametrize("seed", [11, 12, 13])
+def test_skimmed_terminal_is_mostly_fraud_for_a_while_at_usual_amounts(seed: int) -> None:
+    whole = history(seed=seed)
+    labelled_at = {label.event_id: label.labelled_at for label in labels(seed) if label.label == "fraud"}
+    sales: dict[str, list[tuple[Payment, bool]]] = defaultdict(list)
+    skimmed: dict[str, list[Payment]] = defaultdict(list)
+    for payment, of in zip(decoded(seed=seed), whole.columns.campaign.tolist(), strict=True):
+        if payment.terminal_id is not None:
+            sales[payment.terminal_id].append((payment, of > 0))
+            if of == SKIMMED:
+                skimmed[payment.terminal_id].append(payment)
+    assert sum(map(len, skimmed.values())) == whole.summary["campaigns"]["skimmed_terminal"]["payments"]
+    assert len(skimmed) >= 3
+    others = [fraud for terminal, of in sales.items() if terminal not in skimmed for _, fraud in of]
+    meanwhile: list[bool] = []
+    for terminal, misuse in skimmed.items():
+        begins, ends = misuse[0].event_time, misuse[-1].event_time
+        assert ends - begins < 28 * DAY_MS
+        meanwhile += [fraud for payment, fraud in sales[terminal] if begins <= payment.event_time <= ends]
+        for payment in misuse:
+            customers = {p.card_id for p, fraud in sales[terminal] if not fraud and p.event_time < payment.event_time}
+            assert payment.card_id in customers
+    assert max(of[-1].event_time - of[0].event_time for of in skimmed.values()) > 7 * DAY_MS
+    assert np.mean(meanwhile) > 0.4 > 100 * np.mean(others)
+    frauds = [payment for misuse in skimmed.values() for payment in misuse]
+    honest = [payment for terminal in skimmed for payment, fraud in sales[terminal] if not fraud]
+    assert 0.5 < np.median([euro(p) for p in frauds]) / np.median([euro(p) for p in honest]) < 2
+    known = [any(labelled_at[p.event_id] < q.event_time for p in skimmed[str(q.terminal_id)]) for q in frauds]
+    assert np.mean(known) > 0.5  # or what labels tell of a terminal would come too late to help
+
+
 def test_honest_people_look_suspicious_too() -> None:
     known: dict[str, set[str]] = defaultdict(set)
     holders: dict[str, set[str]] = defaultdict(set)
@@ -217,25 +324,36 @@ def test_honest_people_look_suspicious_too() -> None:
     assert sum(len(cards) >= 3 for cards in holders.values()) > 20
 
 
+def entities(record: Payment | Label) -> tuple[str | None, ...]:
+    ids = (record.card_id, record.account_id, record.merchant_id, record.terminal_id, record.device_id, record.ip)
+    return (record.event_id, *ids)
+
+
+def test_labels_name_the_entities_of_their_payment() -> None:
+    payments = {p.event_id: p for p in decoded()}
+    for label in labels():
+        assert entities(label) == entities(payments[label.event_id])
+    named = [sum(value is not None for value in column) for column in zip(*map(entities, labels()), strict=True)]
+    assert min(named) > 100
+    assert not any(b"null" in value for _, value, _ in history().labels())
+
+
 def test_labels_follow_their_payment_and_reach_all_fraud() -> None:
     whole = history()
     payments = {p.event_id: p for p in decoded()}
-    decode = msgspec.json.Decoder(Label).decode
-    labels = [decode(value) for _, value, _ in whole.labels()]
-    assert [time for _, _, time in whole.labels()] == [label.labelled_at for label in labels]
-    assert [key for key, _, _ in whole.labels()] == [label.card_id.encode() for label in labels]
-    assert all(a.labelled_at <= b.labelled_at for a, b in pairwise(labels))
+    assert [time for _, _, time in whole.labels()] == [label.labelled_at for label in labels()]
+    assert [key for key, _, _ in whole.labels()] == [label.card_id.encode() for label in labels()]
+    assert all(a.labelled_at <= b.labelled_at for a, b in pairwise(labels()))
     delays: dict[str, list[int]] = defaultdict(list)
-    for label in labels:
+    for label in labels():
         payment = payments[label.event_id]
-        assert (label.card_id, label.merchant_id) == (payment.card_id, payment.merchant_id)
         assert label.event_time == payment.event_time < label.labelled_at
         delays[label.source].append(label.labelled_at - label.event_time)
-    assert {label.event_id for label in labels if label.label == "fraud"} == whole.fraud_event_ids
-    genuine = [label for label in labels if label.label == "genuine"]
+    assert {label.event_id for label in labels() if label.label == "fraud"} == whole.fraud_event_ids
+    genuine = [label for label in labels() if label.label == "genuine"]
     assert {label.source for label in genuine} == {"analyst"}
     assert 0.005 < len(genuine) / len(payments) < 0.02
-    assert len(labels) == len({label.event_id for label in labels}) == whole.summary["labels"]
+    assert len(labels()) == len({label.event_id for label in labels()}) == whole.summary["labels"]
     assert min(delays["chargeback"]) > 5 * DAY_MS
     assert max(delays["chargeback"]) < 46 * DAY_MS
     assert np.median(delays["issuer"]) < 2 * HOUR_MS < np.median(delays["customer"]) < 3 * DAY_MS

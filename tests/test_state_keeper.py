@@ -1,149 +1,17 @@
-"""The state keeper: features only while the state is in step with the log, and back in step after any loss."""
+"""The state keeper: features only while the state is in step with the log, and back in step after any outage."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-
-import numpy as np
 import pytest
 
-from consumer.decode import Decoder
-from consumer.records import JournalEntry
-from consumer.state import CHUNK, RETRY_S, StateKeeper
-from consumer.telemetry import Telemetry
+from consumer.state import CHUNK, RETRY_S
 from features.catalog import DEFAULT
-from features.enrich import Enriched, Enricher
-from features.errors import StateAhead, StoreUnavailable, StoreUnsuitable
-from features.event import PaymentBatch
+from features.errors import StateAhead, StoreUnsuitable
 from features.redis_store import RedisStore
-from features.store import Append, Applied, MemoryStore, Position, Source, Span, StateStore
-from tests.poison import VALID, Record, payment
+from features.store import MemoryStore
 from tests.services.redis import RedisServer
-from tests.support.doubles import MemoryLog, Partition
-
-TOPIC = "payments"
-DECODER = Decoder(max_payment_bytes=65_536, max_future_ms=300_000)
-PATIENCE_S = 0.08
-LONG_S = 1e6
-
-
-@dataclass(slots=True)
-class Clock:
-    """Seconds that pass only when told."""
-
-    now_s: float = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@dataclass(slots=True)
-class Flaky:
-    """A memory store that does not answer for the next `failures` calls, and counts the calls of `apply`."""
-
-    inner: MemoryStore = field(default_factory=lambda: MemoryStore(DEFAULT.keep))
-    failures: int = 0
-    applied: int = 0
-
-    def check(self) -> None:
-        self._answer()
-
-    def position(self) -> Position:
-        self._answer()
-        return self.inner.position()
-
-    def adopt(self, starts: Mapping[Source, int], *, force: bool = False) -> None:
-        self._answer()
-        self.inner.adopt(starts, force=force)
-
-    def apply(self, append: Append) -> Applied:
-        self._answer()
-        self.applied += 1
-        return self.inner.apply(append)
-
-    def close(self) -> None:
-        self.inner.close()
-
-    def _answer(self) -> None:
-        if self.failures:
-            self.failures -= 1
-            raise StoreUnavailable("the store does not answer")
-
-
-def values(count: int, first: int = 0) -> list[bytes]:
-    """Payments of five cards at three merchants, one a minute."""
-    return [
-        payment(
-            event_id=f"evt-{number}",
-            card_id=f"tok_{number % 5}",
-            merchant_id=f"m-{number % 3}",
-            amount_minor=100 + number,
-            event_time=VALID["event_time"] + 60_000 * number,
-        )
-        for number in range(first, first + count)
-    ]
-
-
-@dataclass(slots=True)
-class Rig:
-    """A keeper over a store and a log with partitions of the given sizes."""
-
-    sizes: Sequence[int]
-    store: StateStore = field(default_factory=lambda: MemoryStore(DEFAULT.keep))
-    allow_cold_state: bool = False
-    clock: Clock = field(default_factory=Clock)
-    telemetry: Telemetry = field(default_factory=Telemetry)
-    journal: list[JournalEntry] = field(default_factory=list)
-    log: MemoryLog = field(init=False)
-    keeper: StateKeeper = field(init=False)
-
-    def __post_init__(self) -> None:
-        partitions = {}
-        for number, size in enumerate(self.sizes):
-            partitions[number] = Partition()
-            partitions[number].add(*values(size, 10_000 * number))
-        self.log = MemoryLog(TOPIC, partitions)
-        self.keeper = self.another()
-
-    def another(self) -> StateKeeper:
-        """A keeper of a worker that has just started."""
-        return StateKeeper(
-            topic=TOPIC,
-            store=self.store,
-            enricher=Enricher(DEFAULT, self.store),
-            decoder=DECODER,
-            log=self.log,
-            journal=self.journal.extend,
-            telemetry=self.telemetry,
-            allow_cold_state=self.allow_cold_state,
-            clock=self.clock,
-        )
-
-    def batch(self, partition: int, start: int, end: int) -> tuple[PaymentBatch, tuple[Span, ...]]:
-        held = self.log.partitions[partition]
-        records = [Record(held.values[at], partition, at) for at in range(start, end) if at in held.values]
-        floor = held.low if held.committed is None else held.committed
-        return DECODER.decode(records).batch, (Span(TOPIC, partition, start, end, floor),)
-
-    def decide(self, partition: int, start: int, end: int) -> Enriched | None:
-        """Enrich a part of the log and commit it, as the processor does."""
-        enriched = self.keeper.enrich(*self.batch(partition, start, end), PATIENCE_S)
-        self.log.partitions[partition].committed = end
-        return enriched
-
-    def markers(self) -> dict[int, int]:
-        return {partition: marker for (_, partition), marker in self.store.position().markers.items()}
-
-    def count(self, name: str) -> float:
-        return self.telemetry.registry.get_sample_value(name) or 0.0
-
-
-def same(first: Enriched | None, second: Enriched | None) -> None:
-    assert first is not None
-    assert second is not None
-    np.testing.assert_array_equal(first.values, second.values)
-    np.testing.assert_array_equal(first.repeated, second.repeated)
+from tests.support.doubles import PAYMENTS, Flaky, Partition
+from tests.support.rig import LONG_S, P0, P1, P2, Rig, same, values
 
 
 def memory(rig: Rig) -> MemoryStore:
@@ -153,10 +21,10 @@ def memory(rig: Rig) -> MemoryStore:
 
 def test_a_cold_start_begins_where_the_log_does_and_reads_nothing() -> None:
     rig = Rig([10, 0])
-    rig.log.partitions[0].low = 4
+    rig.part(0).low = 4
     assert not rig.keeper.ready
     assert rig.keeper.recover(rig.clock())
-    assert rig.markers() == {0: 4, 1: 0}
+    assert rig.markers() == {P0: 4, P1: 0}
     assert rig.log.reads == []
     assert rig.decide(0, 4, 10) is not None
     assert rig.count("fraudline_store_up") == 1
@@ -174,10 +42,11 @@ def test_a_lost_state_is_rebuilt_from_the_log_before_features_are_used_again() -
         same(rig.decide(0, start, start + 100), control.decide(0, start, start + 100))
     memory(rig).flush()
     same(rig.decide(0, 600, 700), control.decide(0, 600, 700))
-    assert rig.markers() == {0: 700}
+    assert rig.markers() == {P0: 700}
     assert rig.count("fraudline_state_regressions_total") == 1
     assert rig.count("fraudline_state_caught_up_records_total") == 600
     assert [read[1] for read in rig.log.reads] == [0, CHUNK, 2 * CHUNK]
+    assert rig.journal[-1].parent_epoch is None  # a lost state has no parent
     same(rig.decide(0, 700, 1_000), control.decide(0, 700, 1_000))
 
 
@@ -190,46 +59,46 @@ def test_what_was_caught_up_is_journaled_in_the_order_of_the_new_state() -> None
     assert rig.another().recover(LONG_S)
     runs = [(entry.partition, entry.offset, entry.count, entry.sequence) for entry in rig.journal]
     assert runs == [(0, 0, CHUNK, 0), (0, CHUNK, CHUNK, CHUNK), (0, 2 * CHUNK, 600 - 2 * CHUNK, 2 * CHUNK)]
-    assert {entry.epoch for entry in rig.journal} == {rig.store.position().epoch}
-    assert {entry.topic for entry in rig.journal} == {TOPIC}
+    assert {entry.epoch for entry in rig.journal} == set(rig.epochs())
+    assert {entry.topic for entry in rig.journal} == {PAYMENTS}
 
 
 def test_partitions_of_other_workers_are_caught_up_too_before_the_state_is_trusted() -> None:
     """Entities are shared: features of a payment need every partition of the topic."""
     rig = Rig([50, 70, 30])
-    rig.log.partitions[0].committed, rig.log.partitions[1].committed = 50, 60
-    enriched = rig.keeper.enrich(*rig.batch(2, 0, 30), PATIENCE_S)
+    rig.part(0).committed, rig.part(1).committed = 50, 60
+    enriched = rig.decide(2, 0, 30)
     assert enriched is not None
-    assert rig.markers() == {0: 50, 1: 60, 2: 30}
+    assert rig.markers() == {P0: 50, P1: 60, P2: 30}
     names = dict(zip(DEFAULT.names, enriched.values[0].tolist(), strict=True))
     assert names["merchant_count_7d"] > 1  # of the other partitions' payments
 
 
 def test_what_others_commit_meanwhile_is_caught_up_as_well() -> None:
     rig = Rig([100, 100])
-    rig.log.partitions[0].committed = 100
+    rig.part(0).committed = 100
 
     def meanwhile() -> None:
         if rig.log.reads:
-            rig.log.partitions[1].committed = 40
+            rig.part(1).committed = 40
 
     rig.log.tick = meanwhile
     assert rig.keeper.recover(LONG_S)
-    assert rig.markers() == {0: 100, 1: 40}
+    assert rig.markers() == {P0: 100, P1: 40}
 
 
 def test_a_new_partition_is_adopted_at_its_beginning() -> None:
     rig = Rig([10])
     rig.decide(0, 0, 10)
-    rig.log.partitions[1] = Partition()
-    rig.log.partitions[1].add(*values(5, 10_000))
+    rig.log.partitions[P1] = Partition()
+    rig.part(1).add(*values(5, 10_000))
     assert rig.decide(1, 0, 5) is not None
-    assert rig.markers() == {0: 10, 1: 5}
+    assert rig.markers() == {P0: 10, P1: 5}
 
 
 def test_a_marker_above_the_end_of_the_log_is_a_recreated_topic() -> None:
     rig = Rig([5])
-    rig.store.adopt({(TOPIC, 0): 9})
+    rig.store.adopt({P0: 9})
     with pytest.raises(StateAhead, match="payments/0 up to offset 9 but the log ends at 5: the topic was recreated"):
         rig.keeper.recover(LONG_S)
     assert not rig.keeper.ready
@@ -237,44 +106,44 @@ def test_a_marker_above_the_end_of_the_log_is_a_recreated_topic() -> None:
 
 def test_history_that_kafka_no_longer_holds_is_refused() -> None:
     rig = Rig([50])
-    rig.store.adopt({(TOPIC, 0): 10})
-    rig.log.partitions[0].low, rig.log.partitions[0].committed = 20, 40
+    rig.store.adopt({P0: 10})
+    rig.part(0).low, rig.part(0).committed = 20, 40
     with pytest.raises(StoreUnsuitable, match="ends at offset 10 but Kafka holds it from 20 only"):
         rig.keeper.recover(LONG_S)
-    assert rig.markers() == {0: 10}
+    assert rig.markers() == {P0: 10}
 
 
 def test_history_that_kafka_no_longer_holds_can_be_done_without() -> None:
     rig = Rig([50], allow_cold_state=True)
-    rig.store.adopt({(TOPIC, 0): 10})
-    rig.log.partitions[0].low, rig.log.partitions[0].committed = 20, 40
+    rig.store.adopt({P0: 10})
+    rig.part(0).low, rig.part(0).committed = 20, 40
     assert rig.keeper.recover(LONG_S)
-    assert rig.markers() == {0: 40}
-    assert rig.log.reads == [(0, 20, 40, CHUNK)]
+    assert rig.markers() == {P0: 40}
+    assert rig.log.reads == [(P0, 20, 40, CHUNK)]
 
 
 def test_a_gap_above_everything_that_was_decided_is_no_loss_of_state() -> None:
     rig = Rig([50])
-    rig.store.adopt({(TOPIC, 0): 10})
-    rig.log.partitions[0].low, rig.log.partitions[0].committed = 20, 10
+    rig.store.adopt({P0: 10})
+    rig.part(0).low, rig.part(0).committed = 20, 10
     assert rig.keeper.recover(LONG_S)
-    assert rig.markers() == {0: 20}
+    assert rig.markers() == {P0: 20}
 
 
 def test_holes_and_damaged_records_are_passed() -> None:
     rig = Rig([0])
     good = values(4)
-    rig.log.partitions[0].add(None, good[0], b"not JSON", None, good[1], None, None)
-    rig.log.partitions[0].committed = 7
+    rig.part(0).add(None, good[0], b"not JSON", None, good[1], None, None)
+    rig.part(0).committed = 7
     assert rig.keeper.recover(LONG_S)
-    assert rig.markers() == {0: 7}
-    assert [(entry.offset, entry.count) for entry in rig.journal] == [(1, 1), (4, 1)]
+    assert rig.markers() == {P0: 7}
+    assert rig.runs() == [(P0, 0, 7)]  # holes have numbers too
 
 
 def test_a_slice_of_recovery_ends_with_its_time() -> None:
     """Each question to the log takes 10 ms here: no slice asks more than its time allows, and one more."""
     rig = Rig([2_000])
-    rig.log.partitions[0].committed = 2_000
+    rig.part(0).committed = 2_000
     rig.log.most = 50
 
     def take_time() -> None:
@@ -287,23 +156,23 @@ def test_a_slice_of_recovery_ends_with_its_time() -> None:
         slices += 1
     assert len(rig.log.reads) == 40
     assert slices == 8
-    assert rig.markers() == {0: 2_000}
+    assert rig.markers() == {P0: 2_000}
 
 
 def test_enrich_gives_up_when_catching_up_takes_longer_than_its_patience() -> None:
     rig = Rig([1_000])
-    rig.log.partitions[0].committed = 900
+    rig.part(0).committed = 900
     rig.log.most = 50
 
     def take_time() -> None:
         rig.clock.now_s += 0.03
 
     rig.log.tick = take_time
-    assert rig.keeper.enrich(*rig.batch(0, 900, 1_000), PATIENCE_S) is None
+    assert rig.enrich(0, 900, 1_000) is None
     assert len(rig.log.reads) == 2
-    assert rig.markers() == {0: 100}
+    assert rig.markers() == {P0: 100}
     assert rig.keeper.recover(LONG_S)
-    assert rig.keeper.enrich(*rig.batch(0, 900, 1_000), PATIENCE_S) is not None
+    assert rig.enrich(0, 900, 1_000) is not None
 
 
 def test_one_lost_call_is_repeated_at_once() -> None:
@@ -336,15 +205,15 @@ def test_a_store_that_is_away_is_asked_again_after_a_while_and_not_before() -> N
     store.failures = 0
     rig.clock.now_s += RETRY_S[-1]
     assert rig.keeper.recover(rig.clock() + 1.0)
-    assert rig.markers() == {0: 20}
-    assert [(entry.offset, entry.count) for entry in rig.journal] == [(10, 10)]
+    assert rig.markers() == {P0: 20}
+    assert rig.runs() == [(P0, 10, 10)]
     assert rig.count("fraudline_store_up") == 1
 
 
 def test_a_store_that_fails_in_the_middle_of_catching_up_goes_on_from_its_marker() -> None:
     store = Flaky()
     rig = Rig([1_000], store=store)
-    rig.log.partitions[0].committed = 1_000
+    rig.part(0).committed = 1_000
 
     def fail_once() -> None:
         if len(rig.log.reads) == 2 and rig.log.surveys == 1:
@@ -353,21 +222,21 @@ def test_a_store_that_fails_in_the_middle_of_catching_up_goes_on_from_its_marker
     rig.log.tick = fail_once
     assert rig.keeper.recover(LONG_S)
     assert [read[1] for read in rig.log.reads] == [0, CHUNK, 2 * CHUNK, 2 * CHUNK, 3 * CHUNK]
-    assert sum(entry.count for entry in rig.journal) == 1_000
+    assert [count for _, _, count in rig.runs()] == [CHUNK, CHUNK, CHUNK, 1_000 - 3 * CHUNK]
 
 
 def test_a_log_that_is_away_delays_trust() -> None:
     rig = Rig([10])
     rig.log.available = False
-    assert rig.keeper.enrich(*rig.batch(0, 0, 10), PATIENCE_S) is None
+    assert rig.enrich(0, 0, 10) is None
     rig.log.available = True
     rig.clock.now_s += RETRY_S[-1]
-    assert rig.keeper.enrich(*rig.batch(0, 0, 10), PATIENCE_S) is not None
+    assert rig.enrich(0, 0, 10) is not None
 
 
 def test_two_workers_may_catch_up_at_once() -> None:
     rig = Rig([500])
-    rig.log.partitions[0].committed = 500
+    rig.part(0).committed = 500
     other = rig.another()
 
     def interleave() -> None:
@@ -378,21 +247,21 @@ def test_two_workers_may_catch_up_at_once() -> None:
     rig.log.tick = interleave
     assert rig.keeper.recover(LONG_S)
     assert other.ready
-    assert rig.markers() == {0: 500}
+    assert rig.markers() == {P0: 500}
     control = Rig([500])
-    control.log.partitions[0].committed = 500
+    control.part(0).committed = 500
     control.keeper.recover(LONG_S)
-    rig.log.partitions[0].add(*values(10, 500))
-    control.log.partitions[0].add(*values(10, 500))
+    rig.part(0).add(*values(10, 500))
+    control.part(0).add(*values(10, 500))
     same(rig.decide(0, 500, 510), control.decide(0, 500, 510))
 
 
 class TestRedis:
     """The same on a real Redis that is killed, stalled and flushed."""
 
-    @pytest.fixture
-    def rig(self, redis_server: RedisServer, unique: str) -> Rig:
-        store = RedisStore(redis_server.url, namespace=unique, keep=DEFAULT.keep, timeout_ms=1_000)
+    @pytest.fixture(params=[1, 3])
+    def rig(self, redis_server: RedisServer, unique: str, request: pytest.FixtureRequest) -> Rig:
+        store = RedisStore(redis_server.url, namespace=unique, timeout_ms=1_000, shards=request.param)
         rig = Rig([300, 50], store=store)
         assert rig.decide(0, 0, 100) is not None
         assert rig.decide(1, 0, 50) is not None
@@ -417,7 +286,7 @@ class TestRedis:
         for part in ((0, 0, 100), (1, 0, 50), (0, 100, 200)):
             control.decide(*part)
         same(rig.decide(0, 200, 300), control.decide(0, 200, 300))
-        assert rig.markers() == {0: 300, 1: 50}
+        assert rig.markers() == {P0: 300, P1: 50}
 
     def test_payments_decided_while_it_was_gone_are_caught_up(self, rig: Rig, redis_server: RedisServer) -> None:
         redis_server.persist()
@@ -426,8 +295,8 @@ class TestRedis:
         redis_server.restart()
         rig.clock.now_s += RETRY_S[-1]
         assert rig.keeper.recover(rig.clock() + 1.0)
-        assert rig.markers() == {0: 200, 1: 50}
-        assert [(entry.partition, entry.offset, entry.count) for entry in rig.journal] == [(0, 100, 100)]
+        assert rig.markers() == {P0: 200, P1: 50}
+        assert set(rig.runs()) == {(P0, 100, 100)}
 
     def test_a_flush_is_noticed_and_everything_rebuilt(self, rig: Rig, redis_server: RedisServer) -> None:
         redis_server.flush()
@@ -435,5 +304,5 @@ class TestRedis:
         for part in ((0, 0, 100), (1, 0, 50)):
             control.decide(*part)
         same(rig.decide(0, 100, 200), control.decide(0, 100, 200))
-        assert rig.markers() == {0: 200, 1: 50}
+        assert rig.markers() == {P0: 200, P1: 50}
         assert rig.count("fraudline_state_regressions_total") == 1

@@ -1,9 +1,12 @@
-"""Random histories: the enricher over either store equals the naive oracle, however the log is cut into batches."""
+"""Random histories: every way to compute features equals the naive oracle, however a log is cut, merged or read.
+
+Limits are small, so that records leave the raw part, buckets coarsen, days are forgotten and labels are frozen in a
+history of some dozen records; logs are compacted whenever the enricher finds it worth it, which is at random moments.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -11,60 +14,88 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.catalog import DEFAULT, Catalog
-from features.enrich import Enriched, Enricher
-from features.event import Payment, batch_of
+from features.catalog import DAY_MS, DEFAULT, Catalog, Limits
+from features.compaction import summary
+from features.enrich import Enriched, Enricher, payment_records
+from features.event import Label, Payment, batch_of, labels_of
+from features.offline import build
+from features.reader import EntityReader, limits_array
 from features.redis_store import RedisStore
 from features.store import MemoryStore, Span, StateStore
 from tests.oracle import differences, fold, repeats
 from tests.services.redis import RedisServer
 
-TOPIC = "payments"
+PAYMENTS, LABELS = "payments", "labels"
 START_MS = 1_750_000_000_000
-EDGES_MS = tuple(edge for window in (1, 24, 168, 720) for edge in (window * 3_600_000 - 1, window * 3_600_000))
-KEEPS = st.sampled_from([3, 4, 5, 8, 256])
-
-
-@dataclass(frozen=True)
-class Row:
-    """A payment and where it lies in the log."""
-
-    payment: Payment
-    partition: int
-    offset: int
+HOUR_MS = 3_600_000
+EDGES_MS = tuple(
+    edge for window in (300_000, HOUR_MS, DAY_MS, 7 * DAY_MS, 30 * DAY_MS) for edge in (window - 1, window)
+)
+LIMITS = st.builds(
+    lambda keep, horizon, frauds: Limits(keep, horizon, min(horizon, 7 * DAY_MS), frauds),
+    st.sampled_from([1, 2, 3, 5, 8, 128]),
+    st.sampled_from([2 * DAY_MS, 9 * DAY_MS, 38 * DAY_MS]),
+    st.sampled_from([1, 2, 3, 32]),
+)
+Record = Payment | Label
 
 
 @st.composite
-def histories(draw: st.DrawFn, max_size: int = 40) -> list[Payment]:
-    """Few cards, merchants and devices; late, future-dated and equal times; repeated event ids; absent fields."""
+def logs(draw: st.DrawFn, max_size: int = 40) -> list[Record]:
+    """Few entities; late, equal and far apart times; repeated event ids; absent fields; labels of all kinds."""
     steps = st.one_of(
-        st.integers(0, 7_200_000), st.sampled_from((0, 0, 1, *EDGES_MS)), st.integers(-7_200_000, -1),
-        st.sampled_from([-edge for edge in EDGES_MS]),
+        st.integers(0, 2 * HOUR_MS), st.sampled_from((0, 0, 1, *EDGES_MS)), st.integers(-2 * HOUR_MS, -1),
+        st.sampled_from([-edge for edge in EDGES_MS[:8]]),
     )  # fmt: skip
     amounts = st.one_of(st.sampled_from([0, 1, 499, 500, 1000, 10**12]), st.integers(0, 10**7))
     countries = st.sampled_from([None, "SE", "US"])
-    made: list[Payment] = []
+    made: list[Record] = []
+    payments: list[Payment] = []
     now_ms = START_MS
     for number in range(draw(st.integers(1, max_size))):
         now_ms += draw(steps)
-        repeat = draw(st.integers(0, 9)) == 0
-        event_id = draw(st.sampled_from([p.event_id for p in made])) if repeat and made else f"e{number}"
-        made.append(
-            Payment(
-                event_id=event_id,
-                event_time=now_ms,
-                card_id=draw(st.sampled_from(["card-a", "card-b", "card-c"])),
-                merchant_id=draw(st.sampled_from(["shop-a", "shop-b", "shop-c"])),
-                amount_minor=draw(amounts),
-                currency="EUR",
-                device_id=draw(st.sampled_from([None, "device-a", "device-b"])),
-                mcc=draw(st.sampled_from([None, "5411", "0000"])),
-                country=draw(countries),
-                card_country=draw(countries),
-                channel=draw(st.sampled_from([None, "pos", "recurring", "carrier pigeon"])),
-            )
+        kind = draw(st.integers(0, 9))
+        if payments and kind < 3:
+            made.append(draw(labels(draw(st.sampled_from(payments)), now_ms)))
+            continue
+        event_id = draw(st.sampled_from([p.event_id for p in payments])) if payments and kind == 3 else f"e{number}"
+        payment = Payment(
+            event_id=event_id,
+            event_time=now_ms,
+            card_id=draw(st.sampled_from(["card-a", "card-b"])),
+            merchant_id=draw(st.sampled_from(["shop-a", "shop-b"])),
+            amount_minor=draw(amounts),
+            currency="EUR",
+            device_id=draw(st.sampled_from([None, "device-a", "device-b"])),
+            ip=draw(st.sampled_from([None, "10.0.0.1", "10.0.0.2"])),
+            mcc=draw(st.sampled_from([None, "5411", "0000"])),
+            country=draw(countries),
+            card_country=draw(countries),
+            channel=draw(st.sampled_from([None, "pos", "recurring", "carrier pigeon"])),
+            terminal_id=draw(st.sampled_from([None, "terminal-a"])),
+            account_id=draw(st.sampled_from([None, "account-a"])),
         )
+        payments.append(payment)
+        made.append(payment)
     return made
+
+
+@st.composite
+def labels(draw: st.DrawFn, about: Payment, now_ms: int) -> Label:
+    """What somebody says of a payment, or of one that never came; it need not name every entity."""
+    return Label(
+        event_id=draw(st.sampled_from([about.event_id] * 4 + ["nobody's"])),
+        card_id=about.card_id,
+        merchant_id=about.merchant_id,
+        event_time=about.event_time,
+        label=draw(st.sampled_from(["fraud", "fraud", "genuine"])),
+        labelled_at=max(now_ms, about.event_time),
+        source="issuer",
+        terminal_id=draw(st.sampled_from([None, about.terminal_id])),
+        device_id=about.device_id,
+        ip=about.ip,
+        account_id=about.account_id,
+    )
 
 
 def cuts(size: int) -> st.SearchStrategy[list[int]]:
@@ -72,70 +103,66 @@ def cuts(size: int) -> st.SearchStrategy[list[int]]:
     return st.sets(st.integers(1, size), max_size=8).map(lambda inner: sorted(inner | {size}))
 
 
-def in_batches(payments: Sequence[Payment], ends: Sequence[int], partitions: int) -> list[list[Row]]:
-    """Cut a history into batches as the processor sees them: grouped by partition, offsets rising."""
-    next_offset = dict.fromkeys(range(partitions), 0)
-    batches = []
-    for start, end in pairwise([0, *ends]):
-        rows = []
-        for payment in payments[start:end]:
-            partition = ord(payment.card_id[-1]) % partitions
-            rows.append(Row(payment, partition, next_offset[partition]))
-            next_offset[partition] += 1
-        batches.append(sorted(rows, key=lambda row: row.partition))
-    return batches
+class Online:
+    """An enricher over a fresh store, and where its two partitions stand."""
+
+    def __init__(self, store: StateStore, limits: Limits) -> None:
+        store.adopt({(PAYMENTS, 0): 0, (LABELS, 0): 0})
+        self._epochs = [position.epoch for position in store.positions()]
+        store.adopt({(PAYMENTS, 0): 0, (LABELS, 0): 0})
+        self.catalog = Catalog(DEFAULT.features, limits)
+        self._enricher = Enricher(self.catalog, store)
+        self.recorded: list[Record] = []
+
+    def enrich(self, records: Sequence[Record], at: tuple[int, int], floor: tuple[int, int]) -> Enriched:
+        """One batch, labels first as in any batch; payments and labels begin at these offsets."""
+        payments = [record for record in records if isinstance(record, Payment)]
+        known = [record for record in records if isinstance(record, Label)]
+        ends = (at[0] + len(payments), at[1] + len(known))
+        spans = (
+            Span(LABELS, 0, at[1], ends[1], floor[1], labels=True),
+            Span(PAYMENTS, 0, at[0], ends[0], floor[0]),
+        )
+        return self._enricher.enrich(
+            batch_of(payments, topic=PAYMENTS, partition=[0] * len(payments), offset=range(at[0], ends[0])),
+            spans,
+            self._epochs,
+            labels_of(known, topic=LABELS, partition=[0] * len(known), offset=range(at[1], ends[1])),
+        )
+
+    def run(self, log: Sequence[Record], ends: Sequence[int]) -> tuple[bytes, list[bool], list[Enriched]]:
+        """Everything in batches, each committed before the next."""
+        results, at = [], (0, 0)
+        for start, end in pairwise([0, *ends]):
+            batch = log[start:end]
+            results.append(self.enrich(batch, at, at))
+            payments = sum(isinstance(record, Payment) for record in batch)
+            at = (at[0] + payments, at[1] + len(batch) - payments)
+            self.recorded += sorted(batch, key=lambda record: isinstance(record, Payment))
+        values = b"".join(result.values.tobytes() for result in results)
+        return values, [flag for result in results for flag in result.repeated.tolist()], results
 
 
-def enriched(enricher: Enricher, rows: Sequence[Row], epoch: int, floor: int | None = None) -> Enriched:
-    """Enrich one batch; the floor is each span's own start unless given."""
-    bounds: dict[int, tuple[int, int]] = {}
-    for row in rows:
-        start, _ = bounds.get(row.partition, (row.offset, 0))
-        bounds[row.partition] = (start, row.offset + 1)
-    spans = tuple(
-        Span(TOPIC, partition, start, end, start if floor is None else floor)
-        for partition, (start, end) in bounds.items()
-    )
-    batch = batch_of(
-        [row.payment for row in rows],
-        topic=TOPIC,
-        partition=[row.partition for row in rows],
-        offset=[row.offset for row in rows],
-    )
-    return enricher.enrich(batch, spans, epoch)
-
-
-def opened(store: StateStore, keep: int, partitions: int = 1) -> tuple[Enricher, int]:
-    """An enricher over a fresh store, and its epoch."""
-    epoch = store.position().epoch
-    store.adopt({(TOPIC, partition): 0 for partition in range(partitions)})
-    return Enricher(Catalog(DEFAULT.features, keep), store), epoch
-
-
-def assert_equals_oracle(
-    store: StateStore, payments: list[Payment], ends: list[int], keep: int, partitions: int
-) -> None:
-    enricher, epoch = opened(store, keep, partitions)
-    batches = in_batches(payments, ends, partitions)
-    results = [enriched(enricher, rows, epoch) for rows in batches]
-    recorded = [row.payment for rows in batches for row in rows]
-    flags = np.concatenate([result.repeated for result in results]).tolist()
-    sequence = np.concatenate([result.sequence for result in results])
-    assert flags == repeats(recorded, keep)
-    assert np.all(np.diff(sequence) == 1)
+def assert_equals_oracle(online: Online, log: list[Record], ends: list[int]) -> None:
+    raw, flags, results = online.run(log, ends)
+    recorded = online.recorded
+    assert flags == repeats(recorded, online.catalog.limits)
     assert not any(result.stale.any() for result in results)
-    values = np.concatenate([result.values for result in results])
-    for row, expected, flag in zip(values, fold(recorded, keep), flags, strict=True):
+    assert all((result.sequence >= 0).all() for result in results)
+    values = np.frombuffer(raw, np.float32).reshape(-1, len(DEFAULT.features))
+    for row, expected, flag in zip(values, fold(recorded, online.catalog), flags, strict=True):
         if not flag:
-            assert differences(row, DEFAULT.names, expected) == []
+            assert differences(row.tolist(), DEFAULT.names, expected) == []
+    offline = build(recorded, online.catalog)
+    assert offline.values.tobytes() == raw
+    assert offline.kept.tolist() == [not flag for flag in flags]
 
 
-@given(data=st.data(), payments=histories(), keep=KEEPS, partitions=st.integers(1, 3))
-def test_memory_store_equals_the_oracle(
-    data: st.DataObject, payments: list[Payment], keep: int, partitions: int
+@given(data=st.data(), log=logs(), limits=LIMITS, shards=st.sampled_from([1, 3]))
+def test_memory_store_and_offline_equal_the_oracle(
+    data: st.DataObject, log: list[Record], limits: Limits, shards: int
 ) -> None:
-    ends = data.draw(cuts(len(payments)))
-    assert_equals_oracle(MemoryStore(keep), payments, ends, keep, partitions)
+    assert_equals_oracle(Online(MemoryStore(shards), limits), log, data.draw(cuts(len(log))))
 
 
 @pytest.fixture(scope="session")
@@ -144,38 +171,34 @@ def namespaces() -> Iterator[str]:
 
 
 @settings(max_examples=40)
-@given(data=st.data(), payments=histories(), keep=KEEPS, partitions=st.integers(1, 3))
+@given(data=st.data(), log=logs(), limits=LIMITS, shards=st.sampled_from([1, 3]))
 def test_redis_store_equals_the_oracle(
-    redis_server: RedisServer, namespaces: Iterator[str], data: st.DataObject, payments: list[Payment], keep: int,
-    partitions: int,
+    redis_server: RedisServer, namespaces: Iterator[str], data: st.DataObject, log: list[Record], limits: Limits,
+    shards: int,
 ) -> None:  # fmt: skip
-    ends = data.draw(cuts(len(payments)))
-    store = RedisStore(redis_server.url, namespace=next(namespaces), keep=keep, timeout_ms=5_000)
+    store = RedisStore(redis_server.url, namespace=next(namespaces), limits=limits, timeout_ms=5_000, shards=shards)
     try:
-        assert_equals_oracle(store, payments, ends, keep, partitions)
+        assert_equals_oracle(Online(store, limits), log, data.draw(cuts(len(log))))
     finally:
         store.close()
 
 
 @settings(max_examples=50)
-@given(data=st.data(), payments=histories(), keep=KEEPS)
-def test_cuts_change_nothing_bit_for_bit(data: st.DataObject, payments: list[Payment], keep: int) -> None:
-    def values(ends: list[int]) -> tuple[bytes, bytes]:
-        enricher, epoch = opened(MemoryStore(keep), keep)
-        results = [enriched(enricher, rows, epoch) for rows in in_batches(payments, ends, 1)]
-        return b"".join(r.values.tobytes() for r in results), b"".join(r.repeated.tobytes() for r in results)
+@given(data=st.data(), log=logs().map(lambda log: [r for r in log if isinstance(r, Payment)]), limits=LIMITS)
+def test_cuts_change_nothing_bit_for_bit(data: st.DataObject, log: list[Record], limits: Limits) -> None:
+    def values(ends: list[int]) -> tuple[bytes, list[bool]]:
+        return Online(MemoryStore(), limits).run(log, ends)[:2]
 
-    assert values(data.draw(cuts(len(payments)))) == values([len(payments)]) == values([*range(1, len(payments) + 1)])
+    assert values(data.draw(cuts(len(log)))) == values([len(log)]) == values([*range(1, len(log) + 1)])
 
 
 @settings(max_examples=50)
-@given(data=st.data(), payments=histories(), keep=KEEPS)
+@given(data=st.data(), log=logs().map(lambda log: [r for r in log if isinstance(r, Payment)]), limits=LIMITS)
 def test_replays_above_the_floor_see_what_the_first_pass_saw(
-    data: st.DataObject, payments: list[Payment], keep: int
+    data: st.DataObject, log: list[Record], limits: Limits
 ) -> None:
-    """Whatever is not committed may be enriched again, in other batches, at any later time."""
-    enricher, epoch = opened(MemoryStore(keep), keep)
-    log = [row for rows in in_batches(payments, [len(payments)], 1) for row in rows]
+    """Whatever is not committed may be enriched again, in other batches, at any later time: compaction stops there."""
+    online = Online(MemoryStore(), limits)
     first: list[tuple[bytes, int]] = []
     floor = 0
     for last_round in [False] * 6 + [True]:
@@ -183,10 +206,55 @@ def test_replays_above_the_floor_see_what_the_first_pass_saw(
         end = len(log) if last_round else data.draw(st.integers(start, len(log)), label="end")
         if start == end:
             continue
-        result = enriched(enricher, log[start:end], epoch, floor)
+        result = online.enrich(log[start:end], (start, 0), (floor, 0))
         assert not result.stale.any()
         seen = [(row.tobytes(), int(seq)) for row, seq in zip(result.values, result.sequence, strict=True)]
         known = len(first) - start
         assert seen[:known] == first[start:end]
         first += seen[known:]
         floor = data.draw(st.integers(floor, len(first)), label="floor")
+
+
+@settings(max_examples=60)
+@given(data=st.data(), log=logs(max_size=60), limits=LIMITS)
+def test_a_summary_at_any_place_stands_for_what_it_replaces(
+    data: st.DataObject, log: list[Record], limits: Limits
+) -> None:
+    """Cut after cut, at any record: the last payments' values are those of the log as it was."""
+    reader = EntityReader(Catalog(DEFAULT.features, limits), "card")
+    payments = [record for record in log if isinstance(record, Payment)]
+    batch = batch_of(payments, topic=PAYMENTS, partition=[0] * len(payments), offset=range(len(payments)))
+    known = [record for record in log if isinstance(record, Label)]
+    label_words = labels_of(known, topic=LABELS, partition=[0] * len(known), offset=range(len(known))).base
+    rows, label_rows = iter(payment_records(batch, "card")), iter(label_words)
+    words = np.array([next(rows) if isinstance(record, Payment) else next(label_rows) for record in log])
+    array = limits_array(limits)
+    place = max(i for i, record in enumerate(log) if isinstance(record, Payment))
+    whole = words[: place + 1]
+    compacted, taken = whole[:0], 0
+    for cut in data.draw(st.lists(st.integers(0, place), max_size=4).map(sorted)):
+        compacted = summary(np.concatenate((compacted, whole[taken:cut])), array)
+        taken = cut
+    compacted = np.concatenate((compacted, whole[taken:]))
+
+    def last(words: np.ndarray) -> bytes:
+        one = np.array([0]), np.array([len(words)]), np.array([0, 1])
+        values, extra = reader.read(words, *one, words[-1:, 2].copy())
+        return values.tobytes() + extra.tobytes()
+
+    assert last(compacted) == last(whole)
+
+
+def test_logs_are_compacted_below_the_floor_and_stay_small() -> None:
+    """A hot card: 20,000 payments in two weeks fit 16 KB, and nothing that is not committed is merged."""
+    limits = Limits()
+    online = Online(store := MemoryStore(), limits)
+    log: list[Record] = [
+        Payment(f"e{i}", START_MS + 60_000 * i, "card", f"shop-{i}", 100 + i, "EUR") for i in range(20_000)
+    ]
+    largest = 0
+    for start in range(0, len(log), 64):
+        online.enrich(log[start : start + 64], (start, 0), (start, 0))
+        sizes = [len(held) for shard in store._shards for key, held in shard.logs.items() if key == b"c:card"]
+        largest = max(largest, *sizes)
+    assert largest < 16_384 + 64 * 48, "a batch that is not committed comes on top"

@@ -1,4 +1,4 @@
-"""Reads any part of the payments log without being a member: for catching state up."""
+"""Reads any part of the logs of payments and labels without being a member: for catching state up."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError as Code
 from consumer.decode import Message
 from consumer.kafka.client import group_config, unavailable
 from consumer.settings import KafkaSettings
+from features.store import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,42 +25,42 @@ class Extent:
 
 
 class LogReader:
-    """Reads ranges of one topic by explicit assignment; commits nothing and joins nothing."""
+    """Reads ranges of both topics by explicit assignment; commits nothing and joins nothing."""
 
-    def __init__(self, kafka: KafkaSettings, topic: str) -> None:
+    def __init__(self, kafka: KafkaSettings, payments_topic: str, labels_topic: str | None = None) -> None:
         """Connect lazily."""
         self._kafka = kafka
-        self._topic = topic
+        self._topics = [payments_topic] if labels_topic is None else [payments_topic, labels_topic]
         self._timeout_s = kafka.request_timeout_ms / 1000
         self._consumer = Consumer(group_config(kafka) | {"enable.partition.eof": True})
-        self._reading: tuple[int, int] | None = None
+        self._reading: tuple[Source, int] | None = None
 
-    def extents(self) -> Mapping[int, Extent]:
-        """Every partition of the topic. Raises KafkaUnavailable."""
+    def extents(self) -> Mapping[Source, Extent]:
+        """Every partition of the topics. Raises KafkaUnavailable."""
         try:
-            topic = self._consumer.list_topics(self._topic, timeout=self._timeout_s).topics[self._topic]
-            partitions = [TopicPartition(self._topic, number) for number in sorted(topic.partitions)]
-            committed = {known.partition: known for known in self._consumer.committed(partitions, self._timeout_s)}
             extents = {}
-            for partition in partitions:
-                known = committed[partition.partition]
-                if known.error:
-                    raise KafkaException(known.error)
-                low, high = self._consumer.get_watermark_offsets(partition, self._timeout_s)
-                extents[partition.partition] = Extent(low, high, known.offset if known.offset >= 0 else None)
+            for name in self._topics:
+                topic = self._consumer.list_topics(name, timeout=self._timeout_s).topics[name]
+                partitions = [TopicPartition(name, number) for number in sorted(topic.partitions)]
+                for known in self._consumer.committed(partitions, self._timeout_s):
+                    if known.error:
+                        raise KafkaException(known.error)
+                    low, high = self._consumer.get_watermark_offsets(known, self._timeout_s)
+                    committed = known.offset if known.offset >= 0 else None
+                    extents[known.topic, known.partition] = Extent(low, high, committed)
         except KafkaException as exception:
             raise unavailable(self._kafka, exception) from exception
         return extents
 
-    def read(self, partition: int, start: int, end: int, limit: int, deadline_s: float) -> tuple[list[Message], int]:
+    def read(self, source: Source, start: int, end: int, limit: int, deadline_s: float) -> tuple[list[Message], int]:
         """Up to `limit` records of [start, end), in order, and the offset below which all of them were given.
 
         That offset is `start` when nothing came before `deadline_s` (monotonic). It passes holes, such as the marks
         that a producer's transactions leave, so it may rise without a record. Raises KafkaUnavailable.
         """
         try:
-            if self._reading != (partition, start):
-                self._consumer.assign([TopicPartition(self._topic, partition, start)])
+            if self._reading != (source, start):
+                self._consumer.assign([TopicPartition(*source, start)])
             wait_s = max(0.0, deadline_s - time.monotonic())
             messages = self._consumer.consume(min(limit, end - start), wait_s)
             self._reading = None
@@ -75,7 +76,7 @@ class LogReader:
                     reached = max(reached, message.offset())
                 else:
                     raise KafkaException(error)
-            self._reading = (partition, reached)  # also after nothing came: the fetch is still on its way
+            self._reading = (source, reached)  # also after nothing came: the fetch is still on its way
         except KafkaException as exception:
             raise unavailable(self._kafka, exception) from exception
         return taken, min(reached, end)

@@ -1,4 +1,4 @@
-"""The payments topic as a member of the group reads it: owned partitions, positions, and where to rewind to."""
+"""Payments and labels as a member of the group reads them: owned partitions, positions, and where to rewind to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from consumer.decode import Message
 from consumer.kafka.client import error_of, group_config, require_topics, unavailable, within
 from consumer.settings import KafkaSettings
 from features.errors import KafkaUnavailable, TransactionAborted
-from features.store import Span
+from features.store import Source, Span
 
 _LOG: Final = structlog.get_logger("kafka")
 POLL_SLICE_S: Final = 0.1  # librdkafka does not notice signals while it waits
@@ -42,12 +42,19 @@ class KafkaSource:
     from what was processed, never asked from the client.
     """
 
-    def __init__(self, kafka: KafkaSettings, topic: str, on_rebalance: Callable[[str], None]) -> None:
-        """Connect lazily; `on_rebalance` is told `assign`, `revoke` or `lost`."""
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        payments_topic: str,
+        on_rebalance: Callable[[str], None],
+        labels_topic: str | None = None,
+    ) -> None:
+        """Connect lazily; `on_rebalance` is told `assign`, `revoke` or `lost`. There need not be labels."""
         self._kafka = kafka
-        self._topic = topic
+        self._payments, self._labels = payments_topic, labels_topic
+        self._topics = [payments_topic] if labels_topic is None else [payments_topic, labels_topic]
         self._on_rebalance = on_rebalance
-        self._owned: dict[int, _Owned] = {}
+        self._owned: dict[Source, _Owned] = {}
         self._arriving: list[TopicPartition] = []  # assigned to us, but we don't know yet where they start
         self._membership = b""
         self._paused = False
@@ -55,11 +62,11 @@ class KafkaSource:
 
     def start(self, topics: Iterable[str]) -> None:
         """Check that every topic exists, then join the group. Raises KafkaUnavailable."""
-        require_topics(self._consumer, self._kafka, [self._topic, *topics])
-        self._consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        require_topics(self._consumer, self._kafka, [*self._topics, *topics])
+        self._consumer.subscribe(self._topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
 
     @property
-    def owned(self) -> tuple[int, ...]:
+    def owned(self) -> tuple[Source, ...]:
         """The partitions that are assigned to us now."""
         return tuple(self._owned)
 
@@ -79,46 +86,48 @@ class KafkaSource:
 
     def still_owned(self, messages: Sequence[Message]) -> list[Message]:
         """Drop what a rebalance has taken away since it was read, or has made us read twice."""
-        due = {partition: owned.position for partition, owned in self._owned.items()}
+        due = {source: owned.position for source, owned in self._owned.items()}
         kept = []
         for message in messages:
-            partition, offset = message.partition(), message.offset()
-            if partition in due and offset >= due[partition]:
-                due[partition] = offset + 1
+            source, offset = (message.topic(), message.partition()), message.offset()
+            if source in due and offset >= due[source]:
+                due[source] = offset + 1
                 kept.append(message)
         return kept
 
     def spans(self, messages: Sequence[Message]) -> tuple[Span, ...]:
-        """What a batch covers of each partition; offsets rise within each.
+        """What a batch covers of each partition, in the order of `consumer.decode.in_log_order`; offsets rise within one.
 
         A partition without a record in it has a span when the store has not heard yet what is committed, or when a
         hole ends the log: the marks of a producer's transaction.
         """
         self._membership = self._consumer.consumer_group_metadata()
-        ends = {message.partition(): message.offset() + 1 for message in messages}
-        return tuple(
+        ends = {(message.topic(), message.partition()): message.offset() + 1 for message in messages}
+        spans = [
             Span(
-                self._topic,
-                partition,
+                *source,
                 owned.position,
-                max(ends.get(partition, owned.position), owned.end),
+                max(ends.get(source, owned.position), owned.end),
                 owned.committed,
+                labels=source[0] == self._labels,
             )
-            for partition, owned in self._owned.items()
-            if partition in ends or owned.told < owned.committed or owned.end > owned.position
-        )
+            for source, owned in self._owned.items()
+            if source in ends or owned.told < owned.committed or owned.end > owned.position
+        ]
+        # the store numbers records span by span: as they lie in the batch, or the journal would tell another order
+        return tuple(sorted(spans, key=lambda span: (not span.labels, span.partition)))
 
     def committed(self, spans: Iterable[Span]) -> None:
         """Move on: these spans are decided, published and committed."""
         for span in spans:
-            owned = self._owned.get(span.partition)
+            owned = self._owned.get((span.topic, span.partition))
             if owned:
                 owned.position = owned.committed = span.end
 
     def told(self, spans: Iterable[Span]) -> None:
         """Note that the state store has heard these spans' floors."""
         for span in spans:
-            owned = self._owned.get(span.partition)
+            owned = self._owned.get((span.topic, span.partition))
             if owned:
                 owned.told = max(owned.told, span.floor)
 
@@ -127,7 +136,7 @@ class KafkaSource:
 
         Raises KafkaUnavailable; then call it again before anything is polled.
         """
-        partitions = [TopicPartition(self._topic, partition) for partition in self._owned]
+        partitions = [TopicPartition(*source) for source in self._owned]
         if not partitions:
             return
         try:
@@ -135,13 +144,13 @@ class KafkaSource:
         except KafkaException as exception:
             raise unavailable(self._kafka, exception) from exception
         for partition in known:
-            owned = self._owned[partition.partition]
+            owned = self._owned[partition.topic, partition.partition]
             if partition.offset >= 0:
                 owned.committed = partition.offset
             owned.position = owned.committed
             owned.end = 0  # what lies before it has to be read again
             try:
-                self._consumer.seek(TopicPartition(self._topic, partition.partition, owned.committed))
+                self._consumer.seek(TopicPartition(partition.topic, partition.partition, owned.committed))
             except KafkaException as exception:
                 if error_of(exception).code() not in _BEING_TAKEN_AWAY:
                     raise unavailable(self._kafka, exception) from exception
@@ -149,21 +158,29 @@ class KafkaSource:
     def pause(self) -> None:
         """Stop fetching but stay in the group; `poll` then only serves rebalances."""
         if not self._paused:
-            self._consumer.pause([TopicPartition(self._topic, partition) for partition in self._owned])
+            self._consumer.pause([TopicPartition(*source) for source in self._owned])
             self._paused = True
 
     def resume(self) -> None:
         """Fetch again."""
         if self._paused:
-            self._consumer.resume([TopicPartition(self._topic, partition) for partition in self._owned])
+            self._consumer.resume([TopicPartition(*source) for source in self._owned])
             self._paused = False
 
     def lag_records(self) -> int:
-        """Records between our positions and the ends of the owned partitions, as far as the client has heard."""
+        """Payments between our positions and the ends of the owned partitions, as far as the client has heard."""
+        return self._lag(self._payments)
+
+    def labels_lag_records(self) -> int:
+        """The same of labels."""
+        return 0 if self._labels is None else self._lag(self._labels)
+
+    def _lag(self, topic: str) -> int:
         lag = 0
-        for partition, owned in self._owned.items():
-            _, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
-            lag += max(0, high - owned.position) if high >= 0 else 0
+        for source, owned in self._owned.items():
+            if source[0] == topic:
+                _, high = self._consumer.get_watermark_offsets(TopicPartition(*source), cached=True)
+                lag += max(0, high - owned.position) if high >= 0 else 0
         return lag
 
     def group_metadata(self) -> bytes:
@@ -189,16 +206,17 @@ class KafkaSource:
     def _is_ours(self, message: Any) -> bool:
         error = message.error()
         if error is None:
-            owned = self._owned.get(message.partition())
+            owned = self._owned.get((message.topic(), message.partition()))
             return owned is not None and message.offset() >= owned.position
         if error.code() == Code._PARTITION_EOF:
-            if message.partition() in self._owned:
-                self._owned[message.partition()].end = message.offset()
+            owned = self._owned.get((message.topic(), message.partition()))
+            if owned is not None:
+                owned.end = message.offset()
             return False
         if error.code() in (Code._AUTO_OFFSET_RESET, Code.OFFSET_OUT_OF_RANGE):
             raise KafkaUnavailable(
-                f"{self._topic}/{message.partition()} no longer holds the offsets that are due: payments were lost by "
-                "retention; reset the group's offsets to go on"
+                f"{message.topic()}/{message.partition()} no longer holds the offsets that are due: records were lost "
+                "by retention; reset the group's offsets to go on"
             )
         raise KafkaUnavailable(f"Kafka at {self._kafka.brokers} refuses to be read: {error.str()}")
 
@@ -216,10 +234,12 @@ class KafkaSource:
             raise unavailable(self._kafka, exception) from exception
         self._arriving = []
         for start in starts:
-            self._owned[start.partition] = _Owned(start.offset, start.offset)
+            self._owned[start.topic, start.partition] = _Owned(start.offset, start.offset)
         # the client remembers a pause over a rebalance
         (self._consumer.pause if self._paused else self._consumer.resume)(starts)
-        _LOG.info("partitions_assigned", partitions={start.partition: start.offset for start in starts})
+        _LOG.info(
+            "partitions_assigned", partitions={f"{start.topic}/{start.partition}": start.offset for start in starts}
+        )
 
     def _committed(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
         deadline = time.monotonic() + self._kafka.request_timeout_ms / 1000
@@ -259,11 +279,11 @@ class KafkaSource:
 
     def _drop(self, kind: str, partitions: list[TopicPartition]) -> None:
         self._on_rebalance(kind)
-        gone = {partition.partition for partition in partitions}
-        self._arriving = [partition for partition in self._arriving if partition.partition not in gone]
-        for partition in gone:
-            self._owned.pop(partition, None)
-        _LOG.info("partitions_dropped", kind=kind, partitions=[partition.partition for partition in partitions])
+        gone = {(partition.topic, partition.partition) for partition in partitions}
+        self._arriving = [each for each in self._arriving if (each.topic, each.partition) not in gone]
+        for source in gone:
+            self._owned.pop(source, None)
+        _LOG.info("partitions_dropped", kind=kind, partitions=sorted(f"{topic}/{number}" for topic, number in gone))
 
 
 def offsets_of(spans: Iterable[Span]) -> list[TopicPartition]:

@@ -1,120 +1,38 @@
-"""What every `StateStore` does, as tests; and the small tools that they are written with.
+"""What every `StateStore` does, as tests.
 
-A subclass provides the fixture `make_store`: a function of `keep` that opens a fresh, empty store.
+A subclass provides the fixture `make_store`: a function that opens a fresh, empty store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 from features.errors import StateBehind
-from features.event import (
-    FLAG_DUPLICATE,
-    HEAD_BYTES,
-    KIND_LABEL,
-    LAYOUT_VERSION,
-    RECORD,
-    Payment,
-    Records,
-    batch_of,
-    sequences,
+from features.event import UNIT_BYTES
+from features.store import Position, Run, StateStore
+from tests.contracts.calls import (
+    L0,
+    T0,
+    T1,
+    Record,
+    Reply,
+    appends,
+    apply,
+    epochs_of,
+    held,
+    markers,
+    opened,
+    records,
+    replacing,
+    span,
+    summary_of,
+    unit,
 )
-from features.store import Append, Applied, Position, Span, StateStore
 
-TOPIC = "payments"
-T0 = (TOPIC, 0)
-T1 = (TOPIC, 1)
-KIND_AT = 52
-MakeStore = Callable[[int], StateStore]
-
-
-@dataclass(frozen=True)
-class Record:
-    """One payment, as far as a store sees it."""
-
-    offset: int
-    card: str = "a"
-    merchant: str = "shop"
-    event_id: str = ""
-    partition: int = 0
-
-
-def records(offsets: Iterable[int]) -> list[Record]:
-    """Payments of one card at one merchant, at these offsets of partition 0."""
-    return [Record(offset) for offset in offsets]
-
-
-def append(epoch: int, rows: Sequence[Record], *spans: Span) -> Append:
-    """A call for these payments: card logs, then merchant logs; without spans it covers partition 0 as the rows do."""
-    payments = [
-        Payment(
-            event_id=row.event_id or f"{row.partition}/{row.offset}",
-            event_time=1_750_000_000_000 + row.offset,
-            card_id=row.card,
-            merchant_id=row.merchant,
-            amount_minor=100 + row.offset,
-            currency="EUR",
-        )
-        for row in rows
-    ]
-    heads = batch_of(
-        payments, topic=TOPIC, partition=[row.partition for row in rows], offset=[row.offset for row in rows]
-    ).heads
-    cards = _grouped([b"c:" + row.card.encode() for row in rows])
-    logs = cards | _grouped([b"m:" + row.merchant.encode() for row in rows])
-    return Append(
-        epoch=epoch,
-        spans=spans or (span(rows[0].offset, rows[-1].offset + 1),),
-        keys=list(logs),
-        counts=[len(places) for places in logs.values()],
-        heads=b"".join(heads[place].tobytes() for places in logs.values() for place in places),
-        cards=len(cards),
-        size=len(rows),
-    )
-
-
-def span(start: int, end: int, floor: int = 0, partition: int = 0) -> Span:
-    return Span(TOPIC, partition, start, end, floor)
-
-
-def _grouped(keys: list[bytes]) -> dict[bytes, list[int]]:
-    return {key: [place for place, other in enumerate(keys) if other == key] for key in dict.fromkeys(keys)}
-
-
-def opened(store: StateStore, *sources: tuple[str, int]) -> int:
-    """Set the markers of these sources (partition 0 by default) to 0 and give the epoch."""
-    epoch = store.position().epoch
-    store.adopt(dict.fromkeys(sources or [T0], 0))
-    return epoch
-
-
-def parsed(log: bytes) -> Records:
-    return np.frombuffer(log, RECORD)
-
-
-def offsets(log: bytes) -> list[int]:
-    found: list[int] = parsed(log)["offset"].tolist()
-    return found
-
-
-def flagged(log: bytes) -> list[bool]:
-    found: list[bool] = (parsed(log)["flags"] & FLAG_DUPLICATE != 0).tolist()
-    return found
-
-
-def logs_of(call: Append, applied: Applied) -> dict[bytes, bytes]:
-    return dict(zip(call.keys, applied.logs, strict=True))
-
-
-def whole_log(store: StateStore, epoch: int, marker: int, card: str = "a") -> bytes:
-    """All that is held of a card: a call that overlaps the marker returns logs whole, and this one appends nothing."""
-    call = append(epoch, [Record(0, card)], span(0, marker))
-    return store.apply(call).logs[0]
+MakeStore = Callable[[], StateStore]
 
 
 class StoreContract:
@@ -122,249 +40,292 @@ class StoreContract:
 
     @pytest.fixture
     def store(self, make_store: MakeStore) -> StateStore:
-        return make_store(4)
+        return make_store()
 
     def test_a_suitable_store_passes_the_check(self, store: StateStore) -> None:
         store.check()
 
-    def test_position_creates_the_epoch_once(self, store: StateStore) -> None:
-        first = store.position()
-        assert first.epoch > 0
-        assert first.markers == {}
-        assert store.position() == first
+    def test_positions_create_an_epoch_a_shard_once(self, store: StateStore) -> None:
+        first = store.positions()
+        assert len(first) == store.shards
+        assert all(position.epoch > 0 for position in first)
+        assert len({position.epoch for position in first}) == store.shards
+        assert all(position.markers == position.floors == {} and position.parent is None for position in first)
+        assert store.positions() == first
 
     def test_two_stores_draw_different_epochs(self, make_store: MakeStore) -> None:
-        assert make_store(4).position().epoch != make_store(4).position().epoch
+        assert not set(epochs_of(make_store())) & set(epochs_of(make_store()))
 
     def test_adopt_sets_only_what_is_missing_and_force_only_raises(self, store: StateStore) -> None:
-        epoch = store.position().epoch
+        epochs = epochs_of(store)
         store.adopt({T0: 5})
         store.adopt({T0: 9, T1: 7})
-        assert store.position() == Position(epoch, {T0: 5, T1: 7})
+        assert store.positions() == [Position(epoch, {T0: 5, T1: 7}) for epoch in epochs]
         store.adopt({T0: 9, T1: 3}, force=True)
-        assert store.position() == Position(epoch, {T0: 9, T1: 7})
+        assert store.positions() == [Position(epoch, {T0: 9, T1: 7}) for epoch in epochs]
 
     def test_an_offset_is_a_number_not_a_text_when_markers_are_compared(self, store: StateStore) -> None:
-        epoch = store.position().epoch
+        epochs = epochs_of(store)
         store.adopt({T0: 9})
         store.adopt({T0: 10}, force=True)
-        assert store.apply(append(epoch, records([10]))).markers == [10]
+        assert apply(store, epochs, records([10])).markers == [10]
 
-    def test_records_are_appended_in_order_and_stamped(self, store: StateStore) -> None:
-        epoch = opened(store)
-        call = append(epoch, records(range(3)))
-        applied = store.apply(call)
-        log = parsed(applied.logs[0])
-        assert log["offset"].tolist() == [0, 1, 2]
-        assert log["epoch"].tolist() == [epoch] * 3
-        assert sequences(log).tolist() == [0, 1, 2]
-        assert log["kind"].tolist() == [1 | LAYOUT_VERSION << 4] * 3
-        assert applied.logs[1] == applied.logs[0]
-        assert applied.markers == [0]
-        assert store.position().markers == {T0: 3}
+    def test_records_are_appended_in_order_to_every_log(self, store: StateStore) -> None:
+        epochs = opened(store)
+        reply = apply(store, epochs, records(range(3)))
+        assert reply.offsets() == reply.offsets(b"m:shop") == [0, 1, 2]
+        assert reply.markers == [0]
+        assert markers(store) == {T0: 3}
+        again = apply(store, epochs, [Record(3, "b"), Record(4)])
+        assert again.offsets(b"c:a") == [0, 1, 2, 4]
+        assert again.offsets(b"c:b") == [3]
+        assert again.offsets(b"m:shop") == [0, 1, 2, 3, 4]
+        np.testing.assert_array_equal(again.logs[b"c:b"], [unit(Record(3, "b"))])
 
-    def test_sequence_numbers_rise_strictly_over_batches_and_partitions(self, store: StateStore) -> None:
-        epoch = opened(store, T0, T1)
-        drawn: list[int] = []
-        for start in range(0, 8, 2):
-            rows = [*records([start, start + 1]), Record(start, partition=1), Record(start + 1, partition=1)]
-            call = append(epoch, rows, span(start, start + 2), span(start, start + 2, partition=1))
-            drawn += sequences(parsed(store.apply(call).logs[0]))[-4:].tolist()
-        assert drawn == list(range(16))
+    def test_a_log_is_returned_as_it_was_unless_a_part_of_the_batch_was_applied(self, store: StateStore) -> None:
+        epochs = opened(store)
+        for whole, start in ((False, 0), (False, 2), (True, 3)):
+            reply = apply(store, epochs, records([start, start + 1]))
+            assert {applied.whole for applied in reply.applied} == {whole}
+            returned = sum(len(applied.units) for applied in reply.applied) // UNIT_BYTES
+            assert returned == 2 * (start + 2 if whole else start)
 
-    def test_a_replay_appends_nothing_and_returns_the_same_logs(self, store: StateStore) -> None:
-        epoch = opened(store)
-        call = append(epoch, records(range(3)))
-        first = store.apply(call)
-        assert store.apply(call).logs == first.logs
-        assert store.apply(call).markers == [3]
-        assert offsets(store.apply(append(epoch, records([3]))).logs[0]) == [0, 1, 2, 3]
+    def test_every_offset_of_a_span_is_numbered_holes_included(self, store: StateStore) -> None:
+        epochs = opened(store, T0, T1)
+        rows = [Record(1), Record(4), Record(0, partition=1)]
+        first = apply(store, epochs, rows, span(0, 6), span(0, 2, partition=1))
+        assert first.runs == [[(0, 6, 0)], [(0, 2, 6)]]
+        second = apply(store, epochs, [Record(2, partition=1)], span(2, 3, partition=1), span(6, 7))
+        assert second.runs == [[(0, 2, 6), (2, 3, 8)], [(0, 6, 0), (6, 7, 9)]]
+        for shard, applied in enumerate(second.applied):
+            assert {run.epoch for runs in applied.runs for run in runs} == {epochs[shard]}
 
-    def test_a_replay_draws_no_sequence_numbers(self, store: StateStore) -> None:
-        epoch = opened(store)
-        for _ in range(3):
-            store.apply(append(epoch, records(range(3))))
-        assert sequences(parsed(store.apply(append(epoch, records([3]))).logs[0])).tolist() == [0, 1, 2, 3]
+    def test_a_replay_appends_and_numbers_nothing(self, store: StateStore) -> None:
+        epochs = opened(store)
+        first = apply(store, epochs, records(range(3)))
+        for _ in range(2):
+            again = apply(store, epochs, records(range(3)))
+            assert again.offsets() == first.offsets()
+            assert again.runs == first.runs
+            assert again.markers == [3]
+        reply = apply(store, epochs, records([3]))
+        assert reply.offsets() == [0, 1, 2, 3]
+        assert reply.runs == [[(0, 3, 0), (3, 4, 3)]]
 
     def test_of_a_batch_that_starts_below_the_marker_only_the_rest_is_appended(self, store: StateStore) -> None:
-        epoch = opened(store)
-        store.apply(append(epoch, records(range(3))))
-        applied = store.apply(append(epoch, records(range(1, 6))))
-        log = parsed(applied.logs[0])
-        assert log["offset"].tolist() == [0, 1, 2, 3, 4, 5]
-        assert np.all(np.diff(sequences(log)) > 0)
-        assert applied.markers == [3]
-        assert store.position().markers == {T0: 6}
+        epochs = opened(store)
+        apply(store, epochs, records(range(3)))
+        reply = apply(store, epochs, records(range(1, 6)))
+        assert reply.offsets() == reply.offsets(b"m:shop") == [0, 1, 2, 3, 4, 5]
+        assert reply.runs == [[(0, 3, 0), (3, 6, 3)]]
+        assert reply.markers == [3]
+        assert markers(store) == {T0: 6}
 
     def test_overlap_is_judged_partition_by_partition(self, store: StateStore) -> None:
-        epoch = opened(store, T0, T1)
-        store.apply(append(epoch, records(range(2))))
+        epochs = opened(store, T0, T1)
+        apply(store, epochs, records(range(2)))
         rows = [*records(range(3)), Record(0, partition=1)]
-        applied = store.apply(append(epoch, rows, span(0, 3), span(0, 1, partition=1)))
-        log = parsed(applied.logs[0])
-        assert list(zip(log["partition"].tolist(), log["offset"].tolist(), strict=True)) == [
-            (0, 0), (0, 1), (0, 2), (1, 0),
-        ]  # fmt: skip
+        reply = apply(store, epochs, rows, span(0, 3), span(0, 1, partition=1))
+        assert reply.sources() == [(0, 0), (0, 1), (0, 2), (1, 0)]
+        assert reply.markers == [2, 0]
+
+    def test_labels_of_the_same_partition_number_are_another_source(self, store: StateStore) -> None:
+        epochs = opened(store, T0, L0)
+        apply(store, epochs, records(range(2)))
+        rows = [Record(0, labels=True), *records(range(1, 3))]
+        spans = (span(0, 1, labels=True), span(1, 3))
+        reply = apply(store, epochs, rows, *spans)
+        assert reply.sources() == [(0, 0), (0, 1), (1 << 15, 0), (0, 2)]
+        assert reply.markers == [0, 2]
+        assert apply(store, epochs, rows, *spans).sources() == reply.sources()
+        assert markers(store) == {T0: 3, L0: 1}
 
     def test_holes_and_dead_letters_move_the_marker_too(self, store: StateStore) -> None:
-        epoch = opened(store)
-        store.apply(append(epoch, records([2]), span(0, 9)))
-        assert store.position().markers == {T0: 9}
-        assert offsets(store.apply(append(epoch, records([9]))).logs[0]) == [2, 9]
+        epochs = opened(store)
+        apply(store, epochs, records([2]), span(0, 9))
+        assert markers(store) == {T0: 9}
+        assert apply(store, epochs, records([9])).offsets() == [2, 9]
 
     @pytest.mark.parametrize("start", [2, 4])
     def test_a_marker_below_the_start_refuses_and_nothing_is_written(self, store: StateStore, start: int) -> None:
-        epoch = opened(store)
-        store.apply(append(epoch, records([0])))
-        before = store.position()
-        refused = append(epoch, [Record(start), Record(start + 1, "b")], span(start, start + 2, floor=start))
+        epochs = opened(store)
+        apply(store, epochs, records([0]))
+        before = store.positions()
         with pytest.raises(StateBehind):
-            store.apply(refused)
-        assert store.position() == before
-        assert whole_log(store, epoch, 1, "b") == b""
+            apply(store, epochs, [Record(start), Record(start + 1, "b")], span(start, start + 2, floor=start))
+        assert store.positions() == before
+        assert held(store, epochs, 1, Record(0, "b")).offsets(b"c:b") == []
 
     def test_one_partition_that_is_behind_refuses_the_whole_batch(self, store: StateStore) -> None:
-        epoch = opened(store, T0, T1)
+        epochs = opened(store, T0, T1)
         rows = [*records([0, 1]), Record(5, partition=1)]
         with pytest.raises(StateBehind):
-            store.apply(append(epoch, rows, span(0, 2), span(5, 6, partition=1)))
-        assert store.position().markers == {T0: 0, T1: 0}
-        assert offsets(store.apply(append(epoch, records([0]))).logs[0]) == [0]
+            apply(store, epochs, rows, span(0, 2), span(5, 6, partition=1))
+        assert markers(store) == {T0: 0, T1: 0}
+        assert apply(store, epochs, records([0])).offsets() == [0]
 
     def test_a_partition_without_marker_refuses(self, store: StateStore) -> None:
-        epoch = store.position().epoch
+        epochs = epochs_of(store)
         with pytest.raises(StateBehind):
-            store.apply(append(epoch, records([0])))
-        assert store.position().markers == {}
+            apply(store, epochs, records([0]))
+        assert markers(store) == {}
 
     def test_another_epoch_refuses(self, store: StateStore) -> None:
-        epoch = opened(store)
+        epochs = opened(store)
+        before = store.positions()
         with pytest.raises(StateBehind):
-            store.apply(append(epoch % 0xFFFF_FFFF + 1, records([0])))
-        assert store.position() == Position(epoch, {T0: 0})
+            apply(store, [epoch % 0xFFFF_FFFF + 1 for epoch in epochs], records([0]))
+        assert store.positions() == before
+
+    def test_a_call_that_one_shard_refused_may_be_repeated(self, store: StateStore) -> None:
+        """Shards are not atomic together: what the others have applied is not applied again."""
+        epochs = opened(store)
+        rows = [Record(offset, card) for offset, card in enumerate("abcdefgh")]
+        with pytest.raises(StateBehind):
+            apply(store, [*epochs[:-1], epochs[-1] % 0xFFFF_FFFF + 1], rows)
+        assert store.positions()[-1].markers == {T0: 0}
+        calls = appends(epochs, rows)
+        reply = Reply(calls, store.apply(calls))
+        assert [reply.offsets(b"c:" + card.encode()) for card in "abcdefgh"] == [[offset] for offset in range(8)]
+        assert reply.offsets(b"m:shop") == list(range(8))
+        assert reply.runs == [[(0, 8, 0)]]
+        assert markers(store) == {T0: 8}
 
     def test_floors_only_rise_and_are_returned(self, store: StateStore) -> None:
-        epoch = opened(store)
+        epochs = opened(store)
         given_and_returned = [(2, 2), (1, 2), (3, 3), (0, 3)]
         for start, (given_floor, floor) in enumerate(given_and_returned):
-            call = append(epoch, records([start]), span(start, start + 1, given_floor))
-            assert store.apply(call).floors == [floor]
+            reply = apply(store, epochs, records([start]), span(start, start + 1, given_floor))
+            assert reply.floors == [floor]
+        assert {position.floors[T0] for position in store.positions()} == {3}
 
-    def test_a_log_is_returned_as_its_last_keep_records_and_the_batchs_own(self, store: StateStore) -> None:
-        epoch = opened(store)
-        store.apply(append(epoch, records(range(6))))
-        assert offsets(store.apply(append(epoch, records([6, 7]))).logs[0]) == [2, 3, 4, 5, 6, 7]
+    def test_floors_of_all_sources_are_told_when_asked(self, store: StateStore) -> None:
+        epochs = opened(store, T0, T1, L0)
+        first = apply(store, epochs, [Record(0, labels=True)], span(0, 4, 3, labels=True), span(0, 2, 1, partition=1))
+        assert [applied.all_floors for applied in first.applied] == [{}] * store.shards
+        reply = apply(store, epochs, records([0]), span(0, 5, 2), all_floors=True)
+        assert [applied.all_floors for applied in reply.applied] == [{0: 2, 1: 1, 1 << 15: 3}] * store.shards
 
-    def test_a_log_is_returned_whole_when_part_of_the_batch_was_applied(self, store: StateStore) -> None:
-        epoch = opened(store)
-        store.apply(append(epoch, records(range(6))))
-        assert offsets(store.apply(append(epoch, records(range(5, 7)))).logs[0]) == [0, 1, 2, 3, 4, 5, 6]
+    def test_runs_that_ended_at_the_floor_are_forgotten(self, store: StateStore) -> None:
+        epochs = opened(store)
+        for start in range(0, 6, 2):
+            apply(store, epochs, records([start, start + 1]))
+        assert apply(store, epochs, records([6]), span(6, 7, 2)).runs == [[(2, 4, 2), (4, 6, 4), (6, 7, 6)]]
+        assert apply(store, epochs, records([7]), span(7, 8, 5)).runs == [[(4, 6, 4), (6, 7, 6), (7, 8, 7)]]
+        assert apply(store, epochs, records([8]), span(8, 9, 8)).runs == [[(8, 9, 8)]]
+
+    def test_a_run_is_told_once_even_if_it_ends_at_the_floor(self, store: StateStore) -> None:
+        """As when a worker catches up with what was committed long ago; and again, when its call is repeated."""
+        epochs = opened(store)
+        for _ in range(2):
+            assert apply(store, epochs, records([0, 1]), span(0, 2, 9)).runs == [[(0, 2, 0)]]
+        assert apply(store, epochs, records([2]), span(2, 3)).runs == [[(2, 3, 2)]]
 
     def test_a_batch_without_payments_moves_markers_and_floors(self, store: StateStore) -> None:
-        epoch = opened(store)
-        applied = store.apply(append(epoch, [], span(0, 5, floor=3)))
-        assert applied == Applied(logs=[], markers=[0], floors=[3])
-        assert store.position().markers == {T0: 5}
+        epochs = opened(store)
+        reply = apply(store, epochs, [], span(0, 5, floor=3))
+        assert (reply.logs, reply.markers, reply.floors, reply.runs) == ({}, [0], [3], [[(0, 5, 0)]])
+        assert markers(store) == {T0: 5}
 
-    def test_a_repeated_event_id_is_flagged_in_all_logs(self, store: StateStore) -> None:
-        epoch = opened(store)
-        store.apply(append(epoch, [Record(0, event_id="x")]))
-        call = append(epoch, [Record(1, event_id="x", merchant="other"), Record(2, merchant="other")])
-        logs = logs_of(call, store.apply(call))
-        assert flagged(logs[b"c:a"]) == [False, True, False]
-        assert flagged(logs[b"m:other"]) == [True, False]
+    def test_renewing_draws_new_epochs_and_goes_on_numbering(self, store: StateStore) -> None:
+        epochs = opened(store)
+        apply(store, epochs, records([0, 1]))
+        store.renew(epochs)
+        renewed = store.positions()
+        assert not {position.epoch for position in renewed} & set(epochs)
+        assert renewed == [
+            Position(p.epoch, {T0: 2}, {T0: 0}, (old, 2)) for p, old in zip(renewed, epochs, strict=True)
+        ]
+        with pytest.raises(StateBehind):
+            apply(store, epochs, records([2]))
+        fresh = epochs_of(store)
+        reply = apply(store, fresh, records([1, 2]))
+        assert reply.offsets() == [0, 1, 2]
+        for shard, applied in enumerate(reply.applied):
+            assert applied.runs == [[Run(0, 2, 0, epochs[shard]), Run(2, 3, 2, fresh[shard])]]
 
-    def test_a_repetition_inside_one_batch_is_flagged(self, store: StateStore) -> None:
-        epoch = opened(store)
-        rows = [Record(0, event_id="x"), Record(1), Record(2, event_id="x"), Record(3, event_id="x")]
-        call = append(epoch, rows)
-        logs = logs_of(call, store.apply(call))
-        assert flagged(logs[b"c:a"]) == flagged(logs[b"m:shop"]) == [False, False, True, True]
+    def test_only_the_first_of_those_who_saw_an_epoch_renews_it(self, store: StateStore) -> None:
+        epochs = opened(store)
+        store.renew(epochs)
+        renewed = store.positions()
+        store.renew(epochs)
+        assert store.positions() == renewed
 
-    def test_the_verdict_on_a_repetition_survives_a_replay(self, store: StateStore) -> None:
-        epoch = opened(store)
-        rows = [Record(0, event_id="x"), Record(1, event_id="x"), Record(2)]
-        first = store.apply(append(epoch, rows)).logs
-        assert store.apply(append(epoch, rows)).logs == first
-        assert store.apply(append(epoch, rows[1:], span(1, 3))).logs == first
+    def test_an_epoch_in_which_nothing_was_recorded_is_nobodys_parent(self, store: StateStore) -> None:
+        epochs = opened(store)
+        apply(store, epochs, records([0]))
+        for _ in range(2):
+            store.renew(epochs_of(store))
+            assert [position.parent for position in store.positions()] == [(epoch, 1) for epoch in epochs]
+        second = epochs_of(store)
+        apply(store, second, records([1]))
+        store.renew(second)
+        assert [position.parent for position in store.positions()] == [(epoch, 2) for epoch in second]
 
-    def test_an_event_id_of_another_card_is_not_repeated(self, store: StateStore) -> None:
-        epoch = opened(store)
-        call = append(epoch, [Record(0, "a", event_id="x"), Record(1, "b", event_id="x")])
-        assert not any(any(flagged(log)) for log in store.apply(call).logs)
+    def test_a_replacement_is_carried_out_before_the_records_are_appended(self, store: StateStore) -> None:
+        epochs = opened(store)
+        apply(store, epochs, records(range(4)))
+        replacement = replacing(b"c:a", 0, 3, summary_of(9))
+        reply = apply(store, epochs, records([4]), replacements=[replacement])
+        assert reply.sources() == [(7, 9), (0, 3), (0, 4)]
+        assert reply.offsets(b"m:shop") == [0, 1, 2, 3, 4]
+        assert held(store, epochs, 5).sources() == reply.sources()
 
-    @pytest.mark.parametrize(("between", "expected"), [(3, True), (4, False)])
-    def test_a_repetition_is_sought_among_the_last_keep_records(
-        self, store: StateStore, between: int, expected: bool
-    ) -> None:
-        epoch = opened(store)
-        rows = [Record(0, event_id="x"), *records(range(1, between + 1)), Record(between + 1, event_id="x")]
-        assert flagged(store.apply(append(epoch, rows)).logs[0])[-1] == expected
+    def test_a_replacement_needs_no_record_of_its_key(self, store: StateStore) -> None:
+        epochs = opened(store)
+        apply(store, epochs, records(range(4)))
+        replacements = [replacing(key, 0, 4, summary_of(8, 9)) for key in (b"c:a", b"m:shop")]
+        reply = apply(store, epochs, [Record(4, "b", "kiosk")], replacements=replacements)
+        assert set(reply.logs) == {b"c:b", b"m:kiosk"}
+        assert held(store, epochs, 5).sources() == held(store, epochs, 5).sources(b"m:shop") == [(7, 8), (7, 9)]
 
-    def test_a_label_is_no_payment_when_repetitions_are_sought(self, store: StateStore) -> None:
-        epoch = opened(store)
-        label = append(epoch, [Record(0, event_id="x")])
-        heads = bytearray(label.heads)
-        for start in range(0, len(heads), HEAD_BYTES):
-            heads[start + KIND_AT] = KIND_LABEL | LAYOUT_VERSION << 4
-        store.apply(replace(label, heads=bytes(heads)))
-        assert flagged(store.apply(append(epoch, [Record(1, event_id="x")])).logs[0]) == [False, False]
+    def test_the_same_replacement_a_second_time_does_nothing(self, store: StateStore) -> None:
+        epochs = opened(store)
+        apply(store, epochs, records(range(4)))
+        replacement = replacing(b"c:a", 0, 3, summary_of(9))
+        for _ in range(2):
+            apply(store, epochs, records([]), span(4, 4), replacements=[replacement])
+        assert held(store, epochs, 4).sources() == [(7, 9), (0, 3)]
 
-    def test_a_hash_that_only_looks_repeated_between_two_fields_is_not(self, store: StateStore) -> None:
-        """The search is over bytes: only a match where a record has its hash counts."""
-        epoch = opened(store)
-        first = append(epoch, [Record(0)])
-        second = append(epoch, [Record(1)])
-        heads = bytearray(second.heads)
-        stray = first.heads[20:28]  # the offset's upper half and the hash's lower half
-        for start in range(0, len(heads), HEAD_BYTES):
-            heads[start + 24 : start + 32] = stray
-        store.apply(first)
-        assert flagged(store.apply(replace(second, heads=bytes(heads))).logs[0]) == [False, False]
+    def test_a_log_that_begins_otherwise_is_not_replaced(self, store: StateStore) -> None:
+        epochs = opened(store)
+        apply(store, epochs, records(range(4)))
+        replacement = replacing(b"c:a", 1, 3, summary_of(9))
+        apply(store, epochs, [], span(4, 4), replacements=[replacement])
+        assert held(store, epochs, 4).offsets() == [0, 1, 2, 3]
 
-    def test_a_committed_log_stays_short(self, store: StateStore) -> None:
-        epoch = opened(store)
-        for offset in range(60):
-            store.apply(append(epoch, records([offset]), span(offset, offset + 1, floor=offset)))
-        held = offsets(whole_log(store, epoch, 60))
-        assert held == list(range(60 - len(held), 60))
-        assert 4 <= len(held) < 8
+    def test_a_log_that_grew_meanwhile_keeps_its_tail(self, store: StateStore) -> None:
+        epochs = opened(store)
+        apply(store, epochs, records(range(4)))
+        replacement = replacing(b"c:a", 0, 4, summary_of(9))
+        apply(store, epochs, records([4, 5]))
+        reply = apply(store, epochs, records([6]), replacements=[replacement])
+        assert reply.sources() == [(7, 9), (0, 4), (0, 5), (0, 6)]
 
-    def test_nothing_uncommitted_is_trimmed_however_long_the_log(self, store: StateStore) -> None:
-        epoch = opened(store)
-        for offset in range(60):
-            store.apply(append(epoch, records([offset]), span(offset, offset + 1, floor=min(offset, 20))))
-        held = offsets(whole_log(store, epoch, 60))
-        assert held == list(range(held[0], 60))
-        assert held[0] <= 20 - 4
+    def test_a_log_that_is_shorter_or_gone_is_not_replaced(self, store: StateStore) -> None:
+        epochs = opened(store)
+        apply(store, epochs, records(range(2)))
+        replacements = [replacing(b"c:a", 0, 3, summary_of(9)), replacing(b"c:z", 0, 1, summary_of(9))]
+        apply(store, epochs, [], span(2, 2), replacements=replacements)
+        assert held(store, epochs, 2).offsets() == [0, 1]
+        assert held(store, epochs, 2, Record(0, "z")).offsets(b"c:z") == []
 
-    def test_the_floor_of_another_partition_does_not_commit_a_record(self, store: StateStore) -> None:
-        epoch = opened(store, T0, T1)
-        store.apply(append(epoch, [Record(0, partition=1)], span(0, 1, partition=1)))
-        for offset in range(40):
-            store.apply(append(epoch, records([offset]), span(offset, offset + 1, floor=offset)))
-        log = parsed(whole_log(store, epoch, 40))
-        assert log["partition"][0] == 1
+    def test_a_refused_call_replaces_nothing(self, store: StateStore) -> None:
+        epochs = opened(store)
+        apply(store, epochs, records(range(4)))
+        with pytest.raises(StateBehind):
+            apply(store, epochs, records([9]), replacements=[replacing(b"c:a", 0, 3, summary_of(9))])
+        assert held(store, epochs, 4).offsets() == [0, 1, 2, 3]
 
+    def test_a_replacement_and_a_batch_of_which_a_part_was_applied_go_together(self, store: StateStore) -> None:
+        epochs = opened(store)
+        apply(store, epochs, records(range(4)))
+        reply = apply(store, epochs, records([3, 4]), replacements=[replacing(b"c:a", 0, 3, summary_of(9))])
+        assert reply.sources() == [(7, 9), (0, 3), (0, 4)]
+        assert reply.offsets(b"m:shop") == [0, 1, 2, 3, 4]
 
-def assert_tails_survive(make_store: MakeStore, data: st.DataObject) -> None:
-    """Random appends, replays and floors: what a log returns is the tail of an untrimmed one, and long enough."""
-    keep = data.draw(st.integers(1, 5), label="keep")
-    cards = data.draw(st.lists(st.sampled_from("abc"), min_size=1, max_size=40), label="cards")
-    log = [Record(offset, card) for offset, card in enumerate(cards)]
-    store = make_store(keep)
-    epoch = opened(store)
-    marker = floor = 0
-    while marker < len(log):
-        start = data.draw(st.integers(floor, marker), label="start")
-        end = data.draw(st.integers(marker + 1, len(log)), label="end")
-        floor = data.draw(st.integers(floor, start), label="floor")
-        call = append(epoch, log[start:end], span(start, end, floor))
-        for key, held in logs_of(call, store.apply(call)).items():
-            reference = [r.offset for r in log[:end] if key in {b"c:" + r.card.encode(), b"m:shop"}]
-            seen_from = marker if start == marker else floor  # a log is returned whole where the batch overlaps
-            before = sum(offset < seen_from for offset in reference)
-            assert offsets(held) == reference[-len(parsed(held)) :]
-            assert len(parsed(held)) >= len(reference) - before + min(keep, before)
-        marker = end
-    store.close()
+    def test_keys_that_are_gone_can_be_refreshed(self, store: StateStore) -> None:
+        epochs = opened(store)
+        reply = apply(store, epochs, records([0]), refresh=[b"c:a", b"c:z"])
+        assert reply.offsets() == [0]
+        assert held(store, epochs, 1, Record(0, "z")).offsets(b"c:z") == []

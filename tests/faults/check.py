@@ -1,6 +1,6 @@
-"""The judge: is what a read_committed reader saw what the payments log demands? It reports, and asserts nothing.
+"""The judge: is what a read_committed reader saw what the logs of payments and labels demand? It asserts nothing.
 
-It shares no logic with the product. Payments are decoded by `json`, the order is read from the journal, features come
+It shares no logic with the product. Records are decoded by `json`, the order is read from the journal, features come
 from the naive fold of `tests.oracle`, and a full decision's score is the checksum of exactly those features.
 """
 
@@ -14,20 +14,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from features.catalog import DEFAULT
-from features.event import Payment
+from features.event import Label, Payment
 from tests import oracle
 from tests.faults.scoring import EXACT, PAYMENT_ONLY, decision_of, score_of
 from tests.services.reader import Seen
 
-At = tuple[int, int]  # source partition and offset
-REQUIRED = {
-    "event_id": str,
-    "event_time": int,
-    "card_id": str,
-    "merchant_id": str,
-    "amount_minor": int,
-    "currency": str,
-}
+At = tuple[str, int, int]  # topic, partition and offset of a source record
+Sources = dict[At, Payment | Label | None]
+REQUIRED = {"event_id": str, "event_time": int, "card_id": str, "merchant_id": str}
+REQUIRED_OF_PAYMENTS = REQUIRED | {"amount_minor": int, "currency": str}
+REQUIRED_OF_LABELS = REQUIRED | {"label": str, "labelled_at": int, "source": str}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,87 +33,121 @@ class Law:
     Attributes:
         exactly_once: one outcome a record; otherwise at least one.
         equal_copies: copies of a decision are equal (at_least_once while the state does not regress).
-        regressed: the state went back in time within an epoch, so that the journal may give a sequence number again.
-        keep: records of a log that a payment sees.
     """
 
     exactly_once: bool
     equal_copies: bool = True
-    regressed: bool = False
-    keep: int = DEFAULT.keep
 
 
 @dataclass(slots=True)
 class Timeline:
-    """The order of one epoch as the journal gives it, up to a regression if there was one."""
+    """The order of one epoch as the journal gives it, what it inherited from another included."""
 
     epoch: int
     at: dict[int, At] = field(default_factory=dict)  # by sequence number
     sequence: dict[At, int] = field(default_factory=dict)
 
-    def contradicts(self, sequence: int, source: At) -> bool:
-        return self.at.get(sequence, source) != source or self.sequence.get(source, sequence) != sequence
-
-    def add(self, sequence: int, source: At) -> None:
+    def add(self, sequence: int, source: At) -> bool:
+        """Take one entry of the journal; False, and nothing is taken, if it contradicts another."""
+        if self.at.get(sequence, source) != source or self.sequence.get(source, sequence) != sequence:
+            return False
         self.at[sequence] = source
         self.sequence[source] = sequence
+        return True
 
-    def before(self, sequence: int) -> Timeline:
-        kept = {number: source for number, source in self.at.items() if number < sequence}
-        return Timeline(self.epoch, kept, {source: number for number, source in kept.items()})
+
+@dataclass(slots=True)
+class Epoch:
+    """What the journal says of one epoch: which records it numbered, and of which epoch it took over the beginning."""
+
+    entries: list[tuple[int, At]] = field(default_factory=list)
+    parent: int | None = None
+    since: int = 0  # the parent's numbers below it are the epoch's too
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything there is: the source records, what was published for them, and the group's progress."""
+    """Everything there is: the source records, what was published for them, and the group's progress.
 
-    payments: Sequence[Seen]
+    Attributes:
+        inputs: all payments and labels.
+        labels_topic: the topic whose records are labels.
+        committed: by topic and partition, like `ends`.
+    """
+
+    inputs: Sequence[Seen]
+    labels_topic: str
     decisions: Sequence[Seen]
     alerts: Sequence[Seen]
     dead_letters: Sequence[Seen]
     journal: Sequence[Seen]
-    committed: dict[int, int]
-    ends: dict[int, int]
+    committed: dict[tuple[str, int], int]
+    ends: dict[tuple[str, int], int]
 
-    def sources(self) -> dict[At, Payment | None]:
-        """Every source record: the payment, or None where it is none."""
-        return {(record.partition, record.offset): _payment(record) for record in self.payments}
+    def sources(self) -> Sources:
+        """Every source record: the payment or label, or None where it is neither."""
+        return {
+            (record.topic, record.partition, record.offset): (
+                _label(record) if record.topic == self.labels_topic else _payment(record)
+            )
+            for record in self.inputs
+        }
 
-    def timelines(self) -> tuple[list[Timeline], list[str]]:
-        """The orders that the journal gives, oldest first, and where it contradicts itself."""
-        current: dict[int, Timeline] = {}
-        made: list[Timeline] = []
-        contradictions = []
+    def epochs(self) -> dict[int, Epoch]:
+        """What the journal says, by epoch, in the order in which it first names them."""
+        found: dict[int, Epoch] = {}
         for record in self.journal:
             entry = json.loads(record.value or b"")
-            timeline = current.get(entry["epoch"])
-            run = [
-                (entry["sequence"] + place, (entry["partition"], entry["offset"] + place))
-                for place in range(entry["count"])
-            ]
-            if timeline is None or any(timeline.contradicts(*each) for each in run):
-                if timeline is not None:
-                    contradictions.append(f"the journal gives sequence {entry['sequence']} or its source twice")
-                    timeline = timeline.before(entry["sequence"])
-                timeline = current[entry["epoch"]] = timeline or Timeline(entry["epoch"])
-                made.append(timeline)
-            for sequence, source in run:
-                timeline.add(sequence, source)
-        return made, contradictions
+            epoch = found.setdefault(entry["epoch"], Epoch())
+            if entry["count"] == 0:  # where it comes from
+                epoch.parent, epoch.since = entry["parent_epoch"], entry["parent_sequence"]
+            for place in range(entry["count"]):
+                source = (entry["topic"], entry["partition"], entry["offset"] + place)
+                epoch.entries.append((entry["sequence"] + place, source))
+        return found
+
+    def timelines(self) -> tuple[list[Timeline], list[str]]:
+        """The orders that the journal gives, oldest first, and where it contradicts itself.
+
+        It does when two records have one number, or when one record was counted twice: in an epoch, or again after it
+        was inherited.
+        """
+        epochs, made, contradictions = self.epochs(), dict[int, Timeline](), []
+
+        def timeline(number: int) -> Timeline:
+            if number not in made:
+                epoch, built = epochs.get(number, Epoch()), Timeline(number)
+                inherited = timeline(epoch.parent).at if epoch.parent is not None else {}
+                for sequence, source in [*((s, at) for s, at in inherited.items() if s < epoch.since), *epoch.entries]:
+                    if not built.add(sequence, source):
+                        contradictions.append(f"the journal gives sequence {sequence} or {source} twice")
+                made[number] = built
+            return made[number]
+
+        return [timeline(number) for number in epochs], contradictions
+
+    def lost(self) -> int:
+        """How many records an epoch had numbered that the one after it did not take over: the state went back."""
+        epochs = self.epochs()
+        return sum(
+            sequence >= epoch.since
+            for epoch in epochs.values()
+            if epoch.parent in epochs
+            for sequence, _ in epochs[epoch.parent].entries
+        )
 
     def unrecorded(self) -> int:
-        """How many payments the newest timeline lacks."""
+        """How many payments and labels the newest timeline lacks."""
         timelines, _ = self.timelines()
         known = timelines[-1].sequence if timelines else {}
-        return sum(payment is not None and source not in known for source, payment in self.sources().items())
+        return sum(record is not None and source not in known for source, record in self.sources().items())
 
 
 def violations(evidence: Evidence, law: Law) -> list[str]:
     """Everything that is wrong, one sentence each; empty when all invariants hold."""
     sources = evidence.sources()
-    timelines, contradictions = evidence.timelines()
-    found = [] if law.regressed else contradictions
-    folds = [_Fold(timeline, sources, law.keep) for timeline in timelines]
+    timelines, found = evidence.timelines()
+    folds = [_Fold(timeline, sources) for timeline in timelines]
     decisions: dict[At, list[dict[str, Any]]] = defaultdict(list)
     for record in evidence.decisions:
         decision = json.loads(record.value or b"")
@@ -129,7 +159,7 @@ def violations(evidence: Evidence, law: Law) -> list[str]:
     found += _alerts(evidence.alerts, decisions, sources, law)
     found += _ordered(evidence.decisions)
     if unrecorded := evidence.unrecorded():
-        found.append(f"{unrecorded} payments have no order in the newest epoch")
+        found.append(f"{unrecorded} payments and labels have no order in the newest epoch")
     if evidence.committed != evidence.ends:
         found.append(f"committed offsets {evidence.committed} are not the ends {evidence.ends}")
     return found
@@ -138,43 +168,44 @@ def violations(evidence: Evidence, law: Law) -> list[str]:
 class _Fold:
     """The naive fold of one timeline."""
 
-    def __init__(self, timeline: Timeline, sources: dict[At, Payment | None], keep: int) -> None:
+    def __init__(self, timeline: Timeline, sources: Sources) -> None:
         self.timeline = timeline
         order = [timeline.at[sequence] for sequence in sorted(timeline.at)]
-        self.strangers = [source for source in order if sources.get(source) is None]
-        known = [(source, payment) for source in order if (payment := sources.get(source)) is not None]
-        rows = oracle.fold([payment for _, payment in known], keep, names=EXACT)
-        self.row = {source: row for (source, _), row in zip(known, rows, strict=True)}
+        known = [(source, record) for source in order if (record := sources.get(source)) is not None]
+        rows = oracle.fold([record for _, record in known], DEFAULT, names=EXACT)
+        paid = [source for source, record in known if isinstance(record, Payment)]
+        self.row = dict(zip(paid, rows, strict=True))
 
     def repeats(self, source: At) -> bool:
         return self.row.get(source) == {}
 
 
 def _counted(
-    sources: dict[At, Payment | None],
+    sources: Sources,
     decisions: dict[At, list[dict[str, Any]]],
     letters: Counter[At],
     folds: Sequence[_Fold],
     law: Law,
 ) -> Iterator[str]:
-    """Invariant 1: a decision, a dead letter, or a repeated event id."""
-    for source, payment in sources.items():
+    """Invariant 1: a decision, a dead letter, or a repeated event id; of a label, nothing or a dead letter."""
+    for source, record in sources.items():
         decided, rejected = len(decisions.get(source, ())), letters[source]
         if law.exactly_once and decided + rejected > 1:
             yield f"{source} has {decided} decisions and {rejected} dead letters"
-        if payment is None and (decided or not rejected):
-            yield f"{source} is no payment and has {decided} decisions and {rejected} dead letters"
-        if payment is not None and rejected:
-            yield f"{source} is a payment and has a dead letter"
-        if payment is not None and not decided and not any(fold.repeats(source) for fold in folds):
+        if record is None and (decided or not rejected):
+            yield f"{source} is malformed and has {decided} decisions and {rejected} dead letters"
+        if record is not None and rejected:
+            yield f"{source} is well formed and has a dead letter"
+        if isinstance(record, Label) and decided:
+            yield f"{source} is a label and was decided"
+        if isinstance(record, Payment) and not decided and not any(fold.repeats(source) for fold in folds):
             yield f"{source} has no decision and is no repetition"
     yield from (f"{source} was decided and is not in the log" for source in decisions if source not in sources)
     yield from (f"{source} was rejected and is not in the log" for source in letters if source not in sources)
-    yield from (f"the journal names {source}, which is no payment" for fold in folds for source in fold.strangers)
 
 
 def _dead_letters(evidence: Evidence) -> Iterator[str]:
-    originals = {(record.partition, record.offset): record for record in evidence.payments}
+    originals = {(record.topic, record.partition, record.offset): record for record in evidence.inputs}
     for record in evidence.dead_letters:
         source = _letter_at(record)
         original = originals.get(source)
@@ -185,13 +216,13 @@ def _dead_letters(evidence: Evidence) -> Iterator[str]:
 def _decided(
     source: At,
     copies: Sequence[dict[str, Any]],
-    sources: dict[At, Payment | None],
+    sources: Sources,
     folds: Sequence[_Fold],
     law: Law,
 ) -> Iterator[str]:
     """Invariant 2: what a payment's decisions say is what the fold says."""
     payment = sources.get(source)
-    if payment is None:
+    if not isinstance(payment, Payment):
         return
     if law.equal_copies and any(copy != copies[0] for copy in copies):
         yield f"{source} has decisions that differ"
@@ -224,7 +255,7 @@ def _full(source: At, decision: dict[str, Any], folds: Sequence[_Fold]) -> Itera
 
 
 def _alerts(
-    alerts: Sequence[Seen], decisions: dict[At, list[dict[str, Any]]], sources: dict[At, Payment | None], law: Law
+    alerts: Sequence[Seen], decisions: dict[At, list[dict[str, Any]]], sources: Sources, law: Law
 ) -> Iterator[str]:
     seen: Counter[At] = Counter()
     for record in alerts:
@@ -232,7 +263,7 @@ def _alerts(
         source = _at(alert["source"])
         seen[source] += 1
         payment = sources.get(source)
-        if payment is None or alert["alert_id"] != _alert_id(payment):
+        if not isinstance(payment, Payment) or alert["alert_id"] != _alert_id(payment):
             yield f"{source} has an alert with another id"
         told = (alert["decision"], alert["score"], alert["tier"])
         if told not in [(copy["decision"], copy["score"], copy["tier"]) for copy in decisions.get(source, ())]:
@@ -252,25 +283,38 @@ def _ordered(decisions: Sequence[Seen]) -> Iterator[str]:
         if source in seen:
             continue
         seen.add(source)
-        if newest.get(record.key, -1) > source[1]:
+        if newest.get(record.key, -1) > source[2]:
             yield f"the decision of {source} lies behind a later one of its card"
-        newest[record.key] = source[1]
+        newest[record.key] = source[2]
 
 
 def _payment(record: Seen) -> Payment | None:
     """The payment in a record, judged as plainly as the history's malformed records allow; None if it is none."""
-    try:
-        fields = json.loads(record.value or b"")
-    except ValueError:
-        return None
-    whole = isinstance(fields, dict) and all(type(fields.get(name)) is kind for name, kind in REQUIRED.items())
-    if not whole or fields["amount_minor"] < 0 or fields["currency"] != "EUR":
+    fields = _fields(record, REQUIRED_OF_PAYMENTS)
+    if fields is None or fields["amount_minor"] < 0 or fields["currency"] != "EUR":
         return None
     return None if fields["event_time"] > record.timestamp_ms + 300_000 else Payment(**fields)
 
 
+def _label(record: Seen) -> Label | None:
+    """The label in a record, judged as plainly."""
+    fields = _fields(record, REQUIRED_OF_LABELS)
+    if fields is None or fields["label"] not in {"fraud", "genuine"} or fields["event_time"] > fields["labelled_at"]:
+        return None
+    return Label(**fields)
+
+
+def _fields(record: Seen, required: dict[str, type]) -> dict[str, Any] | None:
+    try:
+        fields = json.loads(record.value or b"")
+    except ValueError:
+        return None
+    whole = isinstance(fields, dict) and all(type(fields.get(name)) is kind for name, kind in required.items())
+    return fields if whole else None
+
+
 def _payment_row(payment: Payment) -> oracle.Row:
-    return oracle.fold([payment], 1, names=PAYMENT_ONLY)[0]
+    return oracle.fold([payment], DEFAULT, names=PAYMENT_ONLY)[0]
 
 
 def _alert_id(payment: Payment) -> str:
@@ -280,9 +324,10 @@ def _alert_id(payment: Payment) -> str:
 
 
 def _at(source: dict[str, Any]) -> At:
-    return source["partition"], source["offset"]
+    return source["topic"], source["partition"], source["offset"]
 
 
 def _letter_at(record: Seen) -> At:
     headers = dict(record.headers)
-    return int(headers["__connect.errors.partition"] or b""), int(headers["__connect.errors.offset"] or b"")
+    topic = (headers["__connect.errors.topic"] or b"").decode()
+    return topic, int(headers["__connect.errors.partition"] or b""), int(headers["__connect.errors.offset"] or b"")

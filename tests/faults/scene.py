@@ -17,7 +17,7 @@ import msgspec
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from tests.faults.check import Evidence, Law, violations
-from tests.faults.payments import PARTITIONS, Record, history
+from tests.faults.payments import LABEL_PARTITIONS, PARTITIONS, Record, history
 from tests.faults.worker import Fault, Spec
 from tests.services.kafka import KafkaBroker
 from tests.services.reader import ReadCommitted, Seen
@@ -131,7 +131,7 @@ class Scene:
         self.topics = {
             role: f"{name}.{role}" for role in ("payments", "labels", "decisions", "alerts", "dead_letters", "journal")
         }
-        counts = {"payments": PARTITIONS, "decisions": 2}
+        counts = {"payments": PARTITIONS, "labels": LABEL_PARTITIONS, "decisions": 2}
         kafka.create_topics({topic: counts.get(role, 1) for role, topic in self.topics.items()})
         self.group = name
         self._settings: dict[str, dict[str, Any]] = {
@@ -152,7 +152,7 @@ class Scene:
         self._changed = threading.Condition()
         self.produced = 0
         self._producer = Producer({"bootstrap.servers": kafka.bootstrap, "enable.idempotence": True, "log_level": 0})
-        self._payments = ReadCommitted(kafka.bootstrap, [self.topics["payments"]])
+        self._inputs = ReadCommitted(kafka.bootstrap, [self.topics["payments"], self.topics["labels"]])
         outputs = [self.topics[role] for role in ("decisions", "alerts", "dead_letters", "journal")]
         self.witness = ReadCommitted(kafka.bootstrap, outputs)
         self._offsets = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": name, "log_level": 0})
@@ -160,7 +160,8 @@ class Scene:
     def produce(self, records: Iterable[Record]) -> None:
         """Send records and wait until the broker has them."""
         for record in records:
-            self._producer.produce(self.topics["payments"], record.value, record.key, partition=record.partition)
+            topic = self.topics["labels" if record.is_label else "payments"]
+            self._producer.produce(topic, record.value, record.key, partition=record.partition)
             self.produced += 1
         assert self._producer.flush(DEADLINE_S) == 0
 
@@ -206,19 +207,20 @@ class Scene:
             pause.wait(0.05)
 
     def wait_journaled(self, timeout_s: float = DEADLINE_S) -> None:
-        """Wait until the newest epoch's journal holds every payment that is to be in the state."""
+        """Wait until the newest epoch's journal holds every payment and label that is to be in the state."""
         deadline = time.monotonic() + timeout_s
         while missing := self.evidence(timeout_s).unrecorded():
-            assert time.monotonic() < deadline, f"{missing} payments have no order: {self.stories()}"
+            assert time.monotonic() < deadline, f"{missing} records have no order: {self.stories()}"
 
     def evidence(self, timeout_s: float = DEADLINE_S) -> Evidence:
         """All that can be read now."""
-        payments = self._payments.read_to_end(timeout_s)
+        inputs = self._inputs.read_to_end(timeout_s)
         seen = self.witness.read_to_end(timeout_s)
         by_role = {role: [record for record in seen if record.topic == topic] for role, topic in self.topics.items()}
         committed, ends = self._progress()
         return Evidence(
-            payments=payments,
+            inputs=inputs,
+            labels_topic=self.topics["labels"],
             decisions=by_role["decisions"],
             alerts=by_role["alerts"],
             dead_letters=by_role["dead_letters"],
@@ -227,12 +229,10 @@ class Scene:
             ends=ends,
         )
 
-    def violations(
-        self, *, regressed: bool = False, copies: bool = True, exactly_once: bool | None = None
-    ) -> list[str]:
+    def violations(self, *, copies: bool = True, exactly_once: bool | None = None) -> list[str]:
         """Judge what happened; see `Law`. By default duplicates are judged as the scene's delivery promises."""
         once = self.delivery == "exactly_once" if exactly_once is None else exactly_once
-        return violations(self.evidence(), Law(exactly_once=once, regressed=regressed, equal_copies=copies))
+        return violations(self.evidence(), Law(exactly_once=once, equal_copies=copies))
 
     def first_to_end(self, workers: Sequence[Worker], timeout_s: float = DEADLINE_S) -> Worker:
         """Wait until one of them ends."""
@@ -262,7 +262,7 @@ class Scene:
         for worker in self.workers:
             worker.end()
         self.witness.stop()
-        self._payments.stop()
+        self._inputs.stop()
         self._offsets.close()
 
     def __enter__(self) -> Self:
@@ -284,18 +284,18 @@ class Scene:
             return True
         return committed != ends
 
-    def _progress(self) -> tuple[dict[int, int], dict[int, int]]:
-        """Committed offset and end of each partition that holds anything."""
+    def _progress(self) -> tuple[dict[tuple[str, int], int], dict[tuple[str, int], int]]:
+        """Committed offset and end of each partition, of either topic, that holds anything."""
         partitions = [TopicPartition(self.topics["payments"], number) for number in range(PARTITIONS)]
-        committed = {at.partition: at.offset for at in self._offsets.committed(partitions, 10.0)}
-        ends = {at.partition: self._offsets.get_watermark_offsets(at, 10.0)[1] for at in partitions}
-        return {number: committed[number] for number in ends if ends[number]}, {
-            n: end for n, end in ends.items() if end
-        }
+        partitions += [TopicPartition(self.topics["labels"], number) for number in range(LABEL_PARTITIONS)]
+        committed = {(at.topic, at.partition): at.offset for at in self._offsets.committed(partitions, 10.0)}
+        ends = {(at.topic, at.partition): self._offsets.get_watermark_offsets(at, 10.0)[1] for at in partitions}
+        ends = {source: end for source, end in ends.items() if end}
+        return {source: committed[source] for source in ends}, ends
 
 
 class Load(threading.Thread):
-    """Produces small runs of payments until it is told to stop."""
+    """Produces small runs of payments and labels until it is told to stop."""
 
     def __init__(self, stage: Scene) -> None:
         super().__init__(name="load")

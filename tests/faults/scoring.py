@@ -58,7 +58,7 @@ def model() -> Model:
     )
     brain = Brain(ChecksumScorer(), policy, lambda values, _tier: [()] * len(values))
     digests = Digests(bundle="checksum", catalog=DEFAULT.fingerprint, policy=policy.digest)
-    return Model(ModelRef("checksum", "1", "checksum"), digests, brain, "cpu")
+    return Model(ModelRef("checksum", "1", "checksum"), digests, brain, "cpu", DEFAULT)
 
 
 def _checksums(values: Values) -> Scores:

@@ -51,6 +51,14 @@ def test_without_the_transaction_a_batch_is_decided_twice(scene: MakeScene, repo
     report.caught("no transaction", 2, stage.violations(exactly_once=True), "has 2 decisions")
 
 
+def test_without_labels_payments_are_decided_as_if_nothing_were_known(scene: MakeScene, report: Report) -> None:
+    stage = scene()
+    stage.produce(history(400, seed=1))
+    stage.worker(mutant="no_labels")
+    stage.finish()
+    report.caught("labels are not applied", 1, stage.violations(), "other features")
+
+
 def test_without_the_own_record_prefix_payments_see_the_future(scene: MakeScene, report: Report) -> None:
     stage = scene()
     stage.produce(history(400, seed=1))

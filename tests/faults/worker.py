@@ -22,12 +22,13 @@ from consumer.app import Processor, check_store, stop_on_signals
 from consumer.logs import configure
 from consumer.settings import Settings
 from consumer.telemetry import Health, Telemetry
-from features.catalog import DEFAULT
-from features.enrich import Enricher
+from features.enrich import Enriched, Enricher
 from features.errors import FraudlineError
+from features.event import LabelBatch, PaymentBatch
 from features.redis_store import SCRIPT, RedisStore
-from features.windows import View
+from features.store import Source, Span
 from tests.faults.scoring import model
+from tests.mutants.state import WithoutOwnPrefix
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -68,11 +69,11 @@ class SpokenHealth(Health):
 
     def __init__(self) -> None:
         super().__init__()
-        self.owned: Callable[[], Sequence[int]] = tuple
+        self.owned: Callable[[], Sequence[Source]] = tuple
         self._told: tuple[int, ...] = ()
 
     def beat(self) -> None:
-        owned = tuple(self.owned())
+        owned = tuple(number for _, number in self.owned())
         if owned != self._told:
             self._told = owned
             say("owns" if owned else "disowned", *map(str, owned))
@@ -82,13 +83,6 @@ class SpokenHealth(Health):
         if ready != self.readiness[0]:
             say("ready" if ready else "unready", why)
         super().ready(ready, why)
-
-
-class WholeLogEnricher(Enricher):
-    """Lacks the own-record prefix: a payment sees the log as the store returned it, later records included."""
-
-    def _view(self, entity: Any, logs: Any, own: Any, slot: Any, batch: Any, rows: Any) -> View:
-        return super()._view(entity, logs, logs.ends[slot] - 1, slot, batch, rows)
 
 
 def without(text: str, *, replaced_by: str) -> str:
@@ -103,7 +97,18 @@ MUTANT_SCRIPTS = {
     ),
     "skips_a_gap": lambda: without("if marker < span[3] then", replaced_by="if false then"),
 }
-MUTANT_ENRICHERS = {"whole_log": WholeLogEnricher}
+
+
+class WithoutLabels(Enricher):
+    """Moves the markers of labels and forgets what they say."""
+
+    def enrich(
+        self, batch: PaymentBatch, spans: tuple[Span, ...], epochs: Sequence[int], labels: LabelBatch | None = None
+    ) -> Enriched:
+        return super().enrich(batch, spans, epochs, None)
+
+
+MUTANT_ENRICHERS = {"whole_log": WithoutOwnPrefix, "no_labels": WithoutLabels}
 
 
 def say(*words: str) -> None:
@@ -121,7 +126,6 @@ def work(spec: Spec) -> int:
     store = RedisStore(
         settings.store.url.get_secret_value(),
         namespace=settings.store.namespace,
-        keep=DEFAULT.keep,
         timeout_ms=settings.store.timeout_ms,
         script=MUTANT_SCRIPTS.get(spec.mutant, lambda: SCRIPT)(),
     )

@@ -2,61 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from features.catalog import Entity
+import numpy as np
+
+from features.catalog import Catalog, Entity
 from features.enrich import Enricher
-from features.event import PaymentBatch
+from features.event import Words
+from features.reader import EntityReader, Values
 from features.redis_store import SCRIPT
-from features.store import Append, MemoryStore
-from features.windows import Ints, Logs, View
+from features.store import Append, Applied, MemoryStore, Replacement, Span, StateStore, _Shard
 
 
 class WithoutMarkerGuard(MemoryStore):
-    """Appends whatever comes, though payments before it are missing."""
+    """Appends whatever comes, though records before it are missing."""
 
-    def _guard(self, append: Append) -> list[int]:
-        if append.epoch != self._epoch:
-            return super()._guard(append)
-        return [self._markers.get((span.topic, span.partition), span.start) for span in append.spans]
+    def _guard(self, shard: _Shard, append: Append) -> list[int]:
+        if append.epoch != shard.epoch:
+            return super()._guard(shard, append)
+        return [shard.markers.get((span.topic, span.partition), span.start) for span in append.spans]
 
 
 class WithoutEpochGuard(MemoryStore):
     """Appends to state that was lost and begun anew, as long as the markers happen to fit."""
 
-    def _guard(self, append: Append) -> list[int]:
-        own, self._epoch = self._epoch, append.epoch
+    def _guard(self, shard: _Shard, append: Append) -> list[int]:
+        own, shard.epoch = shard.epoch, append.epoch
         try:
-            return super()._guard(append)
+            return super()._guard(shard, append)
         finally:
-            self._epoch = own
+            shard.epoch = own
 
 
 class WithoutBelowMarkerSkip(MemoryStore):
     """Appends again what lies below the marker."""
 
-    def _append(self, append: Append, fresh: dict[int, int], *, partial: bool) -> list[bytes]:
-        return super()._append(append, dict.fromkeys(fresh, 0), partial=partial)
+    def _new(self, records: Words, fresh: Mapping[int, int]) -> Words:
+        return super()._new(records, dict.fromkeys(fresh, 0))
 
 
-class WithoutFloors(MemoryStore):
-    """Trims records that are not committed."""
+class WithoutComparing(MemoryStore):
+    """Replaces the beginning of a log, whatever it is by now."""
 
-    def _trim(self, key: bytes, log: bytearray) -> None:
-        floors, self._floors = self._floors, dict.fromkeys(self._markers, 1 << 62)
-        try:
-            super()._trim(key, log)
-        finally:
-            self._floors = floors
+    def _replace(self, shard: _Shard, replacement: Replacement) -> None:
+        log = shard.logs.get(replacement.key)
+        if log is not None:
+            log[: replacement.cut] = replacement.summary
+
+
+class WithoutRenewal(MemoryStore):
+    """Goes on in the epoch of a state that went back in time."""
+
+    def renew(self, epochs: Sequence[int]) -> None:
+        pass
+
+
+class WithoutFloors(Enricher):
+    """Compacts records that are not committed."""
+
+    def _settle(self, spans: tuple[Span, ...], applied: list[Applied]) -> None:
+        super()._settle(spans, applied)
+        self._floors[:] = 1 << 47
+
+
+class _WholeLogs(EntityReader):
+    """Reads the newest payment of each log in the place of the one asked for."""
+
+    def read(
+        self, words: Words, starts: Words, ends: Words, bounds: Words, sources: Words | None = None
+    ) -> tuple[Values, Words]:
+        payments = [self._newest(words, start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+        newest = np.repeat(np.array(payments, np.int64), np.diff(bounds))
+        return super().read(words, starts, ends, bounds, newest if sources is not None else None)
+
+    def _newest(self, words: Words, start: int, end: int) -> int:
+        kinds = (words[start:end, 1] >> 48) & 0xFF
+        payments = np.flatnonzero(kinds == 1)
+        return int(words[start + payments[-1], 2]) if payments.size else 0
 
 
 class WithoutOwnPrefix(Enricher):
-    """Computes features over the whole log, so that a replay sees what came after the payment."""
+    """Computes features over whole logs, so that a replay sees what came after the payment."""
 
-    def _view(self, entity: Entity, logs: Logs, own: Ints, slot: Ints, batch: PaymentBatch, rows: Ints) -> View:
-        return super()._view(entity, logs, logs.ends[slot] - 1, slot, batch, rows)
+    def __init__(self, catalog: Catalog, store: StateStore) -> None:
+        super().__init__(catalog, store)
+        entities: list[Entity] = [reader.entity for reader in self._readers]
+        self._readers = [_WholeLogs(catalog, entity) for entity in entities]
 
 
 def script_without(text: str, replacement: str) -> str:
@@ -75,16 +108,19 @@ class Mutant:
     memory: Callable[[int], MemoryStore] = MemoryStore
     enricher: type[Enricher] = Enricher
     script: tuple[str, str] | None = None
+    regressions: bool = False  # it shows only when state goes back in time
 
 
 MUTANTS: Final = (
     Mutant("marker guard", WithoutMarkerGuard, script=("if marker < span[3] then", "if false then")),
-    Mutant(
-        "below-marker skip",
-        WithoutBelowMarkerSkip,
-        script=("skip = unpack_int('<i8', head, 17) < fresh[unpack_int('<I2', head, 45)]", "skip = false"),
-    ),
+    Mutant("below-marker skip", WithoutBelowMarkerSkip, script=("if offset >= fresh[source] then", "if true then")),
     Mutant("own-record prefix", enricher=WithoutOwnPrefix),
-    Mutant("floors of trimming", WithoutFloors, script=(">= (floor_of[", ">= 1e15 + (floor_of[")),
+    Mutant("floors of compaction", enricher=WithoutFloors),
+    Mutant(
+        "comparing before replacing",
+        WithoutComparing,
+        script=("if log and #log >= cut and sub(log, 1, UNIT) == first then", "if log then"),
+    ),
+    Mutant("renewal of epochs", WithoutRenewal, regressions=True),
 )
 EPOCH_GUARD: Final = Mutant("epoch guard", WithoutEpochGuard, script=("if known[1] ~= epoch then", "if false then"))

@@ -1,16 +1,24 @@
-"""Doubles of Kafka's side: a publisher that keeps what it was given, and a payments log in memory."""
+"""Doubles: a publisher that keeps what it was given, a log in memory, and a store that fails when it is told to."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from consumer.decode import Message
+from consumer.decode import Decoder, Message
 from consumer.kafka.logreader import Extent
 from consumer.kafka.publisher import Outgoing
-from features.errors import KafkaUnavailable
-from features.store import Span
+from features.errors import KafkaUnavailable, StoreUnavailable
+from features.store import Append, Applied, MemoryStore, Position, Source, Span, StateStore
 from tests.poison import Record
+
+PAYMENTS = "payments"
+LABELS = "labels"
+
+
+def decoder() -> Decoder:
+    """A decoder of both topics."""
+    return Decoder(max_payment_bytes=65_536, max_future_ms=300_000, labels_topic=LABELS)
 
 
 @dataclass(slots=True)
@@ -47,41 +55,47 @@ class Partition:
     low: int = 0
     high: int = 0
     committed: int | None = None
+    times_ms: dict[int, int] = field(default_factory=dict)  # Kafka timestamps; none where there is none
 
-    def add(self, *values: bytes | None) -> None:
+    def add(self, *values: bytes | None, at_ms: Sequence[int] = ()) -> None:
         """Append records; None leaves a hole."""
-        for value in values:
+        for place, value in enumerate(values):
             if value is not None:
                 self.values[self.high] = value
+                if at_ms:
+                    self.times_ms[self.high] = at_ms[place]
             self.high += 1
+
+    def record(self, source: Source, offset: int) -> Record:
+        """The record at an offset, as the Kafka client gives it."""
+        topic, partition = source
+        stamp = (1, self.times_ms[offset]) if offset in self.times_ms else (0, -1)
+        return Record(self.values[offset], partition, offset, record_timestamp=stamp, of_topic=topic)
 
 
 @dataclass(slots=True)
 class MemoryLog:
     """A `consumer.state.Log`. Time passes only when it is read: `tick` is called once a read."""
 
-    topic: str
-    partitions: dict[int, Partition]
+    partitions: dict[Source, Partition]
     most: int = 1_000_000  # records a read gives at most, whatever was asked for
     available: bool = True
     tick: Callable[[], None] = lambda: None
-    reads: list[tuple[int, int, int, int]] = field(default_factory=list)
+    reads: list[tuple[Source, int, int, int]] = field(default_factory=list)
     surveys: int = 0
 
-    def extents(self) -> Mapping[int, Extent]:
+    def extents(self) -> Mapping[Source, Extent]:
         self._ask()
         self.surveys += 1
-        return {number: Extent(each.low, each.high, each.committed) for number, each in self.partitions.items()}
+        return {source: Extent(each.low, each.high, each.committed) for source, each in self.partitions.items()}
 
-    def read(self, partition: int, start: int, end: int, limit: int, deadline_s: float) -> tuple[list[Message], int]:
+    def read(self, source: Source, start: int, end: int, limit: int, deadline_s: float) -> tuple[list[Message], int]:
         self._ask()
-        self.reads.append((partition, start, end, limit))
-        held = self.partitions[partition].values
+        self.reads.append((source, start, end, limit))
+        held = self.partitions[source]
         reached = min(end, start + min(limit, self.most))
         records: list[Message] = [
-            Record(held[offset], partition, offset, of_topic=self.topic)
-            for offset in range(start, reached)
-            if offset in held
+            held.record(source, offset) for offset in range(start, reached) if offset in held.values
         ]
         return records, reached
 
@@ -89,3 +103,53 @@ class MemoryLog:
         self.tick()
         if not self.available:
             raise KafkaUnavailable("the log in memory is away")
+
+
+@dataclass(slots=True)
+class Flaky:
+    """A store that does not answer the next `failures` calls, and counts those of `apply` that arrived.
+
+    With `forgets`, the next call of `apply` arrives and its answer is lost.
+    """
+
+    inner: StateStore = field(default_factory=MemoryStore)
+    failures: int = 0
+    forgets: int = 0
+    applied: int = 0
+
+    @property
+    def shards(self) -> int:
+        return self.inner.shards
+
+    def check(self) -> None:
+        self._answer()
+
+    def positions(self) -> list[Position]:
+        self._answer()
+        return self.inner.positions()
+
+    def adopt(self, starts: Mapping[Source, int], *, force: bool = False) -> None:
+        self._answer()
+        self.inner.adopt(starts, force=force)
+
+    def renew(self, epochs: Sequence[int]) -> None:
+        self._answer()
+        self.inner.renew(epochs)
+
+    def apply(self, appends: Sequence[Append]) -> list[Applied]:
+        self._answer()
+        self.applied += 1
+        applied = self.inner.apply(appends)
+        if self.forgets:
+            self.forgets -= 1
+            self.failures = 1
+            self._answer()
+        return applied
+
+    def close(self) -> None:
+        self.inner.close()
+
+    def _answer(self) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise StoreUnavailable("the store does not answer")

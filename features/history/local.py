@@ -1,0 +1,168 @@
+"""Build the features of a history on one machine, in memory that does not grow with it.
+
+Three steps, each in one pass over its input:
+
+1. Read payments and labels; write their records by entity and by partition of its ids (`Spill`).
+2. Fold each partition of each entity; write the values by range of the log.
+3. Put each range's values together, and write them as a row group.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from features.catalog import Entity
+from features.enrich import payment_records
+from features.errors import ConfigError
+from features.event import Label, Payment
+from features.history.chunks import PaymentChunk, label_chunk, payment_chunk
+from features.history.entities import PartitionReader
+from features.history.fields import Refusals
+from features.history.files import Source, estimated_rows, sources
+from features.history.job import Job, Outcome
+from features.history.output import assembled, with_payment_features, writer
+from features.history.spill import Scratch, Spill
+from features.history.tables import ROW_WORDS, by_partition, by_range, put, running_latest
+
+PARTITION_ROWS: Final = 65_536  # so that a partition's records lie in the processor's cache
+ROW_BYTES: Final = 700  # that folding a partition takes for each of its rows
+MAX_PARTITIONS: Final = 8_192
+
+
+def build(job: Job) -> Outcome:
+    """Write the features of `job.payments` to `job.out`, a Parquet file, which appears when it is complete.
+
+    Raises:
+        ConfigError: an input can't be read or has bad rows, or the output can't be written.
+    """
+    payments = sources(job.payments, Payment)
+    labels = [] if job.labels is None else sources(job.labels, Label)
+    with _beside(job.out) as folder:
+        built = _Build(job, folder, sum(map(estimated_rows, payments)))
+        built.read(labels, payments)
+        built.fold()
+        built.write(folder / "complete")
+        (folder / "complete").replace(job.out)
+    return built.outcome
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A folder on the output's file system, for as long as it takes."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.absolute().parent) as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise ConfigError(f"{out} can't be written ({error.strerror}).") from None
+
+
+class _Build:
+    def __init__(self, job: Job, folder: Path, rows: int) -> None:
+        self.outcome = Outcome(features=len(job.catalog.features))
+        self._job, self._catalog = job, job.catalog
+        memory_bytes = job.memory_mb << 20
+        self._segment_rows = max(memory_bytes // 4 // ROW_BYTES // job.jobs, 4_096)
+        self._partitions = min(max(rows // min(PARTITION_ROWS, self._segment_rows // 2), 1), MAX_PARTITIONS)
+        self._scratch = Scratch(folder, memory_bytes // 2)
+        self._records = self._row_spills("records")
+        self._labels = self._row_spills("labels")
+        self._values: dict[Entity, Spill] = {}
+        self._identities = folder / "identities"
+        self._firsts: list[int] = []  # of each range, the place of its first payment
+
+    def _row_spills(self, what: str) -> dict[Entity, Spill]:
+        return {
+            entity: self._scratch.spill(f"{what}-{entity}", self._partitions, ROW_WORDS, np.int64)
+            for entity in self._catalog.entities
+        }
+
+    def read(self, labels: list[Source], payments: list[Source]) -> None:
+        """Step 1."""
+        for source in labels:
+            refusals = Refusals(source.path, "label")
+            for piece in source.pieces(refusals, threads=self._job.jobs > 1):
+                chunk = label_chunk(piece, self.outcome.labels, refusals)
+                for entity, spill in self._labels.items():
+                    rows = by_partition(chunk.keys[entity], chunk.labelled_at, chunk.base, self._partitions)
+                    self._scratch.add(spill, *rows)
+                self.outcome.labels += len(chunk.base)
+            self._settle(refusals)
+        latest = 0
+        identities: pa.RecordBatchStreamWriter | None = None
+        for number, source in enumerate(payments):
+            refusals = Refusals(source.path, "payment")
+            for piece in source.pieces(refusals, threads=self._job.jobs > 1):
+                self._job.progress("reading", 0.25 * (number + piece.share) / len(payments))
+                payment_rows = payment_chunk(piece, self.outcome.payments, refusals, self._job.is_card_number)
+                if not len(payment_rows.identity):
+                    continue
+                latest = self._keep(payment_rows, latest)
+                known = with_payment_features(payment_rows, self._catalog)
+                identities = identities or pa.ipc.new_stream(self._identities, known.schema)
+                identities.write_batch(known)
+            self._settle(refusals)
+        if identities is not None:
+            identities.close()
+
+    def _keep(self, chunk: PaymentChunk, latest: int) -> int:
+        moments = running_latest(chunk.batch.event_time, latest)
+        for entity, spill in self._records.items():
+            records = payment_records(chunk.batch, entity)
+            self._scratch.add(spill, *by_partition(chunk.keys[entity], moments, records, self._partitions))
+        self._firsts.append(chunk.first)
+        self.outcome.payments += len(moments)
+        return int(moments[-1])
+
+    def _settle(self, refusals: Refusals) -> None:
+        if not self._job.skip_bad:
+            refusals.demand_none()
+        self.outcome.refuse(refusals.what, dict(refusals.counts))
+
+    def fold(self) -> None:
+        """Step 2."""
+        entities = self._catalog.entities
+        firsts = np.array(self._firsts or [0], np.int64)
+        with ThreadPoolExecutor(self._job.jobs) as pool:
+            for number, entity in enumerate(entities):
+                reader = PartitionReader(self._catalog, entity, self._segment_rows)
+                width = 2 + len(reader.reader.columns)
+                values = self._scratch.spill(f"values-{entity}", len(firsts), width, np.int32)
+                records, labels = self._records[entity], self._labels[entity]
+
+                def fold_part(part: int, reader=reader, records=records, labels=labels, values=values) -> None:  # type: ignore[no-untyped-def]
+                    for places, block, repeated in reader.read(records.pieces(part), labels.part(part)):
+                        self._scratch.add(values, *by_range(places, firsts, block, repeated))
+
+                for done, _ in enumerate(pool.map(fold_part, range(self._partitions)), start=1):
+                    share = (number + done / self._partitions) / len(entities)
+                    self._job.progress(f"computing {entity} features", 0.25 + 0.6 * share)
+                records.drop()
+                labels.drop()
+                self._values[entity] = values
+
+    def write(self, path: Path) -> None:
+        """Step 3."""
+        with writer(path, self._catalog) as file:
+            if not self._firsts:
+                return
+            with pa.OSFile(str(self._identities)) as kept, pa.ipc.open_stream(kept) as identities:
+                for number, known in enumerate(identities):
+                    table = np.full((len(self._catalog.features), len(known)), np.nan, np.float32)
+                    repeated = np.zeros(len(known), np.bool_)
+                    for entity, values in self._values.items():
+                        columns = np.array(
+                            [i for i, each in enumerate(self._catalog.features) if each.entity == entity], np.int64
+                        )
+                        for cells in values.pieces(number):
+                            put(cells, columns, table.view(np.int32), repeated, entity == "card")
+                    file.write_batch(assembled(self._catalog, known, repeated, table))
+                    self.outcome.repeated += int(repeated.sum())
+                    self._job.progress("writing", 0.85 + 0.15 * (number + 1) / len(self._firsts))

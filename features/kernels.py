@@ -1,0 +1,64 @@
+"""Compiled loops: how a function of this package becomes machine code, and where that is kept.
+
+numba compiles at first use, which takes some seconds, and keeps the result in a cache. The cache's folder is named by
+the text of everything that is compiled here, since numba itself looks at a function's own file only. Where it lies:
+`NUMBA_CACHE_DIR` if set (an image ships it filled), else the user's cache folder. A folder that can't be written is
+copied to a temporary one, for this process alone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Final, TypeVar, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+_F = TypeVar("_F", bound=Callable[..., object])
+
+_SOURCES: Final = (
+    "event.py", "kernels.py", "units.py", "fold.py", "cells.py", "values.py", "compaction.py", "folding.py",
+    "history/tables.py", "history/xxh3.py",
+)  # fmt: skip
+
+Table = npt.NDArray[np.int64]
+
+
+def _folder() -> Path:
+    digest = hashlib.sha256(b"".join(files("features").joinpath(name).read_bytes() for name in _SOURCES)).hexdigest()
+    home = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111  it never raises
+    place = Path(home) / "fraudline-kernels" / digest[:16]
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
+            return place
+    except OSError:
+        own = Path(tempfile.mkdtemp(prefix="fraudline-kernels-"))
+        atexit.register(shutil.rmtree, own, ignore_errors=True)
+        if place.is_dir():
+            shutil.copytree(place, own, dirs_exist_ok=True)
+        return own
+
+
+numba.config.CACHE_DIR = str(_folder())  # type: ignore[attr-defined]  # set when numba is imported
+
+
+def compiled(function: _F) -> _F:
+    """Compile a function of integers, floats and arrays at first use; it may hold no object and call nothing else."""
+    return cast("_F", numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+
+
+def inlined(function: _F) -> _F:
+    """The same, as a part of each caller: for what is called once a record or a value.
+
+    A call that passes arrays counts references, which costs more than such a function's own work.
+    """
+    return cast("_F", numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")(function))
