@@ -96,7 +96,7 @@ class KafkaSource:
         return kept
 
     def spans(self, messages: Sequence[Message]) -> tuple[Span, ...]:
-        """What a batch covers of each partition, in the order of `consumer.decode.in_log_order`; offsets rise within one.
+        """What a batch covers of each partition, in the order of `consumer.decode.in_log_order`; offsets rise in each.
 
         A partition without a record in it has a span when the store has not heard yet what is committed, or when a
         hole ends the log: the marks of a producer's transaction.
