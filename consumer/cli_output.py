@@ -65,8 +65,11 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield f"{prefix}{name}", str(value)
 
 
-def print_features(features: Sequence[Feature], *, as_json: bool) -> None:
-    """Features in their order: a line each where that fits, else the facts below the sentence."""
+def print_features(features: Sequence[Feature], *, as_json: bool, width: int | None = None) -> None:
+    """Features in their order: a line each where that fits, else the facts below the sentence.
+
+    `width` in characters is the terminal's unless it is given.
+    """
     if as_json:
         print_json([_plain(feature) for feature in features])
         return
@@ -75,7 +78,7 @@ def print_features(features: Sequence[Feature], *, as_json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
+    console = Console(width=width or (None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL))
     wide = console.width >= WIDE
     facts = ("entity", "window", "type", "default")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{len(features)} features", title_justify="left")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from io import BufferedIOBase
+from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import BinaryIO
 
 import msgspec
 import numpy as np
@@ -15,55 +15,17 @@ import numpy as np
 from consumer.app import load_model
 from consumer.decode import Decoder
 from consumer.kafka.publisher import Outgoing
+from consumer.lines import LABELS_TOPIC, TOPIC, LabelLines, Line, batches
 from consumer.pipeline import Pipeline
 from consumer.publish import Decided
 from consumer.settings import Settings
 from consumer.telemetry import Telemetry
+from features.catalog import DEFAULT, Catalog
 from features.enrich import Enriched, Enricher
-from features.errors import ConfigError
-from features.event import Label, LabelBatch, PaymentBatch
+from features.event import LabelBatch, PaymentBatch
 from features.store import MemoryStore, Span, StateStore
 
-TOPIC: Final = "stdin"
-BATCH: Final = 512
-READ_BYTES: Final = 1 << 18
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One input line as a source record: its offset is its place, counted from 0."""
-
-    number: int
-    content: bytes
-    as_of_ms: int | None
-
-    def topic(self) -> str:
-        """Always `stdin`."""
-        return TOPIC
-
-    def partition(self) -> int:
-        """Always 0."""
-        return 0
-
-    def offset(self) -> int:
-        """The line's place."""
-        return self.number
-
-    def key(self) -> bytes | None:
-        """A line has none."""
-        return None
-
-    def value(self) -> bytes | None:
-        """The line without its end."""
-        return self.content
-
-    def headers(self) -> list[tuple[str, bytes | None]] | None:
-        """A line has none."""
-        return None
-
-    def timestamp(self) -> tuple[int, int]:
-        """The time that event times are held against, if one was given."""
-        return (0, 0) if self.as_of_ms is None else (1, self.as_of_ms)
+Parts = Iterator[tuple[list[Line], list[Line]]]  # labels that became known, and the payments behind them
 
 
 class TrustedState:
@@ -124,24 +86,28 @@ def score_stream(
     rejects: BinaryIO | None,
     labels: Path | None,
     as_of_ms: int | None,
+    catalog: Catalog = DEFAULT,
 ) -> int:
     """Decide every line of `payments`, in order, from an empty state; returns the exit code.
 
+    A label of `labels` is known from its `labelled_at` on: it comes before the first payment of that time or later.
     Standard error gets a line at the start, which says that the state is empty, rejects if they have no stream of
     their own, and a summary; with labels, also how many frauds were caught. Raises BundleError, ConfigError.
     """
     settings = Settings()
-    model = load_model(bundle, device="cpu", threads=1)
-    frauds = None if labels is None else _frauds(labels)
+    model = load_model(bundle, device="cpu", threads=1, catalog=catalog)
+    decoder = Decoder(
+        max_payment_bytes=settings.processing.max_payment_bytes,
+        max_future_ms=0,  # `--as-of` is meant as it is given: there is no clock that could differ
+        labels_topic=LABELS_TOPIC,
+    )
+    known = None if labels is None else LabelLines(labels, decoder)
     store = MemoryStore()
-    store.adopt({(TOPIC, 0): 0})
+    store.adopt({(TOPIC, 0): 0, (LABELS_TOPIC, 0): 0})
     enricher = Enricher(model.catalog, store)
     errors = sys.stderr.buffer
     pipeline = Pipeline(
-        decoder=Decoder(
-            max_payment_bytes=settings.processing.max_payment_bytes,
-            max_future_ms=0,  # `--as-of` is meant as it is given: there is no clock that could differ
-        ),
+        decoder=decoder,
         enricher=enricher,
         state=TrustedState(enricher, store),
         brain=model.brain,
@@ -152,10 +118,12 @@ def score_stream(
         telemetry=Telemetry(),
         budget_ms=settings.processing.budget_ms,
         pause_on_outage=False,
+        labels_topic=LABELS_TOPIC,
     )
     _say(f"scoring with {model.reference.name} {model.reference.version}; the state is empty at the start")
-    summary = _run(pipeline, _batches(payments, as_of_ms, settings.processing.max_payment_bytes), frauds)
-    _say(summary.text())
+    arriving = batches(payments, as_of_ms, settings.processing.max_payment_bytes)
+    parts = chain.from_iterable(map(known.interleaved, arriving)) if known else (([], batch) for batch in arriving)
+    _say(_run(pipeline, parts, known.frauds if known else None).text())
     return 0
 
 
@@ -177,20 +145,25 @@ class _Summary:
         return text
 
 
-def _run(pipeline: Pipeline, batches: Iterator[list[Line]], frauds: frozenset[str] | None) -> _Summary:
+def _run(pipeline: Pipeline, parts: Parts, frauds: frozenset[str] | None) -> _Summary:
     summary = _Summary(frauds=None if frauds is None else 0)
-    for batch in batches:
-        span = Span(TOPIC, 0, batch[0].number, batch[-1].number + 1, floor=batch[0].number)
-        decided = pipeline.process(batch, (span,))
+    for labels, lines in parts:
+        decided = pipeline.process([*labels, *lines], tuple(_span(some) for some in (labels, lines) if some))
         due = int(np.count_nonzero(decided.due))
-        summary.lines += len(batch)
-        summary.rejected += len(batch) - len(decided.batch)
+        summary.lines += len(lines)
+        summary.rejected += len(lines) - len(decided.batch)
         summary.repeated += len(decided.batch) - due
         summary.decided += due
         summary.not_approved += int(np.count_nonzero(decided.due & (decided.verdicts.decision > 0)))
         if frauds is not None:
             _count_frauds(summary, decided, frauds)
     return summary
+
+
+def _span(lines: list[Line]) -> Span:
+    """What these lines cover; all before them are done with."""
+    start, topic = lines[0].number, lines[0].topic()
+    return Span(topic, 0, start, lines[-1].number + 1, floor=start, labels=topic == LABELS_TOPIC)
 
 
 def _count_frauds(summary: _Summary, decided: Decided, frauds: frozenset[str]) -> None:
@@ -200,44 +173,6 @@ def _count_frauds(summary: _Summary, decided: Decided, frauds: frozenset[str]) -
         if due and payment.event_id in frauds:
             summary.frauds = (summary.frauds or 0) + 1
             summary.caught += decision > 0
-
-
-def _batches(stream: BinaryIO, as_of_ms: int | None, longest_bytes: int) -> Iterator[list[Line]]:
-    """The stream's lines as they come: a writer that waits for each decision gets it."""
-    first = 0
-    for contents in _lines(cast("BufferedIOBase", stream), longest_bytes):  # which `sys.stdin.buffer` is
-        for start in range(0, len(contents), BATCH):
-            part = contents[start : start + BATCH]
-            yield [Line(first + place, content.removesuffix(b"\r"), as_of_ms) for place, content in enumerate(part)]
-            first += len(part)
-
-
-def _lines(stream: BufferedIOBase, longest_bytes: int) -> Iterator[list[bytes]]:
-    """All lines that each read completes. Of a line that is too long only enough is kept to see that it is."""
-    rest = b""
-    while data := stream.read1(READ_BYTES):
-        *lines, rest = (rest + data).split(b"\n")
-        rest = rest[: longest_bytes + 2]
-        yield lines
-    if rest:
-        yield [rest]
-
-
-def _frauds(path: Path) -> frozenset[str]:
-    decoder = msgspec.json.Decoder(Label)
-    frauds: dict[str, bool] = {}
-    try:
-        with path.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
-                if line.strip():
-                    try:
-                        label = decoder.decode(line)
-                    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                        raise ConfigError(f"{path} line {number} is no label: mend or remove it") from None
-                    frauds[label.event_id] = label.label == "fraud"
-    except OSError as error:
-        raise ConfigError(f"{path} can't be read: {error.strerror}") from error
-    return frozenset(event_id for event_id, fraud in frauds.items() if fraud)
 
 
 def _reject_line(record: Outgoing) -> bytes:

@@ -250,7 +250,7 @@ class Enricher:
                 continue
             block, extra = reader.read(logs.words, logs.starts[here], logs.ends[here], grouping.bounds, sources[rows])
             if (lost := extra[:, STATUS] != FOUND).any():
-                self._require_committed(batch, rows[lost], reader.entity)
+                self._require_committed(batch, rows[lost & ~stale[rows]], reader.entity)
                 stale[rows[lost]] = True
                 block[lost] = np.nan
                 extra[lost, REPEATED] = 0

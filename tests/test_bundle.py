@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import xgboost
 
-from features.catalog import DEFAULT, Catalog
+from features.catalog import DEFAULT, HANDBOOK, Catalog, Limits
 from features.errors import BundleError, ConfigError
 from models.bundle import Bundle, load
 from models.manifest import CONTENT, GOLDEN, MANIFEST, MODEL, NO_FEATURES, POLICY
@@ -199,7 +199,23 @@ def test_a_feature_that_the_catalog_lacks_is_named_in_the_refusal_with_its_group
     fewer = Catalog(DEFAULT.features[:-1])
     told = refusal(sound, fewer)
     assert DEFAULT.names[-1] in told
-    assert f"switch on {DEFAULT.features[-1].group}" in told
+    assert f"switch on {DEFAULT.features[-1].group} in the catalog file of the profile default" in told
+
+
+def test_a_bundle_of_another_profile_is_refused_with_its_name(sound: Path) -> None:
+    assert refusal(sound, HANDBOOK).endswith("give it a catalog of the profile default.")
+
+
+def test_a_bundle_of_features_that_no_profile_has_is_to_be_trained_again(tmp_path: Path) -> None:
+    odd = Catalog((*DEFAULT.features, msgspec.structs.replace(DEFAULT.features[-1], name="own")))
+    make_bundle(tmp_path / "odd", catalog=odd)
+    assert refusal(tmp_path / "odd", DEFAULT).endswith("(own); train the bundle again with this catalog.")
+
+
+def test_features_that_are_computed_in_another_way_are_refused(sound: Path) -> None:
+    longer = msgspec.structs.replace(DEFAULT.features[-1], window_ms=1_000)
+    assert "computed in another way" in refusal(sound, Catalog((*DEFAULT.features[:-1], longer)))
+    assert "computed in another way" in refusal(sound, Catalog(DEFAULT.features, Limits(keep=127)))
 
 
 def test_a_catalog_may_have_more_features_than_the_bundle_names(tmp_path: Path) -> None:

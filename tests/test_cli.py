@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 import pytest
 
 from consumer import __version__, cli, settings
-from features.catalog import DEFAULT
+from consumer.cli_output import print_features
+from features.catalog import DEFAULT, HANDBOOK
 from features.errors import BundleError, ConfigError, FraudlineError
 
 COMMANDS = (
@@ -94,7 +95,10 @@ def test_help_imports_nothing_heavy() -> None:
         ("generate --payments 10 --out a --start 1969-01-01", "start_ms"),
         ("schemas --out /proc/nowhere", "can't be written to /proc/nowhere"),
         ("train --payments a", "--labels"),
+        ("train --payments a --labels b --out c --catalog defualt", "did you mean 'default'?"),
+        ("features list --catalog handbok", "did you mean 'handbook'?"),
         ("score --bundle /nowhere --as-of never", "--as-of is not an ISO 8601 time"),
+        ("score --bundle /nowhere --catalog handbok", "did you mean 'handbook'?"),
         ("score --bundle /nowhere --rejects /nowhere/x", "can't be written to /nowhere/x"),
     ],
 )
@@ -161,7 +165,36 @@ def test_features_list_has_every_feature(fraudline: Run) -> None:
     _, text, _ = fraudline("features", "list", "--json")
     assert [row["name"] for row in json.loads(text)] == [feature.name for feature in DEFAULT.features]
     _, table, _ = fraudline("features", "list")
-    assert all(feature.name in table for feature in DEFAULT.features)
+    lines = [line.strip() for line in table.splitlines()]
+    assert all(any(f.name in line and line.endswith(f.help) for line in lines) for f in DEFAULT.features)
+
+
+def test_features_list_says_of_each_what_it_is_over_what_and_what_stands_for_nothing(fraudline: Run) -> None:
+    _, text, _ = fraudline("features", "list", "--catalog", "handbook", "--json")
+    rows = {row["name"]: row for row in json.loads(text)}
+    assert list(rows) == list(HANDBOOK.names)
+    assert rows["TERMINAL_ID_RISK_30DAY_WINDOW"] == {
+        "name": "TERMINAL_ID_RISK_30DAY_WINDOW",
+        "entity": "terminal",
+        "window": "30d, 7d ago",
+        "type": "ratio",
+        "default": "0",
+        "help": "Share of known frauds in the 30 days that ended 7 days ago",
+        "group": "handbook.terminal",
+        "window_ms": 30 * 86_400_000,
+        "delay_ms": 7 * 86_400_000,
+    }
+    assert (rows["TX_AMOUNT"]["entity"], rows["TX_AMOUNT"]["window"]) == ("payment", "")
+
+
+@pytest.mark.parametrize("width", [80, 100, 109, 110, 120])
+def test_features_list_fits_a_terminal_and_cuts_no_name(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    print_features(DEFAULT.features, as_json=False, width=width)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    words = {word for line in lines for word in line.replace(",", " ").split()}
+    assert words >= set(DEFAULT.names) | {"terminal", "24h", "seconds", "missing"}
+    assert words >= {word for feature in DEFAULT.features for word in feature.help.replace(",", " ").split()}
 
 
 def test_schemas_go_to_standard_output_or_to_files(fraudline: Run, tmp_path: Path) -> None:

@@ -25,10 +25,10 @@ from consumer.edge import score_stream
 from consumer.simulator import History, Simulation, simulate
 from features import offline
 from features.catalog import DEFAULT
-from features.event import Payment
+from features.event import Label, Payment
 from models.bundle import Bundle
 from models.manifest import MANIFEST, MODEL, POLICY
-from models.policy import Thresholds
+from models.policy import Rule, Thresholds
 from tests.poison import CARD_NUMBER, POISON, VALID, payment
 from tests.support.bundles import edit_manifest, make_bundle, replace_file
 
@@ -127,7 +127,10 @@ def test_scores_are_those_of_the_model_on_the_offline_features(
         for line, damage in zip(lines, history.damage.tolist(), strict=True)
         if not damage
     ]
-    table = offline.build(payments)
+    labels = [msgspec.json.decode(value, type=Label) for _, value, _ in history.labels()]
+    table = offline.build(offline.interleaved(payments, labels))
+    known = table.values[:, [DEFAULT.names.index(name) for name in ("card_frauds_30d", "merchant_frauds_30d")]]
+    assert known.any(), "some label was known to a later payment"
     booster = xgboost.Booster({"nthread": 1})
     booster.load_model(bundle.path / MODEL)
     matrix = xgboost.DMatrix(table.values[table.kept], feature_names=list(DEFAULT.names), nthread=1)
@@ -168,11 +171,13 @@ def test_standard_error_says_that_the_state_was_empty_and_what_came_out(
     )
 
 
-def test_how_the_input_arrives_changes_nothing(whole: Ran, bundle: Bundle, lines: list[bytes]) -> None:
+def test_how_the_input_arrives_changes_nothing(
+    whole: Ran, bundle: Bundle, lines: list[bytes], files: tuple[Path, Path]
+) -> None:
     """Odd pieces through a slow pipe, Windows line ends and no end of the last line give the same bytes."""
     content = b"\r\n".join(lines)
     sizes = random.Random(7)
-    process = start("--bundle", bundle.path, "--rejects", os.devnull, bufsize=0)
+    process = start("--bundle", bundle.path, "--labels", files[0], "--rejects", os.devnull, bufsize=0)
     assert process.stdin is not None
     assert process.stdout is not None
     with ThreadPoolExecutor(1) as reader:
@@ -217,14 +222,16 @@ Score = Callable[..., tuple[list[dict[str, Any]], list[dict[str, Any]], str]]
 def stream(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> Score:
     """Scores lines in this process: decisions, rejects, and what standard error says."""
 
-    def run(content: bytes, *, as_of_ms: int | None = None) -> tuple[list[Any], list[Any], str]:
+    def run(
+        content: bytes, *, as_of_ms: int | None = None, labels: Path | None = None, by: Path = bundle.path
+    ) -> tuple[list[Any], list[Any], str]:
         out, rejects = io.BytesIO(), io.BytesIO()
         status = score_stream(
-            bundle=bundle.path,
+            bundle=by,
             payments=io.BytesIO(content),
             decisions=out,
             rejects=rejects,
-            labels=None,
+            labels=labels,
             as_of_ms=as_of_ms,
         )
         assert status == 0
@@ -290,6 +297,47 @@ def test_a_repeated_event_is_decided_once_wherever_it_lies(stream: Score) -> Non
     assert "0 rejected, 1 repeated" in said
 
 
+def label(event_id: str, at_ms: int, verdict: str = "fraud") -> bytes:
+    known = {"event_id": event_id, "label": verdict, "labelled_at": VALID["event_time"] + at_ms, "source": "analyst"}
+    return json.dumps({name: VALID[name] for name in ("card_id", "merchant_id", "event_time")} | known).encode()
+
+
+@pytest.fixture(scope="module")
+def by_frauds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that reviews what a card with a known fraud pays, and nothing else."""
+    rule = Rule("known", "card_frauds_30d", ">=", 1, "review", "The card has a known fraud.")
+    return make_bundle(tmp_path_factory.mktemp("frauds") / "bundle", review=1.0, block=None, rules=(rule,)).path
+
+
+def test_a_label_is_known_to_the_payments_from_its_time_on_and_until_it_is_reversed(
+    stream: Score, by_frauds: Path, tmp_path: Path
+) -> None:
+    labels = tmp_path / "labels.jsonl"
+    labels.write_bytes(b"\n".join([label("evt-0", 200, "genuine"), b"", label("evt-0", 100), label("late", 10_000)]))
+    times = (0, 99, 100, 50, 199, 200, 201)  # the one of 50 comes late: the label lies before it in the log
+    content = [
+        payment(event_id=f"evt-{number}", event_time=VALID["event_time"] + at) for number, at in enumerate(times)
+    ]
+    content.insert(2, payment(event_id="refused", event_time=VALID["event_time"] + 150, currency="XXQ"))
+    decisions, rejects, said = stream(b"\n".join(content), labels=labels, by=by_frauds)
+    verdicts = [decision["decision"] for decision in decisions]
+    assert verdicts == ["approve", "approve", "review", "review", "review", "approve", "approve"]
+    assert [decision["source"]["offset"] for decision in decisions] == [0, 1, 3, 4, 5, 6, 7]
+    assert [reject["line"] for reject in rejects] == [3]
+    assert "8 lines: 7 decisions (3 not approved), 1 rejected, 0 repeated; 0 of 0 frauds caught" in said
+
+
+def test_any_number_of_labels_may_become_known_between_two_payments(
+    stream: Score, by_frauds: Path, tmp_path: Path
+) -> None:
+    labels = tmp_path / "labels.jsonl"
+    labels.write_bytes(b"\n".join(label(f"old-{number}", number) for number in range(1_500)))
+    content = [payment(event_id=f"evt-{at}", event_time=VALID["event_time"] + at) for at in (0, 2_000)]
+    decisions, _, _ = stream(b"\n".join(content), labels=labels, by=by_frauds)
+    assert [decision["decision"] for decision in decisions] == ["review", "review"]
+    assert decisions[1]["state"]["sequence"] - decisions[0]["state"]["sequence"] == 1_500
+
+
 def _missing(path: Path) -> None:
     shutil.rmtree(path)
 
@@ -350,7 +398,7 @@ def test_labels_that_can_not_be_read_are_one_line_and_exit_2(bundle: Bundle, tmp
     labels.write_bytes(b'{"event_id": "canary-9","label":"maybe"}\n')
     ran = score(payment() + b"\n", "--bundle", bundle.path, "--labels", labels)
     assert (ran.status, ran.out) == (2, b"")
-    assert ran.err == f"error: {labels} line 1 is no label: mend or remove it\n"
+    assert ran.err == f"error: {labels} line 1 is no label that can be used (missing_field): mend or remove it\n"
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(bundle: Bundle) -> None:

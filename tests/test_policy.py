@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from features.catalog import DEFAULT
+from features.catalog import DEFAULT, HANDBOOK
 from features.errors import ConfigError
 from models.policy import DECISIONS, TIERS, Policy, Rule, Thresholds, Tier, parse
 from models.starter_rules import starter_rules
@@ -189,3 +189,8 @@ def test_starting_rules_of_a_catalog_without_their_features_are_left_out() -> No
     only = starter_rules(np.full((4, 1), np.nan, np.float32), ("amount_minor",))
     assert [rule.id for rule in only] == ["large_amount"]
     assert msgspec.to_builtins(only[0])["value"] == 10_000
+
+
+def test_a_starting_rule_holds_under_the_name_that_the_profile_gives_its_feature() -> None:
+    (rule,) = starter_rules(np.full((4, len(HANDBOOK.names)), 70_000, np.float32), HANDBOOK.names)
+    assert (rule.id, rule.feature, rule.value) == ("large_amount", "TX_AMOUNT", 70_000)

@@ -10,13 +10,15 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import xgboost
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from consumer.decode import looks_like_card_number
 from consumer.simulator import LABELS_FILE, PAYMENTS_FILE, Simulation, write
-from features.catalog import DEFAULT
-from features.errors import ConfigError
+from features.catalog import DEFAULT, HANDBOOK, Catalog
+from features.errors import BundleError, ConfigError
 from features.event import Label, Payment
 from models import dataset
 from models.bundle import load
@@ -27,7 +29,7 @@ from models.evaluate import (
     threshold_for_precision,
     threshold_for_share,
 )
-from models.manifest import CONTENT, MANIFEST, MODEL, NO_FEATURES, POLICY
+from models.manifest import CONTENT, MANIFEST, MODEL, NO_FEATURES
 from models.score import Scorer
 from models.train import TrainOptions, train
 
@@ -114,6 +116,13 @@ def flipped(label: Label) -> Label:
     return msgspec.structs.replace(label, label="genuine" if label.label == "fraud" else "fraud")
 
 
+def trees(path: Path, name: str) -> list[str]:
+    booster = xgboost.Booster({"nthread": 1})
+    booster.load_model(path / name)
+    grown: list[str] = booster.get_dump(with_stats=True)
+    return grown
+
+
 @pytest.mark.parametrize("change", [flipped, lambda _label: None], ids=["flipped", "left out"])
 def test_labels_that_arrive_after_the_cut_change_nothing_that_was_learned(
     history: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path, change: Callable[[Label], Label | None]
@@ -128,10 +137,18 @@ def test_labels_that_arrive_after_the_cut_change_nothing_that_was_learned(
         touched += 1
         return change(label)
 
-    train_on(with_labels(history, tmp_path / "late", late), tmp_path / "bundle")
+    changed = with_labels(history, tmp_path / "late", late)
+    before, after = read(history), read(changed)
+    learned = split(before).train
     assert touched > 20
-    for name in (MODEL, NO_FEATURES, POLICY):
-        assert (tmp_path / "bundle" / name).read_bytes() == (trained[0] / name).read_bytes()
+    assert np.array_equal(before.values[learned], after.values[learned], equal_nan=True)
+    assert not np.array_equal(before.values, after.values, equal_nan=True), "later payments know them"
+    train_on(changed, tmp_path / "bundle")
+    for name in (MODEL, NO_FEATURES):
+        ours, theirs = trees(tmp_path / "bundle", name), trees(trained[0], name)
+        kept = min(len(ours), len(theirs))  # how many of them are best is judged on payments that know these labels
+        assert kept > 1
+        assert ours[:kept] == theirs[:kept]
 
 
 def test_labels_that_arrive_before_the_cut_are_learned_from(
@@ -237,6 +254,53 @@ def test_bad_lines_repeated_payments_and_reversed_labels_are_told_apart(tmp_path
     assert data.fraud_known_by(at + 1).tolist() == [False, True, False, False]
     assert data.fraud_known_by(at + 9).tolist() == [False, True, True, False]
     assert data.fraud_known_by(dataset.ALL_LABELS).tolist() == [False, False, True, False]
+
+
+def test_a_label_counts_from_the_moment_at_which_it_was_given_until_it_is_reversed(tmp_path: Path) -> None:
+    start, minute = 1_767_571_200_000, 60_000
+    (tmp_path / PAYMENTS_FILE).write_bytes(b"\n".join(payment(number) for number in range(30)))
+    (tmp_path / LABELS_FILE).write_bytes(
+        b"\n".join([label("e0", "genuine", start + 28 * minute), label("e0", "fraud", start + 14 * minute)])
+    )
+    data = read(tmp_path)
+    of_card = data.values[:, DEFAULT.names.index("card_frauds_30d")]
+    of_merchant = data.values[:, DEFAULT.names.index("merchant_frauds_30d")]
+    assert of_card[::7].tolist() == [0, 0, 1, 1, 0]
+    assert not np.delete(of_card, np.arange(0, 30, 7)).any(), "other cards know nothing of it"
+    assert of_merchant.tolist() == [0] * 14 + [1] * 14 + [0] * 2
+
+
+def test_what_production_would_refuse_is_not_learned_from(tmp_path: Path) -> None:
+    odd = json.loads(payment(1))
+    (tmp_path / PAYMENTS_FILE).write_text(
+        "\n".join(json.dumps(odd | change) for change in ({}, {"currency": "XXQ"}, {"card_id": "4111111111111111"}))
+    )
+    early = json.loads(label("e1", "fraud", 1_767_600_000_000)) | {"labelled_at": 1_767_571_199_999}
+    numbered = json.loads(label("e1", "fraud", 1_767_600_000_000, card="4111111111111111"))
+    (tmp_path / LABELS_FILE).write_text("\n".join(map(json.dumps, (early, numbered))))
+    files = (tmp_path / PAYMENTS_FILE, tmp_path / LABELS_FILE)
+    data = dataset.read(*files, DEFAULT, lambda _text, _share: None, looks_like_card_number)
+    assert (len(data.values), data.bad_payments, data.bad_labels, data.unmatched_labels) == (1, 2, 2, 0)
+
+
+def test_a_bundle_has_the_features_of_the_catalog_that_it_was_trained_with(history: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bundle"
+    files = (history / PAYMENTS_FILE, history / LABELS_FILE)
+    metrics = train(*files, path, options=OPTIONS, catalog=HANDBOOK)
+    bundle = load(path, HANDBOOK)
+    assert bundle.manifest.features == HANDBOOK.names
+    assert bundle.manifest.no_features == ("TX_AMOUNT", "TX_DURING_WEEKEND", "TX_DURING_NIGHT")
+    assert [rule.feature for rule in bundle.policy.rules] == ["TX_AMOUNT"]
+    assert metrics["full"]["roc_auc"] > 0.5
+    with pytest.raises(BundleError, match="a catalog of the profile handbook"):
+        load(path, DEFAULT)
+
+
+def test_a_catalog_without_a_payments_own_features_is_refused(history: Path, tmp_path: Path) -> None:
+    files = (history / PAYMENTS_FILE, history / LABELS_FILE)
+    part = Catalog(tuple(feature for feature in DEFAULT.features if feature.entity))
+    with pytest.raises(ConfigError, match=r"switch on its group payment\.$"):
+        train(*files, tmp_path / "bundle", options=OPTIONS, catalog=part)
 
 
 @pytest.mark.parametrize(
