@@ -398,7 +398,7 @@ def test_labels_that_can_not_be_read_are_one_line_and_exit_2(bundle: Bundle, tmp
     labels.write_bytes(b'{"event_id": "canary-9","label":"maybe"}\n')
     ran = score(payment() + b"\n", "--bundle", bundle.path, "--labels", labels)
     assert (ran.status, ran.out) == (2, b"")
-    assert ran.err == f"error: {labels} line 1 is no label that can be used (missing_field): mend or remove it\n"
+    assert ran.err == f"error: {labels} line 1 is no label that can be used (out_of_range): mend or remove it\n"
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(bundle: Bundle) -> None:
