@@ -276,6 +276,8 @@ def _explain(text: str) -> tuple[str, str]:
         return "missing_field", text[0].lower() + text[1:]
     if text.startswith("Expected `object`") and " - at " not in text:
         return "not_an_object", "the record is not a JSON object"
+    if text.startswith("Invalid enum value"):  # msgspec quotes the value
+        return "out_of_range", "the value is none of those allowed - at " + text.rpartition(" - at ")[2]
     if ", got" in text:
         return "wrong_type", text[0].lower() + text[1:]
     return "out_of_range", text[0].lower() + text[1:]

@@ -26,6 +26,7 @@ from consumer.telemetry import Health, Telemetry
 from features.catalog import DAY_MS, DEFAULT
 from features.errors import FraudlineError, KafkaUnavailable
 from features.store import MemoryStore
+from features.warm import warm_up
 from models.train import TrainOptions, train
 
 TRAINING_PAYMENTS: Final = 150_000
@@ -45,6 +46,7 @@ def run_demo(*, payments: int, rate: float, seed: int, as_json: bool) -> int:
     console = Console(stderr=as_json)
     bundle = demo_bundle(seed, console)
     model = load_model(bundle, device="cpu", threads=1)
+    warm_up()
     today_ms = int(time.time() * 1000) // DAY_MS * DAY_MS
     history = simulate(Simulation(payments=payments, seed=seed, start_ms=today_ms - SHOWN_DAYS_AGO * DAY_MS))
     card = ScoreCard(history.fraud_event_ids)

@@ -96,3 +96,13 @@ def test_both_topics_in_one_batch_are_told_apart() -> None:
 def test_without_a_labels_topic_every_record_is_a_payment() -> None:
     decoded = Decoder(max_payment_bytes=4_096, max_future_ms=300_000).decode([sent(label())])
     assert (len(decoded.labels), len(decoded.rejected)) == (0, 1)
+
+
+@pytest.mark.parametrize("name", ["label", "source"])
+@pytest.mark.parametrize("value", ["canary", "canary - at `$.x`, got"])
+def test_a_rejected_word_is_not_told(name: str, value: str) -> None:
+    (rejected,) = decoder().decode([sent(label(**{name: value}))]).rejected
+    assert (rejected.reason, rejected.detail) == (
+        "out_of_range",
+        f"the value is none of those allowed - at `$.{name}`",
+    )

@@ -35,6 +35,7 @@ class Ran:
 
 def demo(cache: Path, *arguments: str) -> Ran:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FRAUDLINE_")}
+    environment.setdefault("NUMBA_CACHE_DIR", os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"))
     done = subprocess.run(
         [sys.executable, "-c", "from consumer.cli import main; main()", "demo", *arguments],
         cwd=ROOT,

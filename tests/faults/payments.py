@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from zlib import crc32
 
 START_MS = 1_760_000_000_000
-PARTITIONS = 3
+PARTITIONS = 4  # so that of two workers none has labels alone
 LABEL_PARTITIONS = 2
 
 LABELLED = ("event_id", "card_id", "merchant_id", "event_time", "account_id", "terminal_id", "device_id")
