@@ -25,8 +25,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from features.catalog import DAY_MS, DEFAULT, MONTH_MS, NEAR_HOURS_MS, ROUND_AMOUNT_MINOR, SMALL_AMOUNT_MINOR, Feature
+from features.catalog import DAY_MS, DEFAULT, MONTH_MS, ROUND_AMOUNT_MINOR, Feature
 from features.event import CHANNELS
+from features.units import NEAR, SMALL_AMOUNT
 
 Floats = npt.NDArray[np.float64]
 
@@ -57,7 +58,7 @@ def _near_hour(of_day: Floats) -> float:
     near, own = 0, of_day[-1]
     for each in of_day[:-1]:
         apart = abs(each - own)
-        near += min(apart, DAY_MS - apart) <= NEAR_HOURS_MS
+        near += min(apart, DAY_MS - apart) <= NEAR
     return near / (of_day.size - 1) if of_day.size > 1 else np.nan
 
 
@@ -234,7 +235,7 @@ def _prepared(payments: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     return payments.reset_index(drop=True).assign(
         time=pd.to_datetime(payments["event_time"].to_numpy(), unit="ms"),
         of_day=payments["event_time"].to_numpy() % DAY_MS,
-        small=(payments["amount_minor"].to_numpy() < SMALL_AMOUNT_MINOR).astype(np.float64),
+        small=(payments["amount_minor"].to_numpy() < SMALL_AMOUNT).astype(np.float64),
         fraud=payments["event_id"].isin(frauds).to_numpy(np.float64),
         **codes,
     )

@@ -41,9 +41,7 @@ DAY_MS: Final = 24 * HOUR_MS
 WEEK_MS: Final = 7 * DAY_MS
 MONTH_MS: Final = 30 * DAY_MS
 
-SMALL_AMOUNT_MINOR: Final = 500
 ROUND_AMOUNT_MINOR: Final = 1_000
-NEAR_HOURS_MS: Final = 2 * HOUR_MS
 
 SEMANTICS_VERSION: Final = 2  # raise it when an operation's meaning changes without a change of its declaration
 

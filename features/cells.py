@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from features.event import Words
+from features.event import AMOUNT_MASK, Words
 from features.fold import State
 from features.kernels import Table, inlined
 from features.units import (
-    AMOUNT_MASK,
     B_COUNT,
     B_HIGH,
     B_LOW,

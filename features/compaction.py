@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from features.event import LAYOUT_VERSION, UNIT_WORDS, Words
+from features.event import FLAG_SHIFT, KIND_SHIFT, LAYOUT_VERSION, OFFSET_MASK, UNIT_WORDS, Words
 from features.fold import coarsen, drop_forgotten, fold_record, load, new_state
 from features.kernels import Table, compiled
 from features.units import (
@@ -22,17 +22,14 @@ from features.units import (
     DAY,
     DAYS,
     FIRST,
-    FLAG_SHIFT,
     FOLDED,
     HORIZON,
     KEEP,
     KIND_BUCKET,
-    KIND_SHIFT,
     KIND_SUMMARY,
     LEVEL,
     LIST_WIDTH,
     LISTED,
-    OFFSET_MASK,
     PAYMENTS,
     START,
     first_record,

@@ -86,9 +86,11 @@ KIND_LABEL: Final = 2
 FLAG_REPEATED: Final = 1  # of a payment that was folded into a summary: its event id was repeated
 FLAG_FRAUD: Final = 2  # of a label
 MAX_PARTITION: Final = (1 << 15) - 1
-_AMOUNT_BITS: Final = 48
-_FLAG_BITS: Final = 56
-_OFFSET_BITS: Final = 48
+KIND_SHIFT: Final = 48
+FLAG_SHIFT: Final = 56
+AMOUNT_MASK: Final = (1 << KIND_SHIFT) - 1
+OFFSET_BITS: Final = 48
+OFFSET_MASK: Final = (1 << OFFSET_BITS) - 1
 
 Words = npt.NDArray[np.int64]
 
@@ -101,7 +103,7 @@ def source_id(partition: int, *, labels: bool = False) -> int:
 def sources_of(partition: npt.NDArray[np.int32], offset: Words, *, labels: bool = False) -> Words:
     """(n,) the source word of records at these partitions and offsets."""
     number = partition.astype(np.uint64) | np.uint64(int(labels) << 15)
-    return ((number << np.uint64(_OFFSET_BITS)) | offset.astype(np.uint64)).view(np.int64)
+    return ((number << np.uint64(OFFSET_BITS)) | offset.astype(np.uint64)).view(np.int64)
 
 
 def tag(text: str | None) -> int:
@@ -207,11 +209,10 @@ def batch_of(
 ) -> PaymentBatch:
     """Lay payments out as columns. All sequences have length n, in log order (see `PaymentBatch`)."""
     n = len(payments)
-    base = np.zeros((n, UNIT_WORDS), np.int64)
     event_time = np.fromiter([p.event_time for p in payments], np.int64, n)
     amount = np.fromiter([p.amount_minor for p in payments], np.int64, n)
     offsets, partitions = np.asarray(offset, np.int64), np.asarray(partition, np.int32)
-    tags = _tags(
+    tags = _tags_of_digests(
         [xxh3_64_intdigest(p.card_id.encode()) for p in payments]
         + [xxh3_64_intdigest(p.merchant_id.encode()) for p in payments]
         + [0 if p.device_id is None else xxh3_64_intdigest(p.device_id.encode()) for p in payments]
@@ -219,11 +220,7 @@ def batch_of(
     )
     country = np.fromiter([_COUNTRIES[p.country] for p in payments], np.uint16, n)
     mcc = np.fromiter([_MCCS[p.mcc] for p in payments], np.uint16, n)
-    base[:, 0] = event_time
-    base[:, 1] = amount | (KIND_PAYMENT << _AMOUNT_BITS)
-    base[:, 2] = sources_of(partitions, offsets)
-    base[:, 3] = _hashes([p.event_id for p in payments])
-    base[:, 5] = (country.astype(np.int64) << 32) | (mcc.astype(np.uint64) << np.uint64(48)).view(np.int64)
+    events = _hashes([p.event_id for p in payments])
     return PaymentBatch(
         topic=topic,
         payments=payments,
@@ -240,21 +237,44 @@ def batch_of(
         merchant=tags[n : 2 * n],
         device=tags[2 * n : 3 * n],
         ip=tags[3 * n :],
-        base=base,
+        base=payment_words(event_time, amount, sources_of(partitions, offsets), events, country, mcc),
     )
 
 
 def labels_of(labels: Sequence[Label], *, topic: str, partition: Sequence[int], offset: Sequence[int]) -> LabelBatch:
     """Lay labels out as columns. All sequences have length m, in log order."""
     offsets, partitions = np.asarray(offset, np.int64), np.asarray(partition, np.int32)
-    base = np.zeros((len(labels), UNIT_WORDS), np.int64)
-    if labels:
-        fraud = np.array([label.label == "fraud" for label in labels])
-        base[:, 0] = [label.event_time for label in labels]
-        base[:, 1] = (KIND_LABEL << _AMOUNT_BITS) | (np.where(fraud, FLAG_FRAUD, 0) << _FLAG_BITS)
-        base[:, 2] = sources_of(partitions, offsets, labels=True)
-        base[:, 3] = _hashes([label.event_id for label in labels])
+    base = label_words(
+        np.fromiter([label.event_time for label in labels], np.int64, len(labels)),
+        np.fromiter([label.label == "fraud" for label in labels], np.bool_, len(labels)),
+        sources_of(partitions, offsets, labels=True),
+        _hashes([label.event_id for label in labels]),
+    )
     return LabelBatch(topic, labels, partitions, offsets, base)
+
+
+def payment_words(
+    event_time: Words,
+    amount: Words,
+    source: Words,
+    event: Words,
+    country: npt.NDArray[np.uint16],
+    mcc: npt.NDArray[np.uint16],
+) -> Words:
+    """(n, 6) records of n payments without counterparts; `event` has the hashes of their event ids."""
+    words = np.zeros((event_time.size, UNIT_WORDS), np.int64)
+    words[:, 0], words[:, 1], words[:, 2], words[:, 3] = event_time, amount, source, event
+    words[:, 1] |= KIND_PAYMENT << KIND_SHIFT
+    words[:, 5] = (country.astype(np.int64) << 32) | (mcc.astype(np.uint64) << np.uint64(48)).view(np.int64)
+    return words
+
+
+def label_words(event_time: Words, fraud: npt.NDArray[np.bool_], source: Words, event: Words) -> Words:
+    """(m, 6) records of m labels; `event` has the hashes of their event ids."""
+    words = np.zeros((event_time.size, UNIT_WORDS), np.int64)
+    words[:, 0], words[:, 2], words[:, 3] = event_time, source, event
+    words[:, 1] = (KIND_LABEL << KIND_SHIFT) | (np.where(fraud, FLAG_FRAUD, 0) << FLAG_SHIFT)
+    return words
 
 
 def records_of(
@@ -271,10 +291,13 @@ def _hashes(event_ids: list[str]) -> Words:
     return np.array([xxh3_64_intdigest(event_id.encode()) for event_id in event_ids], np.uint64).view(np.int64)
 
 
-def _tags(digests: list[int]) -> npt.NDArray[np.uint32]:
-    """What `tag` gives, from 64-bit digests of which 0 means absent."""
-    wide = np.array(digests, np.uint64)
-    tags = wide.astype(np.uint32)
+def _tags_of_digests(digests: list[int]) -> npt.NDArray[np.uint32]:
+    return tags_of(np.array(digests, np.uint64).view(np.int64))
+
+
+def tags_of(hashes: Words) -> npt.NDArray[np.uint32]:
+    """What `tag` gives, from 64-bit hashes of which 0 means absent."""
+    tags = hashes.astype(np.uint32)
     if not tags.all():
-        tags[(tags == 0) & (wide != 0)] = 1
+        tags[(tags == 0) & (hashes != 0)] = 1
     return tags

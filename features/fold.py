@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from features.event import FLAG_FRAUD, FLAG_REPEATED, Words
+from features.event import AMOUNT_MASK, FLAG_FRAUD, FLAG_REPEATED, FLAG_SHIFT, Words
 from features.kernels import Table, compiled, inlined
 from features.units import (
-    AMOUNT_MASK,
     B_COUNT,
     B_HIGH,
     B_LOW,
@@ -30,7 +29,6 @@ from features.units import (
     DUPLICATE,
     FINE_FOR,
     FIRST,
-    FLAG_SHIFT,
     FOLDED,
     FRAUDS,
     HORIZON,

@@ -12,19 +12,16 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from features.errors import StateBehind
-from features.event import UNIT_BYTES, UNIT_WORDS, Words, source_id
+from features.event import OFFSET_BITS, OFFSET_MASK, UNIT_BYTES, UNIT_WORDS, Words, source_id
 
 Source = tuple[str, int]  # topic, partition
-
-_OFFSET_BITS: Final = 48
-_OFFSET_MASK: Final = (1 << _OFFSET_BITS) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +276,7 @@ class MemoryStore:
     def _new(self, records: Words, fresh: Mapping[int, int]) -> Words:
         """Those records that are not below the marker of their source."""
         words = records[:, 2].tolist()
-        return records[[word & _OFFSET_MASK >= fresh[word >> _OFFSET_BITS & 0xFFFF] for word in words]]
+        return records[[word & OFFSET_MASK >= fresh[word >> OFFSET_BITS & 0xFFFF] for word in words]]
 
     def _advance(self, shard: _Shard, span: Span, marker: int) -> list[Run]:
         source = (span.topic, span.partition)

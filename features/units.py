@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from features.event import KIND_PAYMENT, Words
+from features.event import KIND_PAYMENT, KIND_SHIFT, Words
 from features.kernels import Table, compiled
 
 KIND_SUMMARY: Final = 3
@@ -34,10 +34,6 @@ MAX_DAYS: Final = 64
 START, LEVEL, B_COUNT, B_SMALL, B_TOTAL, B_HIGH, B_LOW, B_PEAK = 0, 1, 2, 3, 4, 5, 6, 7  # columns of a bucket
 BUCKET_COLUMNS: Final = 8
 
-KIND_SHIFT: Final = 48
-FLAG_SHIFT: Final = 56
-AMOUNT_MASK: Final = (1 << 48) - 1
-OFFSET_MASK: Final = AMOUNT_MASK
 LOW_BITS: Final = 40
 LOW_MASK: Final = (1 << LOW_BITS) - 1
 HALF_MASK: Final = (1 << 20) - 1

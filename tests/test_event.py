@@ -86,7 +86,7 @@ def test_a_flood_of_codes_is_remembered_in_bounds_and_right() -> None:
 
 def test_an_absent_device_has_no_tag_and_no_present_one_has_zero() -> None:
     digests = [0, 1, 0xABCD_0000_0000, 0xFFFF_FFFF, 0x1_0000_0002]
-    assert event._tags(digests).tolist() == [0, 1, 1, 0xFFFF_FFFF, 2]
+    assert event._tags_of_digests(digests).tolist() == [0, 1, 1, 0xFFFF_FFFF, 2]
 
 
 GOLDEN_RECORDS = (

@@ -22,9 +22,8 @@ from consumer.decode import looks_like_card_number
 from features import offline
 from features.catalog import DEFAULT, HANDBOOK, Catalog
 from features.errors import ConfigError
-from features.event import Label, Payment
+from features.event import Label, Payment, tags_of
 from features.history import files, local
-from features.history.chunks import tags_of
 from features.history.fields import Refusals
 from features.history.job import Job, Outcome
 from features.history.spill import Scratch

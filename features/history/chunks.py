@@ -7,29 +7,26 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from features.catalog import Entity
 from features.currencies import CURRENCIES
 from features.event import (
-    FLAG_FRAUD,
-    KIND_LABEL,
-    KIND_PAYMENT,
-    UNIT_WORDS,
     Label,
     Payment,
     PaymentBatch,
     Words,
     channel_code,
     code2,
+    label_words,
     mcc_code,
+    payment_words,
     sources_of,
+    tags_of,
 )
 from features.history.fields import Field, Kind, Mask, Reason, Refusals, fields_of
 from features.history.files import Piece
 from features.history.xxh3 import ABSENT, OK, hash_strings, may_be_card_numbers
-from features.units import FLAG_SHIFT, KIND_SHIFT
 
 ID_FIELDS: Final[dict[Entity, str]] = {
     "card": "card_id",
@@ -147,10 +144,6 @@ def payment_chunk(piece: Piece, first: int, refusals: Refusals, is_card_number: 
         identity = identity.filter(pa.array(good))
     n = len(event)
     offset, partition = np.arange(first, first + n), np.zeros(n, np.int32)
-    base = np.zeros((n, UNIT_WORDS), np.int64)
-    base[:, 0], base[:, 1], base[:, 2], base[:, 3] = event_time, amount, sources_of(partition, offset), event
-    base[:, 1] |= KIND_PAYMENT << KIND_SHIFT
-    base[:, 5] = (country.astype(np.int64) << 32) | (mcc.astype(np.uint64) << np.uint64(48)).view(np.int64)
     batch = PaymentBatch(
         topic="history",
         payments=(),
@@ -167,7 +160,7 @@ def payment_chunk(piece: Piece, first: int, refusals: Refusals, is_card_number: 
         merchant=tags_of(hashes["merchant"]),
         device=tags_of(hashes["device"]),
         ip=tags_of(hashes["ip"]),
-        base=base,
+        base=payment_words(event_time, amount, sources_of(partition, offset), event, country, mcc),
     )
     return PaymentChunk(first, batch, hashes, identity)
 
@@ -181,10 +174,8 @@ def label_chunk(piece: Piece, first: int, refusals: Refusals) -> LabelChunk:
     rows.coded("source", lambda _: 0)
     good = ~rows.bad
     m = int(good.sum())
-    base = np.zeros((m, UNIT_WORDS), np.int64)
-    base[:, 0], base[:, 3] = event_time[good], event[good]
-    base[:, 1] = (KIND_LABEL << KIND_SHIFT) | (np.where(fraud[good] == 1, FLAG_FRAUD, 0) << FLAG_SHIFT)
-    base[:, 2] = sources_of(np.zeros(m, np.int32), np.arange(first, first + m), labels=True)
+    source = sources_of(np.zeros(m, np.int32), np.arange(first, first + m), labels=True)
+    base = label_words(event_time[good], fraud[good] == 1, source, event[good])
     return LabelChunk(base, labelled_at[good], {entity: each[good] for entity, each in hashes.items()})
 
 
@@ -194,10 +185,3 @@ def _refuse_card_numbers(rows: _Rows, cards: pa.Array, is_card_number: IsCardNum
         faulty = np.zeros(rows.n, np.bool_)
         faulty[suspects] = [is_card_number(text) for text in cards.take(pa.array(suspects)).to_pylist()]
         rows.refuse(faulty, "card_id", "card_number")
-
-
-def tags_of(hashes: Words) -> npt.NDArray[np.uint32]:
-    """(n,) what `event.tag` gives, from hashes of which 0 means absent."""
-    tags = hashes.astype(np.uint32)
-    tags[(tags == 0) & (hashes != 0)] = 1
-    return tags
