@@ -10,29 +10,21 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
-from features.catalog import COUNTERPARTS, Catalog, Entity
+from features.catalog import Catalog, Entity
 from features.cells import FOUND, REPEATED, SINCE_LAST, STATUS
 from features.compaction import due, newly_of_period, summary
 from features.errors import StateBehind
-from features.event import UNIT_BYTES, UNIT_WORDS, Label, LabelBatch, Payment, PaymentBatch, Words, records_of
+from features.event import UNIT_BYTES, UNIT_WORDS, LabelBatch, PaymentBatch, Words
+from features.grouping import Grouping, group
 from features.operations import PAYMENT_OPS, Floats
 from features.reader import EntityReader, Values, limits_array
 from features.store import Append, Applied, Replacement, Run, Span, StateStore
 from features.units import NEVER
 
-PREFIX: Final[dict[Entity, bytes]] = {
-    "card": b"c:",
-    "account": b"a:",
-    "merchant": b"m:",
-    "terminal": b"t:",
-    "device": b"d:",
-    "ip": b"i:",
-}
 COMPACTIONS: Final = 64  # a call carries out at most so many: the script has to stay short
 ALL_FLOORS_EVERY: Final = 64  # calls
 
 Mask = npt.NDArray[np.bool_]
-Ids = Sequence[str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +59,6 @@ class Enriched:
     stale: Mask
     age_ms: Words
     recorded: list[Recorded] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class _Grouping:
-    """The keys of one entity in a batch of m labels and n payments, and their records, by key, labels first."""
-
-    keys: list[bytes]
-    counts: Words  # (keys,) records of each
-    records: Words  # (records, 6)
-    rows: Words  # the payments that name the entity, by key, in log order
-    bounds: Words  # (keys + 1,) which of `rows` belong to each key
 
 
 @dataclass(slots=True)
@@ -119,11 +100,12 @@ class Enricher:
     ) -> Enriched:
         """Apply n payments, and labels before them, to the state and compute the payments' features.
 
-        `spans` covers every source partition of the batch; `epochs` has every shard's. Raises StoreUnavailable and
-        StateBehind as `StateStore.apply` does, and StateBehind when a payment that is not committed is missing from a
-        log. The call may be repeated after any of them.
+        `spans` covers every source partition of the batch, in the order of its records (labels first, then by
+        partition), since sequence numbers are drawn in that order; `epochs` has every shard's. Raises
+        StoreUnavailable and StateBehind as `StateStore.apply` does, and StateBehind when a payment that is not
+        committed is missing from a log. The call may be repeated after any of them.
         """
-        groupings = self._group(batch, labels)
+        groupings = [group(reader.entity, batch, labels) for reader in self._readers]
         keys = [key for grouping in groupings for key in grouping.keys]
         shard_of = self._shards_of(keys)
         appends = self._appends(groupings, keys, shard_of, spans, epochs)
@@ -142,18 +124,6 @@ class Enricher:
             values[:, column] = operation(batch)
         return values
 
-    def _group(self, batch: PaymentBatch, labels: LabelBatch | None) -> list[_Grouping]:
-        groupings = []
-        for reader in self._readers:
-            entity = reader.entity
-            ids = ids_of(batch.payments, entity)
-            records = payment_records(batch, entity)
-            if labels is not None and len(labels):
-                ids = [*label_ids_of(labels.labels, entity), *ids]
-                records = np.concatenate((labels.base, records))
-            groupings.append(_grouping(PREFIX[entity], ids, records, len(records) - len(batch)))
-        return groupings
-
     def _shards_of(self, keys: list[bytes]) -> Words | None:
         """(keys,) the shard of each key; None when there is but one."""
         shards = self._store.shards
@@ -161,7 +131,7 @@ class Enricher:
 
     def _appends(
         self,
-        groupings: list[_Grouping],
+        groupings: list[Grouping],
         keys: list[bytes],
         shard_of_key: Words | None,
         spans: tuple[Span, ...],
@@ -232,7 +202,7 @@ class Enricher:
         batch: PaymentBatch,
         spans: tuple[Span, ...],
         applied: list[Applied],
-        groupings: list[_Grouping],
+        groupings: list[Grouping],
         logs: Logs,
         shard_of_key: Words | None,
     ) -> Enriched:
@@ -282,26 +252,6 @@ class Enricher:
                     f"the {entity} log has lost the record of {batch.topic}/{partition} offset {offset}, "
                     "which is not committed: the state went back in time"
                 )
-
-
-def _grouping(prefix: bytes, ids: Ids, records: Words, labels: int) -> _Grouping:
-    index: dict[str, int] = {}
-    place = index.setdefault
-    slots = [-1 if entity_id is None else place(entity_id, len(index)) for entity_id in ids]
-    slot = np.fromiter(slots, np.int64, len(slots))
-    order = np.argsort(slot, kind="stable")[np.count_nonzero(slot < 0) :]
-    counts = np.bincount(slot[order], minlength=len(index))
-    rows, bounds = order, counts
-    if labels:
-        rows = order[order >= labels] - labels
-        bounds = np.bincount(slot[labels:][rows], minlength=len(index))
-    return _Grouping(
-        [prefix + entity_id.encode() for entity_id in index],
-        counts,
-        records[order],
-        rows,
-        np.concatenate(([0], np.cumsum(bounds))),
-    )
 
 
 def _gather(appends: list[Append], applied: list[Applied], shard_of_key: Words | None) -> Logs:
@@ -368,43 +318,3 @@ def _clipped(run: Run, span: Span) -> Run:
 def shard_of(key: bytes, shards: int) -> int:
     """The shard that holds an entity's log."""
     return xxh3_64_intdigest(key) % shards
-
-
-def payment_records(batch: PaymentBatch, entity: Entity) -> Words:
-    """(n, 6) the payments as records of one entity's logs."""
-    first, second, third = (getattr(batch, name) for name in COUNTERPARTS[entity])
-    return records_of(batch.base, first, second, third)
-
-
-def ids_of(payments: Sequence[Payment], entity: Entity) -> Ids:
-    """(n,) the entity that each payment names, None where it names none."""
-    match entity:
-        case "card":
-            return [payment.card_id for payment in payments]
-        case "account":
-            return [payment.account_id for payment in payments]
-        case "merchant":
-            return [payment.merchant_id for payment in payments]
-        case "terminal":
-            return [payment.terminal_id for payment in payments]
-        case "device":
-            return [payment.device_id for payment in payments]
-        case "ip":
-            return [payment.ip for payment in payments]
-
-
-def label_ids_of(labels: Sequence[Label], entity: Entity) -> Ids:
-    """(m,) the entity that each label names, None where it names none."""
-    match entity:
-        case "card":
-            return [label.card_id for label in labels]
-        case "account":
-            return [label.account_id for label in labels]
-        case "merchant":
-            return [label.merchant_id for label in labels]
-        case "terminal":
-            return [label.terminal_id for label in labels]
-        case "device":
-            return [label.device_id for label in labels]
-        case "ip":
-            return [label.ip for label in labels]

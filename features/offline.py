@@ -5,15 +5,16 @@ Here the history is held as objects, all at once; `features.history` does the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from features.catalog import DEFAULT, Catalog
-from features.enrich import Ids, Mask, ids_of, label_ids_of, payment_records
+from features.enrich import Mask
 from features.event import UNIT_WORDS, Label, LabelBatch, Payment, PaymentBatch, Words, batch_of, labels_of
+from features.grouping import ids_of, numbered, payment_records
 from features.operations import PAYMENT_OPS
 from features.reader import EntityReader, Values
 
@@ -91,9 +92,9 @@ def _read(
     entity = reader.entity
     records = np.empty((is_payment.size, UNIT_WORDS), np.int64)
     records[is_payment], records[~is_payment] = payment_records(batch, entity), labels.base
-    payment_slots, label_slots = slots([ids_of(batch.payments, entity), label_ids_of(labels.labels, entity)])
+    numbers, _ = numbered([*ids_of(batch.payments, entity), *ids_of(labels.labels, entity)])
     slot = np.empty(is_payment.size, np.int64)
-    slot[is_payment], slot[~is_payment] = payment_slots, label_slots
+    slot[is_payment], slot[~is_payment] = numbers[: len(batch)], numbers[len(batch) :]
     order = np.argsort(slot, kind="stable")[np.count_nonzero(slot < 0) :]
     sizes = np.bincount(slot[order])
     ends = np.cumsum(sizes)
@@ -103,13 +104,3 @@ def _read(
     )
     row_of = np.cumsum(is_payment) - 1
     return row_of[order[own]], block, repeated
-
-
-def slots(ids: Sequence[Ids]) -> list[Words]:
-    """Number the entities of several sequences of ids in order of appearance; -1 where there is none."""
-    index: dict[str, int] = {}
-    place = index.setdefault
-    return [
-        np.array([-1 if entity_id is None else place(entity_id, len(index)) for entity_id in some], np.int64)
-        for some in ids
-    ]

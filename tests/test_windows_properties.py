@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from features.catalog import DAY_MS, DEFAULT, Catalog, Limits
 from features.compaction import summary
-from features.enrich import Enriched, Enricher, payment_records
+from features.enrich import Enriched, Enricher
 from features.event import Label, Payment, batch_of, labels_of
+from features.grouping import payment_records
 from features.offline import build
 from features.reader import EntityReader, limits_array
 from features.redis_store import RedisStore

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,18 +24,11 @@ from features.event import (
     sources_of,
     tags_of,
 )
+from features.grouping import ID_FIELDS
 from features.history.fields import Field, Kind, Mask, Reason, Refusals, fields_of
 from features.history.files import Piece
 from features.history.xxh3 import ABSENT, OK, hash_strings, may_be_card_numbers
 
-ID_FIELDS: Final[dict[Entity, str]] = {
-    "card": "card_id",
-    "account": "account_id",
-    "merchant": "merchant_id",
-    "terminal": "terminal_id",
-    "device": "device_id",
-    "ip": "ip",
-}
 Keys = dict[Entity, Words]
 IsCardNumber = Callable[[str], bool]
 

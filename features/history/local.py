@@ -20,9 +20,9 @@ import numpy as np
 import pyarrow as pa
 
 from features.catalog import Entity
-from features.enrich import payment_records
 from features.errors import ConfigError
 from features.event import Label, Payment
+from features.grouping import payment_records
 from features.history.chunks import PaymentChunk, label_chunk, payment_chunk
 from features.history.entities import PartitionReader
 from features.history.fields import Refusals

@@ -19,9 +19,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from features.catalog import ENTITIES, Catalog
-from features.enrich import payment_records
 from features.errors import ConfigError
 from features.event import Words
+from features.grouping import payment_records
 from features.history.chunks import IsCardNumber, PaymentChunk, label_chunk, payment_chunk
 from features.history.entities import NO_ROWS, PartitionReader
 from features.history.fields import Mask, Refusals
