@@ -185,6 +185,7 @@ def run(settings: Settings) -> int:
         namespace=settings.store.namespace,
         timeout_ms=settings.store.timeout_ms,
         limits=catalog.limits,
+        entities=catalog.logged,
         owner=f"group {settings.kafka.group_id} reading {settings.topics.payments}",
     )
     check_store(store)

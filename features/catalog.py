@@ -297,10 +297,14 @@ DEFAULT_LIMITS: Final = Limits()
 
 @dataclass(frozen=True)
 class Catalog:
-    """An ordered set of features, and the limits of the logs that they are computed from."""
+    """An ordered set of features, and the limits of the logs that they are computed from.
+
+    `kept` are entities that have logs whether a feature needs them or not: a later model may.
+    """
 
     features: tuple[Feature, ...]
     limits: Limits = DEFAULT_LIMITS
+    kept: tuple[Entity, ...] = ()
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -314,9 +318,14 @@ class Catalog:
 
     @cached_property
     def entities(self) -> tuple[Entity, ...]:
-        """The entities that have logs. Card logs come first and are always there: they tell repeated event ids."""
+        """The entities that the features need. Cards come first and are always there: they tell repeated event ids."""
         used = {feature.entity for feature in self.features} | {"card"}
         return tuple(entity for entity in ENTITIES if entity in used)
+
+    @cached_property
+    def logged(self) -> tuple[Entity, ...]:
+        """The entities that have logs: those that the features need, and those kept besides."""
+        return tuple(entity for entity in ENTITIES if entity in {*self.entities, *self.kept})
 
     @cached_property
     def payment_columns(self) -> tuple[int, ...]:
@@ -331,9 +340,9 @@ class Catalog:
         return hashlib.sha256(text).hexdigest()
 
     def only(self, names: tuple[str, ...]) -> Catalog:
-        """The catalog of these features, in this order. Raises KeyError for a name that is not in it."""
+        """The catalog of these features, in this order, over the same logs. Raises KeyError for an unknown name."""
         known = {feature.name: feature for feature in self.features}
-        return Catalog(tuple(known[name] for name in names), self.limits)
+        return Catalog(tuple(known[name] for name in names), self.limits, self.logged)
 
     def groups_of(self, names: Iterable[str]) -> tuple[str, ...]:
         """The groups of built-in profiles that features of these names belong to, in order of appearance."""

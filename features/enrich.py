@@ -89,7 +89,7 @@ class Enricher:
         self._payment_ops: list[tuple[int, Callable[[PaymentBatch], Floats]]] = [
             (column, PAYMENT_OPS[catalog.features[column].op]) for column in catalog.payment_columns
         ]
-        self._readers = [EntityReader(catalog, entity) for entity in catalog.entities]
+        self._readers = [EntityReader(catalog, entity) for entity in catalog.logged]
         self._floors = np.full(1 << 16, -1, np.int64)
         self._upkeep = [_Upkeep() for _ in range(store.shards)]
         self._upkeep_of: tuple[int, ...] = ()  # the epochs that it was planned in
@@ -216,7 +216,7 @@ class Enricher:
             here = slice(at, at + len(grouping.keys))
             at = here.stop
             rows = grouping.rows
-            if not rows.size:
+            if not rows.size or reader.entity not in self.catalog.entities:
                 continue
             block, extra = reader.read(logs.words, logs.starts[here], logs.ends[here], grouping.bounds, sources[rows])
             if (lost := extra[:, STATUS] != FOUND).any():

@@ -18,7 +18,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from features.catalog import DEFAULT_LIMITS, Limits
+from features.catalog import DEFAULT_LIMITS, ENTITIES, Entity, Limits
 from features.errors import ConfigError, StateBehind, StoreUnavailable, StoreUnsuitable
 from features.event import LAYOUT_VERSION, UNIT_BYTES
 from features.redis_meta import ADOPT, OPEN, RENEW
@@ -47,6 +47,7 @@ class RedisStore:
         timeout_ms: int,
         owner: str = "",
         limits: Limits = DEFAULT_LIMITS,
+        entities: Sequence[Entity] = ENTITIES,
         shards: int = 1,
         script: str = SCRIPT,
     ) -> None:
@@ -59,6 +60,7 @@ class RedisStore:
             owner: what the namespace belongs to (a consumer group and its topic): markers and floors are its offsets.
                 Another owner's namespace is refused.
             limits: of the logs. A namespace that was made with others is refused.
+            entities: that have logs. A namespace of others is refused: logs begun late would look like short histories.
             shards: how many parts the state has; fixed for the namespace's life.
             script: the apply script; only the tests pass another.
 
@@ -68,7 +70,7 @@ class RedisStore:
         self._space = f"{namespace}:{LAYOUT_VERSION}:"
         self._prefixes = [f"{self._space}{{s{shard}}}:".encode() for shard in range(shards)]
         self._owner = owner.encode()
-        self._shape = msgspec.json.encode([shards, limits])
+        self._shape = msgspec.json.encode([shards, limits, sorted(entities)])
         self._script = script.encode()
         self._sha = b""
         self._trusted = False
@@ -166,8 +168,8 @@ class RedisStore:
             )
         if held[b"shape"] != self._shape:
             raise StoreUnsuitable(
-                f"{self._where}: the state in this namespace was made with other limits or another number of shards: "
-                "use another store.namespace, or what it was made with"
+                f"{self._where}: the state in this namespace was made with other limits, entities or another number of "
+                "shards: use another store.namespace, or what it was made with"
             )
         found: dict[bytes, dict[Source, int]] = {b"m:": {}, b"f:": {}}
         for name, value in held.items():

@@ -95,6 +95,15 @@ def test_a_part_of_a_catalog_has_the_values_of_the_whole() -> None:
     assert np.array_equal(values(part), values(whole)[:, columns], equal_nan=True)
 
 
+def test_a_model_with_fewer_features_keeps_the_logs_that_the_next_one_needs() -> None:
+    rig = Rig()
+    rig.enricher = Enricher(DEFAULT.only(("card_count_1h",)), rig.store)
+    rig.enrich([payment(number) for number in range(10)], 0, 0)
+    rig.enricher = Enricher(DEFAULT, rig.store)
+    values = rig.enrich([payment(10)], 10, 10).values
+    assert values[0, DEFAULT.names.index("merchant_count_1h")] == 11
+
+
 def test_a_batch_without_payments_moves_the_marker() -> None:
     rig = Rig()
     epochs = [position.epoch for position in rig.store.positions()]

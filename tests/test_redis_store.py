@@ -75,9 +75,10 @@ def store_on(
     owner: str = "",
     limits: Limits = Limits(),  # noqa: B008  immutable
     shards: int = 1,
+    **more: Any,
 ) -> RedisStore:
     return RedisStore(
-        url or server.url, namespace="ns", timeout_ms=timeout_ms, owner=owner, limits=limits, shards=shards
+        url or server.url, namespace="ns", timeout_ms=timeout_ms, owner=owner, limits=limits, shards=shards, **more
     )
 
 
@@ -249,7 +250,15 @@ def test_a_foreign_key_in_the_place_of_the_markers_refuses(store: RedisStore, cl
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-@pytest.mark.parametrize("changed", [{"limits": Limits(keep=64)}, {"shards": 2}, {"owner": "group b reading payments"}])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"limits": Limits(keep=64)},
+        {"shards": 2},
+        {"entities": ("card", "merchant")},
+        {"owner": "group b reading payments"},
+    ],
+)
 def test_a_namespace_of_another_shape_or_owner_is_refused_and_left_alone(
     server: RedisServer, client: Redis, shards: int, changed: dict[str, Any]
 ) -> None:
