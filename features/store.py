@@ -135,7 +135,7 @@ class Position:
 
 
 class StateStore(Protocol):
-    """Six verbs. Any of them may raise `StoreUnavailable`; then the call may or may not have been applied."""
+    """Seven verbs. Any of them may raise `StoreUnavailable`; then the call may or may not have been applied."""
 
     @property
     def shards(self) -> int:
@@ -158,6 +158,13 @@ class StateStore(Protocol):
         """Draw a new epoch for every shard that still has the one given: its state is not what it once was.
 
         The epoch that is given up becomes the `Position.parent`, unless nothing was recorded in it.
+        """
+
+    def reset(self, starts: Mapping[Source, int]) -> None:
+        """Forget every log and marker, in every shard, and begin anew at `starts`, with new epochs and no parent.
+
+        While it works others get StoreUnavailable; once it was interrupted they get StoreUnsuitable, until it is
+        repeated. A namespace of another owner is refused; one of another shape takes this store's.
         """
 
     def apply(self, appends: Sequence[Append]) -> list[Applied]:
@@ -221,6 +228,11 @@ class MemoryStore:
                 if shard.parent is None or shard.parent[1] != shard.sequence:
                     shard.parent = (epoch, shard.sequence)
                 shard.epoch = secrets.randbits(32) or 1
+
+    def reset(self, starts: Mapping[Source, int]) -> None:
+        """See `StateStore`."""
+        self.flush()
+        self.adopt(starts)
 
     def flush(self) -> None:
         """Lose everything, as FLUSHALL does."""

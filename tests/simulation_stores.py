@@ -14,7 +14,7 @@ from redis import Redis
 from features.catalog import Limits
 from features.errors import StateBehind, StoreUnavailable
 from features.event import LAYOUT_VERSION
-from features.redis_store import SCRIPT, RedisStore
+from features.redis_store import APPLY, RedisStore
 from features.store import Append, Applied, MemoryStore, Position, Run, Source, StateStore
 from tests.simulation_truth import Truth, View
 
@@ -103,7 +103,7 @@ class RedisBackend:
     """A namespace of a real Redis."""
 
     def __init__(
-        self, url: str, client: Redis, namespace: str, shards: int, limits: Limits, script: str = SCRIPT
+        self, url: str, client: Redis, namespace: str, shards: int, limits: Limits, script: str = APPLY
     ) -> None:
         self._url, self._client, self._namespace, self._script = url, client, namespace, script
         self._limits, self._shards = limits, shards

@@ -45,7 +45,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
         if path.is_file() and path.parent.name != "__pycache__"
     }
     assert held == sources
-    assert "features/apply.lua" in held
+    assert "features/redis_store/apply.lua" in held
     assert wheel.name == f"fraudline-{__version__}-py3-none-any.whl"
 
 
@@ -74,7 +74,7 @@ import sys
 import consumer, features, features.redis_store, models
 for package in (consumer, features, models):
     assert package.__file__.startswith({str(tmp_path)!r}), package.__file__
-assert "redis.call" in features.redis_store.SCRIPT
+assert "redis.call" in features.redis_store.APPLY
 from {module} import {function} as command
 sys.argv = ["fraudline", "--version"]
 raise SystemExit(command())
@@ -134,7 +134,7 @@ def test_what_the_image_copies_is_there_and_is_what_the_wheel_needs() -> None:
         assert in_build_context(path.removeprefix("./")), f"{path} is excluded by .dockerignore"
     project = PROJECT["project"]
     assert copied == {*PACKAGES, "pyproject.toml", "requirements.txt", project["readme"], *project["license-files"]}
-    assert in_build_context("features/apply.lua")
+    assert in_build_context("features/redis_store/apply.lua")
     assert not in_build_context("tests/conftest.py")
     assert not in_build_context("features/__pycache__")
 

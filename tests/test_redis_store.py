@@ -447,7 +447,7 @@ def test_a_user_without_permission_is_told_so(server: RedisServer, client: Redis
         enabled=True,
         nopass=True,
         keys=["ns:*"],
-        commands=["+eval", "+info", "+hsetnx", "+hmget", "+hset", "+hgetall"],
+        commands=["+eval", "+info", "+hget", "+hsetnx", "+hmget", "+hset", "+hgetall"],
     )
     try:
         with closing(store_on(server, url=f"redis://guest:x@127.0.0.1:{server.ports[0]}/0")) as store:

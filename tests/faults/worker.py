@@ -25,7 +25,7 @@ from consumer.telemetry import Health, Telemetry
 from features.enrich import Enriched, Enricher
 from features.errors import FraudlineError
 from features.event import LabelBatch, PaymentBatch
-from features.redis_store import SCRIPT, RedisStore
+from features.redis_store import APPLY, RedisStore
 from features.store import Source, Span
 from tests.faults.scoring import model
 from tests.mutants.state import WithoutOwnPrefix
@@ -87,8 +87,8 @@ class SpokenHealth(Health):
 
 def without(text: str, *, replaced_by: str) -> str:
     """The apply script without one of its guards; it must be there to be taken out."""
-    assert SCRIPT.count(text) == 1, text
-    return SCRIPT.replace(text, replaced_by)
+    assert APPLY.count(text) == 1, text
+    return APPLY.replace(text, replaced_by)
 
 
 MUTANT_SCRIPTS = {
@@ -127,7 +127,7 @@ def work(spec: Spec) -> int:
         settings.store.url.get_secret_value(),
         namespace=settings.store.namespace,
         timeout_ms=settings.store.timeout_ms,
-        script=MUTANT_SCRIPTS.get(spec.mutant, lambda: SCRIPT)(),
+        script=MUTANT_SCRIPTS.get(spec.mutant, lambda: APPLY)(),
     )
     try:
         if spec.check_store:

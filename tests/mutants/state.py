@@ -12,7 +12,7 @@ from features.catalog import Catalog, Entity
 from features.enrich import Enricher
 from features.event import Words
 from features.reader import EntityReader, Values
-from features.redis_store import SCRIPT
+from features.redis_store import APPLY
 from features.store import Append, Applied, MemoryStore, Replacement, Span, StateStore, _Shard
 
 
@@ -94,10 +94,10 @@ class WithoutOwnPrefix(Enricher):
 
 def script_without(text: str, replacement: str) -> str:
     """The apply script with one piece replaced; a piece that is no longer there, or not once, is an error."""
-    if SCRIPT.count(text) != 1:
-        message = f"apply.lua has changed: {text!r} is in it {SCRIPT.count(text)} times"
+    if APPLY.count(text) != 1:
+        message = f"apply.lua has changed: {text!r} is in it {APPLY.count(text)} times"
         raise ValueError(message)
-    return SCRIPT.replace(text, replacement)
+    return APPLY.replace(text, replacement)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,17 @@
-"""The small scripts on a shard's meta hash, KEYS[1].
+"""The scripts: `apply.lua`, and the small ones on a shard's meta hash, KEYS[1].
 
 Most of its fields are described in `apply.lua`. Besides there are owner and shape (what the namespace belongs to, and
 was made with), server (the run id of the Redis that held it when it was last opened), parent and since (the epoch
-before the last renewal, and the sequence number at which it was given up).
+before the last renewal, and the sequence number at which it was given up). While the shard is being emptied its hash
+has emptying (ms since the epoch of the last sign of it), and nothing else counts.
 """
 
 from __future__ import annotations
 
+from importlib.resources import files
 from typing import Final
+
+APPLY: Final = files("features.redis_store").joinpath("apply.lua").read_text("utf-8")
 
 ADOPT: Final = b"""
 for i = 2, #ARGV, 2 do
@@ -43,6 +47,10 @@ end
 OPEN: Final = (
     _RENEW
     + b"""
+local emptying = redis.call('HGET', KEYS[1], 'emptying')
+if emptying then
+  return {'emptying', string.format('%d', redis.call('TIME')[1] * 1000 - emptying)}
+end
 for i, name in ipairs({'epoch', 'owner', 'shape'}) do
   redis.call('HSETNX', KEYS[1], name, ARGV[i])
 end
@@ -57,4 +65,24 @@ end
 return redis.call('HGETALL', KEYS[1])
 """
 )
-"""Create what is missing and return the hash. ARGV: an epoch to use if one is needed, owner, shape."""
+"""Create what is missing and return the hash. ARGV: an epoch to use if one is needed, owner, shape.
+
+A shard that is being emptied is left alone: then only `emptying`, and for how many ms there was no sign of it.
+"""
+
+EMPTY: Final = b"""
+local owner = redis.call('HGET', KEYS[1], 'owner')
+if owner and owner ~= ARGV[1] then
+  return owner
+end
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'emptying', string.format('%d', redis.call('TIME')[1] * 1000))
+return ARGV[1]
+"""
+"""Begin to empty a shard, or give a sign of it, unless it is not of the owner, ARGV[1]. Returns whose it is."""
+
+BEGIN: Final = b"""
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], unpack(ARGV))
+"""
+"""Begin anew in an empty shard. ARGV: fields and values."""
