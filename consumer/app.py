@@ -32,7 +32,7 @@ from features.catalog import DEFAULT, Catalog
 from features.enrich import Enricher
 from features.errors import StoreUnavailable
 from features.profiles import load_catalog
-from features.redis_store import RedisStore
+from features.redis_store import RedisStore, Tls
 from features.store import StateStore
 from features.warm import warm_up
 from models.bundle import load
@@ -180,14 +180,7 @@ def run(settings: Settings) -> int:
     model = load_model(
         settings.model.bundle, device=settings.model.device, threads=settings.model.threads, catalog=catalog
     )
-    store = RedisStore(
-        settings.store.url.get_secret_value(),
-        namespace=settings.store.namespace,
-        timeout_ms=settings.store.timeout_ms,
-        limits=catalog.limits,
-        entities=catalog.logged,
-        owner=f"group {settings.kafka.group_id} reading {settings.topics.payments}",
-    )
+    store = open_store(settings, catalog)
     check_store(store)
     warm_up()
     telemetry, health = Telemetry(), Health(stale_after_s=settings.kafka.max_poll_interval_ms / 1000)
@@ -207,6 +200,22 @@ def run(settings: Settings) -> int:
         server.close()
     _LOG.info("stopped")
     return 0
+
+
+def open_store(settings: Settings, catalog: Catalog) -> RedisStore:
+    """The store that the settings name, for the entities of a catalog; nothing is sent yet. Raises ConfigError."""
+    store = settings.store
+    return RedisStore(
+        store.url.get_secret_value(),
+        namespace=store.namespace,
+        timeout_ms=store.timeout_ms,
+        owner=f"group {settings.kafka.group_id} reading {settings.topics.payments}",
+        limits=catalog.limits,
+        entities=catalog.logged,
+        shards=store.shards,
+        cluster=store.cluster,
+        tls=Tls(store.tls_ca_file, store.tls_certificate_file, store.tls_key_file),
+    )
 
 
 STORE_CHECK_TRIES: Final = 5

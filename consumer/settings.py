@@ -131,12 +131,20 @@ class TopicSettings(_Section):
         return self
 
 
+MIN_CLUSTER_SHARDS: Final = 3
+
+
 class StoreSettings(_Section):
     """The state store, and what to do while it does not answer."""
 
     url: SecretStr = SecretStr("redis://localhost:6379/0")
     namespace: Name = "fraudline"
     timeout_ms: Annotated[int, Field(ge=5, le=1_000)] = 50
+    cluster: bool = False
+    shards: Annotated[int, Field(ge=1, le=1_024)] = 1
+    tls_ca_file: FilePath | None = None
+    tls_certificate_file: FilePath | None = None
+    tls_key_file: FilePath | None = None
     outage: Annotated[Literal["degrade", "pause"], BeforeValidator(_lower)] = "degrade"
     allow_cold_state: bool = False
 
@@ -146,6 +154,17 @@ class StoreSettings(_Section):
         if shown_url(value.get_secret_value()) == MASK:
             raise ValueError("must look like redis://host:6379/0, rediss:// or unix:///path, its password %-encoded")
         return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.cluster and self.shards < MIN_CLUSTER_SHARDS:
+            raise ValueError(
+                f"cluster is on, which needs shards of {MIN_CLUSTER_SHARDS} or more: 16 are right for most, and their "
+                "number is fixed for the life of a namespace"
+            )
+        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_certificate_file and tls_key_file belong together: set both or neither")
+        return self
 
 
 class ProcessingSettings(_Section):

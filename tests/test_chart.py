@@ -144,6 +144,8 @@ def settings_in_the_pod(rendered: Rendered, root: Path, monkeypatch: pytest.Monk
                 files[f"secrets/{item['path']}"] = "redis://:hunter2@redis:6379/0\n"
     if rendered.volume("kafka-tls"):
         files |= {f"kafka-tls/{name}": "pem" for name in ("ca.crt", "tls.crt", "tls.key")}
+    if rendered.volume("redis-tls"):
+        files |= {f"redis-tls/{name}": "pem" for name in ("ca.crt", "tls.crt", "tls.key")}
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -186,6 +188,7 @@ def test_every_setting_of_the_chart_arrives_in_the_program(
         if at(scenario, dotted) is None:
             changed.setdefault(section, {})[name] = another(at(VALUES["config"], dotted), schema)
     changed["processing"]["budget_ms"] = 300
+    changed["store"]["shards"] = 16  # a cluster needs some
     rendered = render({"config": changed}, scenario="sasl-tls-values.yaml")
     written = tomllib.loads(rendered.one("ConfigMap")["data"]["fraudline.toml"])
     assert all(written[section][name] == value for section, names in changed.items() for name, value in names.items())
@@ -325,6 +328,11 @@ def test_objects_and_volumes_come_and_go_with_their_values(render: Render) -> No
     assert plain.volume("kafka-tls") is None
     assert plain.mount("kafka-tls") is None
     assert (full.mount("kafka-tls") or {})["mountPath"] == f"{MOUNTS}/kafka-tls"
+    assert plain.volume("redis-tls") is None
+    assert plain.mount("redis-tls") is None
+    cluster = render(scenario="redis-cluster-values.yaml")
+    assert (cluster.mount("redis-tls") or {})["mountPath"] == f"{MOUNTS}/redis-tls"
+    assert (cluster.volume("redis-tls") or {})["secret"]["secretName"] == "fraudline-redis-tls"
     assert {name for name in plain.env if name.endswith("_FILE")} == {"FRAUDLINE_STORE__URL_FILE"}
     assert len([name for name in full.env if name.endswith("_FILE")]) == 3
     subpath = render(scenario="redis-outage-pause-values.yaml").mount("bundle") or {}
@@ -429,6 +437,9 @@ SASL = {"security_protocol": "sasl_ssl", "sasl_mechanism": "PLAIN", "sasl_userna
         (tree("secrets.kafkaTls.existingSecret", "t"), "is set but config.kafka.security_protocol is plaintext"),
         ({"config": {"kafka": {"security_protocol": "ssl", "ssl_key_file": "/k"}}}, "belong together"),
         ({"config": {"kafka": {"security_protocol": "ssl", "ssl_ca_file": f"{MOUNTS}/kafka-tls/ca"}}}, "which needs"),
+        (tree("config.store.cluster", True), "needs config.store.shards of 3 or more"),
+        (tree("config.store.tls_ca_file", f"{MOUNTS}/redis-tls/ca"), "which needs secrets.redisTls.existingSecret"),
+        (tree("config.store.tls_key_file", "/k"), "config.store.tls_key_file belong together"),
         (tree("config.kafka.max_poll_interval_ms", 5_000), "must be at least config.kafka.session_timeout_ms"),
         (tree("config.processing.linger_ms", 200), "must be below config.processing.budget_ms"),
         (tree("config.topics.alerts", "decisions"), "have the same name"),

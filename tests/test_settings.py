@@ -160,6 +160,27 @@ SASL = {"security_protocol": "sasl_ssl", "sasl_mechanism": "PLAIN", "sasl_userna
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
+        ({"cluster": "true"}, "needs shards of 3 or more"),
+        ({"cluster": "true", "shards": "2"}, "needs shards of 3 or more"),
+        ({"tls_key_file": "PEM"}, "belong together"),
+        ({"tls_certificate_file": "PEM"}, "belong together"),
+        ({"tls_ca_file": "ABSENT"}, "does not point to a file"),
+    ],
+)
+def test_a_half_configured_store_is_refused(
+    changes: dict[str, str], part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pem = tmp_path / "a.pem"
+    pem.write_text("certificate")
+    for name, value in changes.items():
+        monkeypatch.setenv(variable(f"store.{name}"), str(pem) if value == "PEM" else value)
+    with pytest.raises(ConfigError, match=part):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
         ({"security_protocol": "sasl_ssl"}, "also needs sasl_mechanism"),
         ({**SASL, "sasl_username": None}, "also needs sasl_username"),
         ({**SASL, "sasl_password": None}, "also needs sasl_password"),

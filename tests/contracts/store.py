@@ -329,3 +329,24 @@ class StoreContract:
         reply = apply(store, epochs, records([0]), refresh=[b"c:a", b"c:z"])
         assert reply.offsets() == [0]
         assert held(store, epochs, 1, Record(0, "z")).offsets(b"c:z") == []
+
+    def test_a_reset_forgets_logs_markers_floors_and_numbers(self, store: StateStore) -> None:
+        epochs = opened(store, T0, L0)
+        apply(store, epochs, records([0, 1]), span(0, 2, floor=2))
+        store.renew(epochs)
+        old = epochs_of(store)
+        store.reset({T0: 5})
+        positions = store.positions()
+        assert not {position.epoch for position in positions} & {*old, *epochs}
+        assert all(position.markers == {T0: 5} for position in positions)
+        assert all(position.floors == {} and position.parent is None for position in positions)
+        reply = apply(store, epochs_of(store), records([5]), span(5, 6))
+        assert reply.offsets() == reply.offsets(b"m:shop") == [5]
+        assert reply.runs == [[(5, 6, 0)]]
+
+    def test_whoever_knew_a_store_before_its_reset_is_refused(self, store: StateStore) -> None:
+        epochs = opened(store)
+        store.reset({T0: 0})
+        with pytest.raises(StateBehind):
+            apply(store, epochs, records([0]))
+        assert apply(store, epochs_of(store), records([0])).offsets() == [0]

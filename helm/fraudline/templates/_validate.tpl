@@ -4,6 +4,7 @@ What the schema can't say: values that depend on each other. Each of these would
 {{- define "fraudline.validate" -}}
 {{- include "fraudline.validate.required" . -}}
 {{- include "fraudline.validate.kafka" . -}}
+{{- include "fraudline.validate.store" . -}}
 {{- include "fraudline.validate.limits" . -}}
 {{- end }}
 
@@ -59,6 +60,21 @@ What the schema can't say: values that depend on each other. Each of these would
 {{- end }}
 {{- if and .Values.secrets.sslKeyPassword.existingSecret (not $kafka.ssl_key_file) }}
 {{- fail "secrets.sslKeyPassword.existingSecret is set without config.kafka.ssl_key_file." }}
+{{- end }}
+{{- end }}
+
+{{- define "fraudline.validate.store" -}}
+{{- $store := .Values.config.store }}
+{{- if and $store.cluster (lt (int $store.shards) 3) }}
+{{- fail "config.store.cluster needs config.store.shards of 3 or more: 16 are right for most." }}
+{{- end }}
+{{- range $name := list "tls_ca_file" "tls_certificate_file" "tls_key_file" }}
+{{- if and (hasPrefix "/etc/fraudline/redis-tls/" (get $store $name)) (not $.Values.secrets.redisTls.existingSecret) }}
+{{- fail (printf "config.store.%s is in /etc/fraudline/redis-tls, which needs secrets.redisTls.existingSecret." $name) }}
+{{- end }}
+{{- end }}
+{{- if ne (empty $store.tls_certificate_file) (empty $store.tls_key_file) }}
+{{- fail "config.store.tls_certificate_file and config.store.tls_key_file belong together: set both or neither." }}
 {{- end }}
 {{- end }}
 
