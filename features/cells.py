@@ -105,64 +105,99 @@ def _cell(age: int, edges: Table) -> int:
 
 
 @inlined
+def _cell_near(age: int, cell: int, edges: Table) -> int:
+    """The same, searched for from a cell that may be near it."""
+    while age >= edges[cell]:
+        cell += 1
+    while cell > 0 and age < edges[cell - 1]:
+        cell -= 1
+    return cell
+
+
+@inlined
 def _gather_raw(
     words: Words, state: State, edges: Table, needed: Table, cell_of: Table, cells: Table, extra: Table
 ) -> None:
-    """Sums over the raw part; `cell_of` gets each raw record's cell, -1 for one that counts nowhere."""
-    own, last_edge = state.scalars[PAYMENTS] - 1, edges[-1]
-    time = words[state.raw[own], 0]
+    """Sums over the raw part; `cell_of` gets each raw record's cell, -1 for one that counts nowhere.
+
+    From the newest record back: ages mostly rise, so a cell is added up in registers and stored when it is left.
+    """
+    raw, own, first = state.raw, state.scalars[PAYMENTS] - 1, state.scalars[FIRST]
+    time, last_edge, with_squares, with_raw = words[raw[own], 0], edges[-1], needed[SQUARE_HIGH], needed[RAW]
     newest, last = NEVER, -1
-    first = state.scalars[FIRST]
-    for i in range(first, own + 1):
-        record = state.raw[i]
+    cell, upper = 0, edges[0]
+    lower = upper  # none is in hand: the first record finds its cell
+    count, total, small, high, low, peak = 0, 0, 0, 0, 0, -1
+    cell_of[own - first] = -1
+    if not state.repeated[own]:
+        cell_of[own - first] = 0
+        cells[COUNT, 0], cells[TOTAL, 0], cells[SMALL, 0] = 1, extra[AMOUNT], 1 if extra[AMOUNT] < SMALL_AMOUNT else 0
+    for i in range(own - 1, first - 1, -1):
+        record = raw[i]
         age = time - words[record, 0]
         if state.repeated[i] or age < 0 or age >= last_edge:
             cell_of[i - first] = -1
             continue
-        cell = _cell(age, edges)
+        if age < lower or age >= upper:
+            _store(cells, cell, count, total, small, high, low, peak)
+            count, total, small, high, low, peak = 0, 0, 0, 0, 0, -1
+            cell = _cell_near(age, cell, edges)
+            lower, upper = edges[cell - 1] if cell else 0, edges[cell]
         cell_of[i - first] = cell
         amount = words[record, 1] & AMOUNT_MASK
-        cells[COUNT, cell] += 1
-        cells[TOTAL, cell] += amount
-        if amount < SMALL_AMOUNT:
-            cells[SMALL, cell] += 1
-        if i == own:
-            continue
-        cells[EARLIER, cell] += 1
-        if age <= newest:
+        count += 1
+        total += amount
+        small += 1 if amount < SMALL_AMOUNT else 0
+        peak = max(peak, amount)
+        if age < newest:
             newest, last = age, record
-        cells[PEAK, cell] = max(cells[PEAK, cell], amount)
-        if needed[SQUARE_HIGH]:
-            high, low = square(amount)
-            cells[SQUARE_HIGH, cell] += high
-            cells[SQUARE_LOW, cell] += low
-        if needed[RAW]:
-            cells[RAW, cell] += 1
-            cells[TROUGH, cell] = min(cells[TROUGH, cell], amount)
-            cells[OLDEST, cell] = max(cells[OLDEST, cell], age)
-            apart = age % DAY
-            if min(apart, DAY - apart) <= NEAR:
-                cells[CLOSE, cell] += 1
+        if with_squares:
+            upper_part, lower_part = square(amount)
+            high += upper_part
+            low += lower_part
+        if with_raw:
+            _add_raw(age, amount, cell, cells)
+    _store(cells, cell, count, total, small, high, low, peak)
     extra[SINCE_LAST], extra[LAST_COUNTRY] = newest, 0
     if last >= 0:
         extra[LAST_COUNTRY] = tag_of(words, last, COUNTRY)
 
 
 @inlined
+def _add_raw(age: int, amount: int, cell: int, cells: Table) -> None:
+    """What only raw records tell."""
+    cells[RAW, cell] += 1
+    cells[TROUGH, cell] = min(cells[TROUGH, cell], amount)
+    cells[OLDEST, cell] = max(cells[OLDEST, cell], age)
+    apart = age % DAY
+    if min(apart, DAY - apart) <= NEAR:
+        cells[CLOSE, cell] += 1
+
+
+@inlined
+def _store(cells: Table, cell: int, count: int, total: int, small: int, high: int, low: int, peak: int) -> None:
+    """Add earlier records to a cell."""
+    cells[COUNT, cell] += count
+    cells[EARLIER, cell] += count
+    cells[TOTAL, cell] += total
+    cells[SMALL, cell] += small
+    cells[SQUARE_HIGH, cell] += high
+    cells[SQUARE_LOW, cell] += low
+    cells[PEAK, cell] = max(cells[PEAK, cell], peak)
+
+
+@inlined
 def _gather_buckets(time: int, state: State, edges: Table, cells: Table) -> None:
-    for i in range(state.scalars[BUCKETS]):
-        bucket = state.buckets[i]
-        age = max(0, time - bucket[START] - SIZES[bucket[LEVEL]] // 2)
-        if bucket[START] > time or age >= edges[-1]:
+    """Buckets lie by rising start: from the last one back their ages rise, but for the halves of coarser ones."""
+    buckets, cell, last_edge = state.buckets, 0, edges[-1]
+    for i in range(state.scalars[BUCKETS] - 1, -1, -1):
+        start = buckets[i, START]
+        age = max(0, time - start - SIZES[buckets[i, LEVEL]] // 2)
+        if start > time or age >= last_edge:
             continue
-        cell = _cell(age, edges)
-        cells[COUNT, cell] += bucket[B_COUNT]
-        cells[EARLIER, cell] += bucket[B_COUNT]
-        cells[TOTAL, cell] += bucket[B_TOTAL]
-        cells[SMALL, cell] += bucket[B_SMALL]
-        cells[SQUARE_HIGH, cell] += bucket[B_HIGH]
-        cells[SQUARE_LOW, cell] += bucket[B_LOW]
-        cells[PEAK, cell] = max(cells[PEAK, cell], bucket[B_PEAK])
+        cell = _cell_near(age, cell, edges)
+        count, total, small = buckets[i, B_COUNT], buckets[i, B_TOTAL], buckets[i, B_SMALL]
+        _store(cells, cell, count, total, small, buckets[i, B_HIGH], buckets[i, B_LOW], buckets[i, B_PEAK])
 
 
 @inlined

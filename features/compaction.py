@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from features.event import FLAG_SHIFT, KIND_SHIFT, LAYOUT_VERSION, OFFSET_MASK, UNIT_WORDS, Words
 from features.fold import coarsen, drop_forgotten, fold_record, load, new_state
-from features.kernels import Table, compiled
+from features.kernels import Table, borrowing, compiled
 from features.units import (
     B_COUNT,
     B_HIGH,
@@ -123,7 +123,7 @@ def summary(words: Words, limits: Table) -> Words:
     return result
 
 
-@compiled
+@borrowing
 def _store_list(pairs: Table, count: int, result: Words, at: int) -> int:
     for i in range(count):
         column = 2 * (i % LIST_WIDTH)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from features.event import AMOUNT_MASK, FLAG_FRAUD, FLAG_REPEATED, FLAG_SHIFT, Words
-from features.kernels import Table, compiled, inlined
+from features.kernels import Table, borrowing, compiled, inlined
 from features.units import (
     B_COUNT,
     B_HIGH,
@@ -90,10 +90,10 @@ def new_state(longest: int, limits: Table) -> State:
     )
 
 
-@compiled
+@borrowing
 def load(words: Words, start: int, end: int, generation: int, state: State) -> int:
     """Begin a log: take the state from its summary, if it has one. Returns the unit behind the summary."""
-    scalars = state.scalars
+    scalars, buckets = state.scalars, state.buckets
     scalars[:] = 0
     if not has_summary(words, start, end):
         scalars[NEXT] = NEVER
@@ -103,11 +103,10 @@ def load(words: Words, start: int, end: int, generation: int, state: State) -> i
     scalars[BUCKETS], scalars[LISTED], scalars[DAYS] = counts & 0xFFFF, (counts >> 16) & 0xFFFF, (counts >> 32) & 0xFFFF
     unit = start + 1
     for i in range(scalars[BUCKETS]):
-        bucket = state.buckets[i]
-        bucket[START], bucket[LEVEL] = words[unit, 0], (words[unit, 1] >> FLAG_SHIFT) & 0xFF
-        bucket[B_PEAK], bucket[B_TOTAL] = words[unit, 1] & AMOUNT_MASK, words[unit, 2]
-        bucket[B_HIGH], bucket[B_LOW] = words[unit, 3], words[unit, 4]
-        bucket[B_COUNT], bucket[B_SMALL] = words[unit, 5] & 0xFFFFFFFF, (words[unit, 5] >> 32) & 0xFFFFFFFF
+        buckets[i, START], buckets[i, LEVEL] = words[unit, 0], (words[unit, 1] >> FLAG_SHIFT) & 0xFF
+        buckets[i, B_PEAK], buckets[i, B_TOTAL] = words[unit, 1] & AMOUNT_MASK, words[unit, 2]
+        buckets[i, B_HIGH], buckets[i, B_LOW] = words[unit, 3], words[unit, 4]
+        buckets[i, B_COUNT], buckets[i, B_SMALL] = words[unit, 5] & 0xFFFFFFFF, (words[unit, 5] >> 32) & 0xFFFFFFFF
         unit += 1
     unit = _load_list(words, unit, scalars[LISTED], state.listed)
     _load_list(words, unit, scalars[DAYS], state.days)
@@ -121,7 +120,7 @@ def load(words: Words, start: int, end: int, generation: int, state: State) -> i
     return unit + kept  # NEXT is 0: the first payment looks at all buckets
 
 
-@compiled
+@borrowing
 def _load_list(words: Words, unit: int, count: int, pairs: Table) -> int:
     for i in range(count):
         at = 2 * (i % LIST_WIDTH)
@@ -176,7 +175,7 @@ def _fold_payment(words: Words, unit: int, generation: int, state: State, limits
         before = state.previous[before]
 
 
-@compiled
+@borrowing
 def _retire(words: Words, unit: int, state: State, horizon: int) -> None:
     """A record leaves the raw part: it counts in a bucket from now on."""
     time, row = words[unit, 0], state.row
@@ -188,7 +187,7 @@ def _retire(words: Words, unit: int, state: State, horizon: int) -> None:
     _merge(time - time % SIZES[level], level, state, horizon)
 
 
-@compiled
+@borrowing
 def _level_of(time: int, level: int, clock: int) -> int:
     """The level at which a record of this time lies, from `level` up."""
     while level < COARSEST:
@@ -199,43 +198,77 @@ def _level_of(time: int, level: int, clock: int) -> int:
     return level
 
 
-@compiled
+@borrowing
+def _changes_at(start: int, level: int, horizon: int) -> int:
+    """The clock at which a bucket is to lie at the next level, or to be dropped."""
+    if level == COARSEST:
+        return start + DAY + horizon
+    coarser = SIZES[level + 1]
+    return start - start % coarser + coarser + FINE_FOR[level]
+
+
+@inlined
+def _copy(buckets: Table, source: int, target: int) -> None:
+    for column in range(BUCKET_COLUMNS):
+        buckets[target, column] = buckets[source, column]
+
+
+@borrowing
 def _merge(start: int, level: int, state: State, horizon: int) -> None:
-    """Add the bucket in hand to the one at (start, level), which is made if there is none."""
+    """Add the bucket in hand to the one at (start, level), which is made if there is none.
+
+    Buckets lie by rising start, so the one that is looked for is nearly always the last.
+    """
     buckets, row, scalars = state.buckets, state.row, state.scalars
-    place = scalars[BUCKETS] - 1
-    while place >= 0 and (buckets[place, START] != start or buckets[place, LEVEL] != level):
+    place = scalars[BUCKETS]
+    while place > 0 and (
+        buckets[place - 1, START] > start or (buckets[place - 1, START] == start and buckets[place - 1, LEVEL] < level)
+    ):
         place -= 1
-    if place < 0:
-        place = scalars[BUCKETS]
-        scalars[BUCKETS] += 1
-        buckets[place] = 0
-        buckets[place, START], buckets[place, LEVEL] = start, level
-        change = start + DAY + horizon
-        if level < COARSEST:
-            coarser = SIZES[level + 1]
-            change = start - start % coarser + coarser + FINE_FOR[level]
-        scalars[NEXT] = min(scalars[NEXT], change)
-    for column in range(B_COUNT, B_PEAK):
-        buckets[place, column] += row[column]
-    buckets[place, B_PEAK] = max(buckets[place, B_PEAK], row[B_PEAK])
+    last = place - 1
+    if place > 0 and buckets[last, START] == start and buckets[last, LEVEL] == level:
+        for column in range(B_COUNT, B_PEAK):
+            buckets[last, column] += row[column]
+        buckets[last, B_PEAK] = max(buckets[last, B_PEAK], row[B_PEAK])
+        return
+    for later in range(scalars[BUCKETS], place, -1):
+        _copy(buckets, later - 1, later)
+    scalars[BUCKETS] += 1
+    for column in range(BUCKET_COLUMNS):
+        buckets[place, column] = row[column]
+    buckets[place, START], buckets[place, LEVEL] = start, level
+    scalars[NEXT] = min(scalars[NEXT], _changes_at(start, level, horizon))
 
 
-@compiled
+@borrowing
 def coarsen(state: State, horizon: int) -> None:
-    """Bring all buckets to the levels that the clock asks for, and drop what is forgotten."""
+    """Bring all buckets to the levels that the clock asks for, and drop what is forgotten.
+
+    The older a bucket, the sooner it changes: of those of a level the first tells whether any does.
+    """
     scalars, row = state.scalars, state.row
-    clock, alive = scalars[CLOCK], scalars[BUCKETS]
+    clock, alive, settled = scalars[CLOCK], scalars[BUCKETS], -1
     scalars[BUCKETS] = 0
     scalars[NEXT] = NEVER
     for i in range(alive):  # a bucket moves to a place at or before its own: nothing unread is overwritten
-        row[:] = state.buckets[i]
-        if not forgotten(row[START], clock, horizon):
-            level = _level_of(row[START], row[LEVEL], clock)
-            _merge(row[START] - row[START] % SIZES[level], level, state, horizon)
+        start, level = state.buckets[i, START], state.buckets[i, LEVEL]
+        if level != settled:
+            change = _changes_at(start, level, horizon)
+            if change <= clock:
+                if not forgotten(start, clock, horizon):
+                    for column in range(BUCKET_COLUMNS):
+                        row[column] = state.buckets[i, column]
+                    level = _level_of(start, level, clock)
+                    _merge(start - start % SIZES[level], level, state, horizon)
+                continue
+            settled = level
+            scalars[NEXT] = min(scalars[NEXT], change)
+        if scalars[BUCKETS] < i:
+            _copy(state.buckets, i, scalars[BUCKETS])
+        scalars[BUCKETS] += 1
 
 
-@compiled
+@borrowing
 def _fold_label(words: Words, unit: int, state: State, limits: Table) -> None:
     """Fraud is listed, genuine is taken out; what falls off the list is frozen."""
     listed, scalars, time, event = state.listed, state.scalars, words[unit, 0], words[unit, 3]
@@ -260,7 +293,7 @@ def _fold_label(words: Words, unit: int, state: State, limits: Table) -> None:
     scalars[LISTED] = kept
 
 
-@compiled
+@borrowing
 def _freeze(time: int, state: State, limits: Table) -> None:
     """Count a fraud in its day for good."""
     days, scalars, start = state.days, state.scalars, time - time % DAY
@@ -278,7 +311,7 @@ def _freeze(time: int, state: State, limits: Table) -> None:
     days[oldest, 0], days[oldest, 1] = start, 1  # only labels of days to come can fill it
 
 
-@compiled
+@borrowing
 def drop_forgotten(pairs: Table, time_column: int, count: int, clock: int, horizon: int) -> int:
     """Close the gaps that forgotten entries leave in a list; how many are left."""
     kept = 0

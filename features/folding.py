@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
 from features.cells import CHANNELS, FOLDED_IN, MISSING, STATUS, gather
 from features.event import Words
-from features.fold import fold_record, load, new_state
-from features.kernels import Table, compiled
+from features.fold import State, fold_record, load, new_state
+from features.kernels import Table, borrowing, compiled
 from features.units import KEEP, power_of_two
 from features.values import value
+
+
+class Room(NamedTuple):
+    """Arrays that a reading of logs works in; `targets` and `order` tell where the wanted records are, see `_find`."""
+
+    state: State
+    tags: Table
+    cell_of: Table
+    cells: Table
+    sums: Table
+    targets: Table
+    order: Table
 
 
 @compiled
@@ -47,11 +61,37 @@ def read_logs(
     longest = 1
     for k in range(starts.size):
         longest = max(longest, ends[k] - starts[k])
-    state = new_state(longest, limits)
-    tags = np.zeros((power_of_two(2 * min(longest, limits[KEEP] + 1)) + 1, 3), np.int64)
-    cell_of = np.empty(min(longest, limits[KEEP]), np.int64)
-    cells, sums = np.empty((CHANNELS, edges.size), np.int64), np.zeros((CHANNELS, edges.size + 1), np.int64)
-    targets, order = np.empty(bounds[-1], np.int64), np.arange(bounds[-1])
+    n, kept = bounds[-1], min(longest, limits[KEEP])
+    room = Room(
+        new_state(longest, limits),
+        np.zeros((power_of_two(2 * min(longest, limits[KEEP] + 1)) + 1, 3), np.int64),
+        np.empty(kept, np.int64),
+        np.empty((CHANNELS, edges.size), np.int64),
+        np.zeros((CHANNELS, edges.size + 1), np.int64),
+        np.empty(n, np.int64),
+        np.arange(n),
+    )
+    _read(words, starts, ends, bounds, sources, every, edges, needed, program, limits, values, extra, room)
+
+
+@borrowing
+def _read(
+    words: Words,
+    starts: Table,
+    ends: Table,
+    bounds: Table,
+    sources: Words,
+    every: bool,
+    edges: Table,
+    needed: Table,
+    program: Table,
+    limits: Table,
+    values: npt.NDArray[np.float32],
+    extra: Table,
+    room: Room,
+) -> None:
+    """`read_logs` once its arrays are made."""
+    state, cells, sums, targets, order = room.state, room.cells, room.sums, room.targets, room.order
     for k in range(starts.size):
         wanted, last = bounds[k], bounds[k + 1]
         if wanted == last:
@@ -64,16 +104,17 @@ def read_logs(
             if fold_record(words, unit, k + 1, state, limits):
                 while wanted < last and (every or targets[order[wanted]] == unit):
                     row = order[wanted]
-                    gather(words, state, edges, needed, limits, tags, cell_of, cells, sums, extra[row])
+                    known = extra[row]
+                    gather(words, state, edges, needed, limits, room.tags, room.cell_of, cells, sums, known)
                     for feature in range(program.shape[0]):
-                        values[row, feature] = value(program[feature], sums, cells, extra[row])
+                        values[row, feature] = value(program, feature, sums, cells, known)
                     wanted += 1
                     if every:
                         break
             unit += 1
 
 
-@compiled
+@borrowing
 def _skip_folded(targets: Table, order: Table, wanted: int, last: int, unit: int, extra: Table) -> int:
     """Note what became of each wanted record; gives the first that lies at `unit`, behind the summary, or later."""
     first = wanted

@@ -53,12 +53,23 @@ numba.config.CACHE_DIR = str(_folder())  # type: ignore[attr-defined]  # set whe
 
 def compiled(function: _F) -> _F:
     """Compile a function of integers, floats and arrays at first use; it may hold no object and call nothing else."""
-    return cast("_F", numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+    return _jit(function, _nrt=True)  # said here, since a function else takes it from whoever calls it first
+
+
+def borrowing(function: _F) -> _F:
+    """The same for a function that makes no array: it uses those of its caller, and counts no references.
+
+    numba else counts them, atomically, wherever an array is named, which cost more than all the work of a fold. The
+    option has no public name (numba issue 2345).
+    """
+    return _jit(function, forceinline=True, _nrt=False)
 
 
 def inlined(function: _F) -> _F:
-    """The same, as a part of each caller: for what is called once a record or a value.
+    """A part of each of its callers, whatever they are: for what is called once a record or a value."""
+    return _jit(function, inline="always")
 
-    A call that passes arrays counts references, which costs more than such a function's own work.
-    """
-    return cast("_F", numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")(function))
+
+def _jit(function: _F, **options: object) -> _F:
+    decorate = cast("Callable[..., Callable[[_F], _F]]", numba.njit)  # its types know no option beyond the public ones
+    return decorate(cache=True, nogil=True, error_model="numpy", **options)(function)

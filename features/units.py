@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from features.event import KIND_PAYMENT, KIND_SHIFT, Words
-from features.kernels import Table, compiled
+from features.kernels import Table, borrowing
 
 KIND_SUMMARY: Final = 3
 KIND_BUCKET: Final = 4
@@ -42,25 +42,25 @@ COUNTRY, CATEGORY = 3, 4  # of a record's five tags; the first three are its cou
 TAGS: Final = 5
 
 
-@compiled
+@borrowing
 def is_payment(words: Words, unit: int) -> bool:
     """Whether a unit behind a log's summary is a payment; else it is a label."""
     return (words[unit, 1] >> KIND_SHIFT) & 0xFF == KIND_PAYMENT
 
 
-@compiled
+@borrowing
 def has_summary(words: Words, start: int, end: int) -> bool:
     """Whether the log in `words[start:end]` begins with a summary."""
     return start < end and (words[start, 1] >> KIND_SHIFT) & 0xFF == KIND_SUMMARY
 
 
-@compiled
+@borrowing
 def raw_of_summary(words: Words, start: int) -> int:
     """How many payments a summary's raw part has."""
     return (words[start, 2] >> 48) & 0xFFFF
 
 
-@compiled
+@borrowing
 def first_record(words: Words, start: int, end: int) -> int:
     """The first unit of a log that is a record: behind the buckets and labels of its summary."""
     if not has_summary(words, start, end):
@@ -70,13 +70,13 @@ def first_record(words: Words, start: int, end: int) -> int:
     return start + 1 + (counts & 0xFFFF) + (listed + 2) // LIST_WIDTH + (days + 2) // LIST_WIDTH
 
 
-@compiled
+@borrowing
 def forgotten(time: int, clock: int, horizon: int) -> bool:
     """Whether the UTC day of `time` ended at or before clock - horizon."""
     return time - time % DAY + DAY <= clock - horizon
 
 
-@compiled
+@borrowing
 def tag_of(words: Words, unit: int, which: int) -> int:
     """One of a record's tags: first, second, third counterpart, country, merchant category; 0 is none."""
     if which == 0:
@@ -90,7 +90,7 @@ def tag_of(words: Words, unit: int, which: int) -> int:
     return (words[unit, 5] >> 48) & 0xFFFF
 
 
-@compiled
+@borrowing
 def square(amount: int) -> tuple[int, int]:
     """An amount below 2**40, squared: upper part and lower 40 bits, so that their sums stay exact."""
     high, low = amount >> 20, amount & HALF_MASK
@@ -98,7 +98,7 @@ def square(amount: int) -> tuple[int, int]:
     return high * high + (rest >> LOW_BITS), rest & LOW_MASK
 
 
-@compiled
+@borrowing
 def place_of(table: Table, key: int, generation: int) -> int:
     """Where a key is, or would be, in a table of (key, value, generation) with a power of two of rows."""
     mask = table.shape[0] - 1
@@ -108,7 +108,7 @@ def place_of(table: Table, key: int, generation: int) -> int:
     return place
 
 
-@compiled
+@borrowing
 def power_of_two(least: int) -> int:
     """The number of rows of a table for `least` / 2 keys."""
     size = 16

@@ -147,9 +147,9 @@ def _deviation(sums: Table, extra: Table, lower: int, upper: int) -> tuple[float
 
 
 @inlined
-def value(step: Table, sums: Table, cells: Table, extra: Table) -> float:
-    """One feature of one payment: `step` is its row of the program, the rest is from `cells.gather`."""
-    op, lower, upper, which = step[OP], step[LOWER], step[UPPER], step[WHICH]
+def value(program: Table, row: int, sums: Table, cells: Table, extra: Table) -> float:
+    """One feature of one payment: `row` is its place in the program, the rest is from `cells.gather`."""
+    op, lower, upper, which = program[row, OP], program[row, LOWER], program[row, UPPER], program[row, WHICH]
     amount = float(extra[AMOUNT])
     if op == _COUNT:
         return _sum(sums, COUNT, lower, upper)
@@ -183,7 +183,7 @@ def value(step: Table, sums: Table, cells: Table, extra: Table) -> float:
         least = _least(cells, TROUGH, lower, upper)
         return amount / max(least, 1) if least < NEVER else np.nan
     if op == _VELOCITY:
-        usual = _sum(sums, EARLIER, 0, step[USUAL]) * step[WINDOW] / 2_592_000_000
+        usual = _sum(sums, EARLIER, 0, program[row, USUAL]) * program[row, WINDOW] / 2_592_000_000
         return _divide(_sum(sums, COUNT, lower, upper), usual)
     if op == _NEAR_HOUR:
         return _divide(_sum(sums, CLOSE, lower, upper), _sum(sums, RAW, lower, upper))
@@ -192,7 +192,7 @@ def value(step: Table, sums: Table, cells: Table, extra: Table) -> float:
     if op == _RISK:
         count = _sum(sums, COUNT, lower, upper)
         return _sum(sums, KNOWN_FRAUDS, lower, upper) / count if count > 0 else 0.0
-    if extra[SINCE_LAST] >= step[WINDOW]:
+    if extra[SINCE_LAST] >= program[row, WINDOW]:
         return np.nan
     if op == _SINCE_LAST:
         return extra[SINCE_LAST] / 1000
