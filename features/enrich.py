@@ -111,7 +111,7 @@ class Enricher:
         appends = self._appends(groupings, keys, shard_of, spans, epochs)
         applied = self._store.apply(appends)
         self._settle(spans, applied)
-        logs = _gather(appends, applied, shard_of)
+        logs = _gather(applied, shard_of)
         enriched = self._read(batch, spans, applied, groupings, logs, shard_of)
         enriched.recorded.extend(_recorded(spans, appends, applied))
         self._plan_upkeep(keys, appends, applied, logs, shard_of)
@@ -254,14 +254,14 @@ class Enricher:
                 )
 
 
-def _gather(appends: list[Append], applied: list[Applied], shard_of_key: Words | None) -> Logs:
+def _gather(applied: list[Applied], shard_of_key: Words | None) -> Logs:
     """All shards' logs as one array, in the order of the keys of the batch."""
     if shard_of_key is None:
-        return Logs(*applied[0].logs(appends[0]))
+        return Logs(*applied[0].logs())
     starts, ends = np.empty(shard_of_key.size, np.int64), np.empty(shard_of_key.size, np.int64)
     parts, at = [np.empty((0, UNIT_WORDS), np.int64)], 0
-    for shard, (append, each) in enumerate(zip(appends, applied, strict=True)):
-        words, first, last = each.logs(append)
+    for shard, each in enumerate(applied):
+        words, first, last = each.logs()
         here = shard_of_key == shard
         starts[here], ends[here] = first + at, last + at
         parts.append(words)
@@ -272,8 +272,7 @@ def _gather(appends: list[Append], applied: list[Applied], shard_of_key: Words |
 def _new(appends: list[Append], applied: list[Applied], shard_of_key: Words | None) -> Words:
     """(keys,) how many records of each log are known to be new."""
     counts = [
-        np.where((each.lengths > 0) & (not each.whole), np.array(append.counts, np.int64), 0)
-        for append, each in zip(appends, applied, strict=True)
+        np.array(append.counts, np.int64) * (not each.partial) for append, each in zip(appends, applied, strict=True)
     ]
     if shard_of_key is None:
         return counts[0]

@@ -89,35 +89,24 @@ class Applied:
     Those are the ones that end behind the floor or behind the span's start: so a call whose reply was lost tells its
     run again when it is repeated, also if it lies below the floor.
 
-    `lengths[i]` units of `units` (bytes of all logs, end to end) are the log of `Append.keys[i]`: as it is after the
-    call if `whole`, else as it was before, without the call's own records. `all_floors` has every partition's floor by
+    `lengths[i]` units of `units` (bytes of all logs, end to end) are the log of `Append.keys[i]`, after the call.
+    `partial` tells that some of the call's records had been there before. `all_floors` has every partition's floor by
     source id when the call asked for them.
     """
 
     units: bytes
     lengths: npt.NDArray[np.int64]
-    whole: bool
+    partial: bool
     markers: list[int]
     floors: list[int]
     runs: list[list[Run]]
     all_floors: Mapping[int, int] = field(default_factory=dict)
 
-    def logs(self, append: Append) -> tuple[Words, Words, Words]:
-        """All logs after the call as one array of units, shape (units, 6), and where each starts and ends in it."""
-        held = np.frombuffer(self.units, np.int64).reshape(-1, UNIT_WORDS)
-        if self.whole:
-            ends = np.cumsum(self.lengths)
-            return held, ends - self.lengths, ends
-        counts = np.array(append.counts, np.int64)
-        ends = np.cumsum(self.lengths + counts)
-        starts = ends - self.lengths - counts
-        words = np.empty((len(held) + len(append.records), UNIT_WORDS), np.int64)
-        own = np.repeat(ends - np.cumsum(counts), counts) + np.arange(len(append.records))
-        is_own = np.zeros(len(words), np.bool_)
-        is_own[own] = True
-        words[own] = append.records
-        words[~is_own] = held
-        return words, starts, ends
+    def logs(self) -> tuple[Words, Words, Words]:
+        """All logs as one array of units, shape (units, 6), and where each starts and ends in it."""
+        words = np.frombuffer(self.units, np.int64).reshape(-1, UNIT_WORDS)
+        ends = np.cumsum(self.lengths)
+        return words, ends - self.lengths, ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,17 +244,16 @@ class MemoryStore:
         fresh = {span.source_id: marker for span, marker in zip(append.spans, markers, strict=True)}
         for replacement in append.replacements:
             self._replace(shard, replacement)
-        before = [bytes(shard.logs.get(key, b"")) for key in append.keys]
         for key, records in records_of_keys(append):
             new = self._new(records, fresh) if partial else records
             if len(new):
                 shard.logs.setdefault(key, bytearray()).extend(new.tobytes())
         runs = [self._advance(shard, span, marker) for span, marker in zip(append.spans, markers, strict=True)]
-        after = [bytes(shard.logs.get(key, b"")) for key in append.keys] if partial else before
+        after = [bytes(shard.logs.get(key, b"")) for key in append.keys]
         return Applied(
             units=b"".join(after),
             lengths=np.array([len(log) // UNIT_BYTES for log in after], np.int64),
-            whole=partial,
+            partial=partial,
             markers=markers,
             floors=[shard.floors[span.topic, span.partition] for span in append.spans],
             runs=runs,

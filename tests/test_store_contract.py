@@ -57,7 +57,7 @@ class Pinned(MemoryStore):
 def told(applied: Sequence[Applied]) -> list[object]:
     """Answers, comparably."""
     return [
-        (each.units, each.lengths.tolist(), each.whole, each.markers, each.floors, each.runs, each.all_floors)
+        (each.units, each.lengths.tolist(), each.partial, each.markers, each.floors, each.runs, each.all_floors)
         for each in applied
     ]
 

@@ -1,5 +1,5 @@
--- One micro-batch on one shard: guard, read, append, move the markers, return the logs as they were.
--- Everything is read and checked before the first write, since Redis does not roll a script back.
+-- One micro-batch on one shard: guard, compact, append, move the markers. The logs are read right after it.
+-- Redis does not roll a script back: everything is checked before the first write, or taken back.
 --
 -- KEYS[1]   hash: epoch, seq, and by source m:<source> (marker), f:<source> (committed floor), r:<source> (runs,
 --           MessagePack {start, end, sequence, epoch, ...}), i:<source> (its source id)
@@ -9,7 +9,7 @@
 --           {{key, bytes to cut}, ...}; 7 keys to refresh, MessagePack; 8 see KEYS; 9 whether to return all floors;
 --           10.. first unit and summary of each replacement (Redis' MessagePack knows no bytes). A key is its place
 --           in KEYS.
-local UNIT, CHUNK = 48, 4000
+local UNIT = 48
 local sub, call, number, whole = string.sub, redis.call, tonumber, '%.0f'
 
 local meta, epoch = KEYS[1], ARGV[1]
@@ -38,53 +38,32 @@ for i, span in ipairs(spans) do
   floors[i] = math.max(number(known[3 * i + 1] or 0), span[5])
 end
 
-local function fetch()
-  local logs, absent = {}, {}
-  for first = 2, keys, CHUNK do
-    local last = math.min(keys, first + CHUNK - 1)
-    local some = call('MGET', unpack(KEYS, first, last))
-    for i = 1, #some do
-      local log = some[i]
-      if not log then
-        absent[#absent + 1] = KEYS[first + i - 1]
-      end
-      logs[first + i - 2] = log or ''
-    end
+local function is_log(place)
+  return call('STRLEN', KEYS[place]) % UNIT == 0  -- an error where the key is of another type
+end
+for place = partial and 2 or keys + 1, keys do  -- else appending tells, see below
+  if not is_log(place) then
+    return {'corrupt', KEYS[place]}
   end
-  return logs, absent
+end
+for _, each in ipairs(replacements) do
+  if not is_log(each[1]) then
+    return {'corrupt', KEYS[each[1]]}
+  end
 end
 
-local before, absent = fetch()
-for first = 1, #absent, CHUNK do
-  -- MGET says nothing of a key of another type
-  if call('EXISTS', unpack(absent, first, math.min(#absent, first + CHUNK - 1))) > 0 then
-    return {'corrupt', absent[first]}
-  end
-end
-for k = 1, #before do
-  if #before[k] % UNIT ~= 0 then
-    return {'corrupt', KEYS[k + 1]}
-  end
-end
-local replaced = {}
-for i, each in ipairs(replacements) do
-  local place, cut, first, summary = each[1], each[2], ARGV[8 + 2 * i], ARGV[9 + 2 * i]
-  local log = place <= keys and before[place - 1] or call('GET', KEYS[place])
-  if log and #log >= cut and sub(log, 1, UNIT) == first then
-    log = summary .. sub(log, cut + 1)
-    replaced[place] = log
-    if place <= keys then
-      before[place - 1] = log
+local appended = {}
+local function take_back()
+  for place, bytes in pairs(appended) do
+    local log = call('GET', KEYS[place])
+    if #log == bytes then
+      call('DEL', KEYS[place])
+    else
+      call('SET', KEYS[place], sub(log, 1, #log - bytes), 'KEEPTTL')
     end
   end
 end
 
-for place, log in pairs(replaced) do
-  call('SET', KEYS[place], log, 'EX', life)
-end
-for _, place in ipairs(cmsgpack.unpack(ARGV[7])) do
-  call('EXPIRE', KEYS[place], life)
-end
 local at = 1
 for k = 1, #counts do
   local bytes = counts[k] * UNIT
@@ -101,12 +80,32 @@ for k = 1, #counts do
     new = table.concat(parts)
   end
   if #new > 0 then
-    if before[k] == '' then
-      call('SET', KEYS[k + 1], new, 'EX', life)
-    else
-      call('APPEND', KEYS[k + 1], new)
+    -- to ask each key for its type first would cost more than all the rest; a key that is no log is found out here
+    local length = redis.pcall('APPEND', KEYS[k + 1], new)
+    if type(length) ~= 'number' then
+      take_back()
+      return length  -- the error
+    end
+    appended[k + 1] = #new
+    if length % UNIT ~= 0 then
+      take_back()
+      return {'corrupt', KEYS[k + 1]}
+    end
+    if length == #new then
+      call('EXPIRE', KEYS[k + 1], life)
     end
   end
+end
+
+for i, each in ipairs(replacements) do
+  local place, cut, first, summary = each[1], each[2], ARGV[8 + 2 * i], ARGV[9 + 2 * i]
+  local log = call('GET', KEYS[place])
+  if log and #log - (appended[place] or 0) >= cut and sub(log, 1, UNIT) == first then
+    call('SET', KEYS[place], summary .. sub(log, cut + 1), 'EX', life)
+  end
+end
+for _, place in ipairs(cmsgpack.unpack(ARGV[7])) do
+  call('EXPIRE', KEYS[place], life)
 end
 
 local sequence, runs, values = number(known[2] or 0), {}, {}
@@ -141,4 +140,4 @@ if #values > 0 then
 end
 
 local all = ARGV[9] == '1' and call('HGETALL', meta) or {}
-return {'ok', partial and 1 or 0, markers, floors, runs, partial and fetch() or before, all}
+return {'ok', partial and 1 or 0, markers, floors, runs, all}

@@ -7,10 +7,11 @@ closed, and whoever uses the next one knows.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import redis
+from hiredis import pack_command
 
 from features.errors import StoreError, StoreUnavailable, StoreUnsuitable
 
@@ -45,6 +46,14 @@ class Node:
         """Send a command; its reply has to be taken later. Raises StoreUnavailable, StoreUnsuitable."""
         try:
             self._connection.send_command(*command)
+        except (redis.RedisError, OSError) as error:
+            raise self.failed(error) from error
+
+    def send_all(self, commands: Iterable[Sequence[bytes]]) -> None:
+        """Send several commands at once; each has a reply. Raises StoreUnavailable, StoreUnsuitable."""
+        packed = b"".join([pack_command(tuple(command)) for command in commands])  # type: ignore[arg-type]  # words
+        try:
+            self._connection.send_packed_command([packed])
         except (redis.RedisError, OSError) as error:
             raise self.failed(error) from error
 

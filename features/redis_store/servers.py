@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import redis
 from redis.backoff import NoBackoff
@@ -16,6 +16,7 @@ from features.errors import ConfigError, StoreUnavailable
 from features.redis_store.node import Node
 
 Address = tuple[str, int]
+READ_BYTES: Final = 1 << 20  # at once: the logs of a batch are some hundred kilobytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Connector:
                 socket_connect_timeout=timeout_s,
                 retry=Retry(NoBackoff(), 0),
                 protocol=2,
+                socket_read_size=READ_BYTES,
             )
             self._class: Any = pool.connection_class
             self._options: dict[str, Any] = dict(pool.connection_kwargs)

@@ -202,27 +202,41 @@ class RedisStore:
 
     def _exchange(self, appends: Sequence[Append]) -> list[Applied]:
         """Send every shard's call, then take the replies: all of them, so that the connections stay in step."""
-        calls = [wire.arguments(prefix, each, IDLE_S) for prefix, each in zip(self._prefixes, appends, strict=True)]
+        calls = [wire.call(prefix, each, IDLE_S) for prefix, each in zip(self._prefixes, appends, strict=True)]
         nodes = [self._servers.of(shard) for shard in range(self.shards)]
         for node, call in zip(nodes, calls, strict=True):
-            node.send(b"EVALSHA", self._sha, *call)
-        replies = [node.reply() for node in nodes]
+            node.send_all(call.transaction(b"EVALSHA", self._sha))
+        replies = [self._transacted(node, call) for node, call in zip(nodes, calls, strict=True)]
         return [
-            self._applied(node, self._settled(node, reply, call))
+            self._applied(node, *self._settled(node, reply, call))
             for node, call, reply in zip(nodes, calls, replies, strict=True)
         ]
 
-    def _settled(self, node: Node, reply: Any, call: list[bytes]) -> Any:
-        """The reply to a call, once the script is where it was not yet, and the shard where it is just going."""
-        if isinstance(reply, redis.exceptions.NoScriptError):
-            # SCRIPT FLUSH or a new server: nothing ran, so sending the text is safe
-            reply = node.ask(b"EVAL", self._script, *call)
-        return self._followed(node, reply, b"EVAL", self._script, *call)
+    def _transacted(self, node: Node, call: wire.Call) -> Any:
+        """The reply to a transaction: those of its commands, or what made one of them be refused."""
+        replies = [node.reply() for _ in range(call.commands)]
+        refused = next((reply for reply in replies[:-1] if isinstance(reply, Exception)), None)
+        return replies[-1] if refused is None else refused
 
-    def _applied(self, node: Node, reply: list[Any]) -> Applied:
+    def _settled(self, node: Node, reply: Any, call: wire.Call) -> Any:
+        """The replies of a call's commands, once the script is where it was not yet, or the shard where it is going."""
+        if isinstance(reply, list) and isinstance(reply[0], redis.exceptions.NoScriptError):
+            # SCRIPT FLUSH or a new server: nothing ran, so sending the text is safe
+            node.send_all(call.transaction(b"EVAL", self._script))
+            reply = self._transacted(node, call)
+        if isinstance(reply, redis.exceptions.AskError):
+            node = self._servers.at(reply.host, reply.port)
+            node.ask(b"ASKING")
+            node.send_all(call.transaction(b"EVAL", self._script))
+            reply = self._transacted(node, call)
+        for each in (reply, *reply) if isinstance(reply, list) else (reply,):
+            self._refuse(node, each)
+        return reply
+
+    def _applied(self, node: Node, reply: list[Any], logs: Sequence[bytes | None] = ()) -> Applied:
         status = reply[0]
         if status == b"ok":
-            return wire.applied(reply)
+            return wire.applied(reply, logs)
         if status == b"behind":
             raise StateBehind(f"{node.where}: the marker of {reply[1].decode()} is {reply[2]}, below {reply[3]}")
         if status == b"epoch":
@@ -243,11 +257,12 @@ class RedisStore:
         """The reply to a command; one that sends us to the node to which the shard is moving is followed once."""
         if isinstance(reply, redis.exceptions.AskError):
             node = self._servers.at(reply.host, reply.port)
-            node.send(b"ASKING")
-            node.send(*command)
-            asked, reply = node.reply(), node.reply()
-            if isinstance(asked, Exception):
-                raise node.failed(asked)
+            node.ask(b"ASKING")
+            reply = node.ask(*command)
+        self._refuse(node, reply)
+        return reply
+
+    def _refuse(self, node: Node, reply: Any) -> None:
         if isinstance(reply, redis.exceptions.MovedError):
             raise _Moved
         if isinstance(reply, redis.ResponseError):
@@ -256,7 +271,6 @@ class RedisStore:
                     f"{node.where} holds a foreign key under {self._space}: use another store.namespace"
                 )
             raise node.failed(reply)
-        return reply
 
     def _guarded(self, call: Callable[[], _T]) -> _T:
         """Whatever leaves it open which server stands where, or what it has, ends the trust in all connections."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -13,18 +15,40 @@ from features.store import Append, Applied, Run, packed_spans
 _RUN: Final = 4  # numbers
 
 
-def arguments(prefix: bytes, append: Append, idle_s: int) -> list[bytes]:
-    """A call's number of keys, keys and arguments, as `apply.lua` wants them."""
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One shard's call: what `apply.lua` is given, and the keys whose logs are to be read right after it.
+
+    Redis reads them itself, in the same transaction: through the script every byte would be copied and hashed by Lua.
+    """
+
+    arguments: Sequence[bytes]
+    logs: Sequence[bytes]
+
+    @property
+    def commands(self) -> int:
+        """How many replies its transaction gets; the last one is that of EXEC."""
+        return 4 if self.logs else 3
+
+    def transaction(self, *script: bytes) -> list[Sequence[bytes]]:
+        """Its commands; `script` says how the script is named."""
+        read = [(b"MGET", *self.logs)] if self.logs else []
+        return [(b"MULTI",), (*script, *self.arguments), *read, (b"EXEC",)]
+
+
+def call(prefix: bytes, append: Append, idle_s: int) -> Call:
+    """Number of keys, keys and arguments, as `apply.lua` wants them."""
     places = {key: place for place, key in enumerate(append.keys, start=2)}
     extra = [key for key in (*(each.key for each in append.replacements), *append.refresh) if key not in places]
     for key in extra:
         places.setdefault(key, len(places) + 2)
     others = list(places)[len(append.keys) :]
+    logs = [prefix + key for key in append.keys]
     replacements = [[places[each.key], each.cut] for each in append.replacements]
-    return [
+    arguments = [
         str(1 + len(places)).encode(),
         prefix + b"meta",
-        *[prefix + key for key in append.keys],
+        *logs,
         *[prefix + key for key in others],
         str(append.epoch).encode(),
         packed_spans(append.spans),
@@ -37,14 +61,15 @@ def arguments(prefix: bytes, append: Append, idle_s: int) -> list[bytes]:
         b"1" if append.all_floors else b"0",
         *[content for each in append.replacements for content in (each.first, each.summary)],
     ]
+    return Call(arguments, logs)
 
 
-def applied(reply: list[Any]) -> Applied:
-    """The reply to a call that was not refused."""
-    logs: list[bytes] = reply[5]
-    lengths = np.fromiter(map(len, logs), np.int64, len(logs)) // UNIT_BYTES
+def applied(reply: list[Any], logs: Sequence[bytes | None]) -> Applied:
+    """The reply to a call that was not refused, and the logs after it."""
+    held = [log or b"" for log in logs]
+    lengths = np.fromiter(map(len, held), np.int64, len(held)) // UNIT_BYTES
     runs = [_runs(packed) for packed in reply[4]]
-    return Applied(b"".join(logs), lengths, reply[1] == 1, reply[2], reply[3], runs, _floors(reply[6]))
+    return Applied(b"".join(held), lengths, reply[1] == 1, reply[2], reply[3], runs, _floors(reply[5]))
 
 
 def _runs(packed: bytes) -> list[Run]:

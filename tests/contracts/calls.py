@@ -103,7 +103,7 @@ class Reply:
         """All logs after the call."""
         found: dict[bytes, Words] = {}
         for call, applied in zip(self.calls, self.applied, strict=True):
-            words, starts, ends = applied.logs(call)
+            words, starts, ends = applied.logs()
             found |= {key: words[a:b] for key, a, b in zip(call.keys, starts.tolist(), ends.tolist(), strict=True)}
         return found
 

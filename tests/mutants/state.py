@@ -119,7 +119,7 @@ MUTANTS: Final = (
     Mutant(
         "comparing before replacing",
         WithoutComparing,
-        script=("if log and #log >= cut and sub(log, 1, UNIT) == first then", "if log then"),
+        script=("if log and #log - (appended[place] or 0) >= cut and sub(log, 1, UNIT) == first then", "if log then"),
     ),
     Mutant("renewal of epochs", WithoutRenewal, regressions=True),
 )
