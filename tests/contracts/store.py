@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from features.errors import StateBehind
-from features.event import UNIT_BYTES
 from features.store import Position, Run, StateStore
 from tests.contracts.calls import (
     L0,
