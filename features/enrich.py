@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
-from features.catalog import Catalog, Entity
-from features.cells import FOUND, REPEATED, SINCE_LAST, STATUS
+from features.catalog import Catalog
+from features.cells import EXTRAS, FOUND, REPEATED, SINCE_LAST, STATUS
 from features.compaction import due, newly_of_period, summary
 from features.errors import StateBehind
 from features.event import UNIT_BYTES, UNIT_WORDS, LabelBatch, PaymentBatch, Words
-from features.grouping import Grouping, group
+from features.grouping import Grouper, Grouping
 from features.operations import PAYMENT_OPS, Floats
 from features.reader import EntityReader, Values, limits_array
 from features.store import Append, Applied, Replacement, Run, Span, StateStore
@@ -90,6 +91,7 @@ class Enricher:
             (column, PAYMENT_OPS[catalog.features[column].op]) for column in catalog.payment_columns
         ]
         self._readers = [EntityReader(catalog, entity) for entity in catalog.logged]
+        self._grouper = Grouper(catalog.logged)
         self._floors = np.full(1 << 16, -1, np.int64)
         self._upkeep = [_Upkeep() for _ in range(store.shards)]
         self._upkeep_of: tuple[int, ...] = ()  # the epochs that it was planned in
@@ -105,16 +107,15 @@ class Enricher:
         StoreUnavailable and StateBehind as `StateStore.apply` does, and StateBehind when a payment that is not
         committed is missing from a log. The call may be repeated after any of them.
         """
-        groupings = [group(reader.entity, batch, labels) for reader in self._readers]
-        keys = [key for grouping in groupings for key in grouping.keys]
-        shard_of = self._shards_of(keys)
-        appends = self._appends(groupings, keys, shard_of, spans, epochs)
+        grouping = self._grouper.group(batch, labels)
+        shard_of = self._shards_of(grouping.keys)
+        appends = self._appends(grouping, shard_of, spans, epochs)
         applied = self._store.apply(appends)
         self._settle(spans, applied)
         logs = _gather(applied, shard_of)
-        enriched = self._read(batch, spans, applied, groupings, logs, shard_of)
+        enriched = self._read(batch, spans, applied, grouping, logs, shard_of)
         enriched.recorded.extend(_recorded(spans, appends, applied))
-        self._plan_upkeep(keys, appends, applied, logs, shard_of)
+        self._plan_upkeep(grouping.keys, appends, applied, logs, shard_of)
         return enriched
 
     def payment_only(self, batch: PaymentBatch) -> Values:
@@ -131,8 +132,7 @@ class Enricher:
 
     def _appends(
         self,
-        groupings: list[Grouping],
-        keys: list[bytes],
+        grouping: Grouping,
         shard_of_key: Words | None,
         spans: tuple[Span, ...],
         epochs: Sequence[int],
@@ -141,8 +141,7 @@ class Enricher:
             self._upkeep = [_Upkeep() for _ in self._upkeep]
         self._calls += 1
         all_floors = self._calls % ALL_FLOORS_EVERY == 1
-        counts = np.concatenate([grouping.counts for grouping in groupings])
-        records = np.concatenate([grouping.records for grouping in groupings])
+        keys, counts, records = grouping.keys, grouping.counts, grouping.records
         appends = []
         for shard, (epoch, upkeep) in enumerate(zip(epochs, self._upkeep, strict=True)):
             own_keys, own_counts, own_records = keys, counts, records
@@ -202,7 +201,7 @@ class Enricher:
         batch: PaymentBatch,
         spans: tuple[Span, ...],
         applied: list[Applied],
-        groupings: list[Grouping],
+        grouping: Grouping,
         logs: Logs,
         shard_of_key: Words | None,
     ) -> Enriched:
@@ -210,27 +209,25 @@ class Enricher:
         values = self.payment_only(batch)
         repeated, stale = np.zeros(n, np.bool_), self._stale(batch, spans, applied)
         age_ms, shard = np.full(n, -1, np.int64), np.zeros(n, np.int64)
-        sources = batch.base[:, 2]
-        at = 0
-        for reader, grouping in zip(self._readers, groupings, strict=True):
-            here = slice(at, at + len(grouping.keys))
-            at = here.stop
-            rows = grouping.rows
-            if not rows.size or reader.entity not in self.catalog.entities:
-                continue
-            block, extra = reader.read(logs.words, logs.starts[here], logs.ends[here], grouping.bounds, sources[rows])
-            if (lost := extra[:, STATUS] != FOUND).any():
-                self._require_committed(batch, rows[lost & ~stale[rows]], reader.entity)
-                stale[rows[lost]] = True
-                block[lost] = np.nan
-                extra[lost, REPEATED] = 0
-            values[rows[:, None], reader.columns] = block
-            if reader.entity == "card":
-                repeated[rows] = extra[:, REPEATED] == 1
-                since = extra[:, SINCE_LAST]
-                age_ms[rows] = np.where((since < NEVER) & ~lost, since, -1)
-                if shard_of_key is not None:
-                    shard[rows] = np.repeat(shard_of_key[here], np.diff(grouping.bounds))
+        rows, sources = grouping.rows, batch.base[grouping.rows, 2]
+        extra = np.zeros((rows.size, EXTRAS), np.int64)
+        for reader, (first, end) in zip(self._readers, pairwise(grouping.first), strict=True):
+            starts, ends, bounds = logs.starts[first:end], logs.ends[first:end], grouping.bounds[first : end + 1]
+            if reader.entity in self.catalog.entities:
+                reader.fill(logs.words, starts, ends, bounds, sources, values, rows, extra)
+        if (lost := extra[:, STATUS] != FOUND).any():
+            self._require_committed(batch, grouping, lost & ~stale[rows])
+            stale[rows[lost]] = True
+            extra[lost, REPEATED] = 0
+        card = slice(0, grouping.bounds[grouping.first[1]])
+        of_card = rows[card]
+        repeated[of_card] = extra[card, REPEATED] == 1
+        since = extra[card, SINCE_LAST]
+        age_ms[of_card] = np.where((since < NEVER) & ~lost[card], since, -1)
+        if shard_of_key is not None:
+            shard[of_card] = np.repeat(
+                shard_of_key[: grouping.first[1]], np.diff(grouping.bounds[: grouping.first[1] + 1])
+            )
         epoch, sequence = _stamps(batch, spans, applied, shard)
         return Enriched(values, shard, epoch, sequence, repeated, stale, age_ms)
 
@@ -244,13 +241,15 @@ class Enricher:
                 stale |= (batch.partition == span.partition) & (batch.offset >= span.floor) & (batch.offset < floor)
         return stale
 
-    def _require_committed(self, batch: PaymentBatch, rows: Words, entity: Entity) -> None:
-        for row in rows.tolist():
+    def _require_committed(self, batch: PaymentBatch, grouping: Grouping, lost: Mask) -> None:
+        for place in np.flatnonzero(lost).tolist():
+            row = grouping.rows[place]
             partition, offset = int(batch.partition[row]), int(batch.offset[row])
             if offset >= self._floors[partition]:
+                first = np.searchsorted(grouping.bounds[grouping.first], place, side="right") - 1
                 raise StateBehind(
-                    f"the {entity} log has lost the record of {batch.topic}/{partition} offset {offset}, "
-                    "which is not committed: the state went back in time"
+                    f"the {self._readers[first].entity} log has lost the record of {batch.topic}/{partition} "
+                    f"offset {offset}, which is not committed: the state went back in time"
                 )
 
 

@@ -277,14 +277,12 @@ def label_words(event_time: Words, fraud: npt.NDArray[np.bool_], source: Words, 
     return words
 
 
-def records_of(
-    base: Words, first: npt.NDArray[np.uint32], second: npt.NDArray[np.uint32], third: npt.NDArray[np.uint32]
-) -> Words:
-    """(n, 6) records: `base` with the tags of three counterparts, each of shape (n,)."""
-    records = base.copy()
-    records[:, 4] = (second.astype(np.uint64) << np.uint64(32) | first).view(np.int64)
-    records[:, 5] |= third.astype(np.int64)
-    return records
+def set_counterparts(
+    records: Words, first: npt.NDArray[np.uint32], second: npt.NDArray[np.uint32], third: npt.NDArray[np.uint32]
+) -> None:
+    """Put the tags of three counterparts, each of shape (...), into records without any, shape (..., 6)."""
+    records[..., 4] = (second.astype(np.uint64) << np.uint64(32) | first).view(np.int64)
+    records[..., 5] |= third.astype(np.int64)
 
 
 def _hashes(event_ids: list[str]) -> Words:

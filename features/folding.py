@@ -40,6 +40,8 @@ def read_logs(
     program: Table,
     limits: Table,
     values: npt.NDArray[np.float32],
+    rows: Table,
+    columns: Table,
     extra: Table,
 ) -> None:
     """Fold m logs and compute the values of n payments.
@@ -48,14 +50,16 @@ def read_logs(
         words: (units, 6), the logs; log k is `words[starts[k]:ends[k]]`.
         starts: (m,)
         ends: (m,)
-        bounds: (m + 1,) the payments of log k are rows `bounds[k]` to `bounds[k + 1]` of the outputs.
+        bounds: (m + 1,) the payments of log k are `bounds[k]` to `bounds[k + 1]`.
         sources: (n,) source words of the payments to be read, in any order within a log.
         every: read all payments of every log instead, in log order; `sources` is not looked at.
         edges: (cells,) rising ages in ms, at least one.
         needed: (CHANNELS,) 1 for each channel to be gathered.
         program: (features, PROGRAM_COLUMNS), see `features.values`.
         limits: (4,) as in `catalog.Limits`.
-        values: (n, features) filled.
+        values: (any, any) of which row `rows[i]` gets the features of payment i, unless its STATUS is not FOUND.
+        rows: (n,)
+        columns: (features,) in which column of `values` each feature is put.
         extra: (n, EXTRAS) filled. Where STATUS is not FOUND the rest means nothing.
     """
     longest = 1
@@ -71,7 +75,9 @@ def read_logs(
         np.empty(n, np.int64),
         np.arange(n),
     )
-    _read(words, starts, ends, bounds, sources, every, edges, needed, program, limits, values, extra, room)
+    _read(
+        words, starts, ends, bounds, sources, every, edges, needed, program, limits, values, rows, columns, extra, room
+    )
 
 
 @borrowing
@@ -87,6 +93,8 @@ def _read(
     program: Table,
     limits: Table,
     values: npt.NDArray[np.float32],
+    rows: Table,
+    columns: Table,
     extra: Table,
     room: Room,
 ) -> None:
@@ -107,7 +115,7 @@ def _read(
                     known = extra[row]
                     gather(words, state, edges, needed, limits, room.tags, room.cell_of, cells, sums, known)
                     for feature in range(program.shape[0]):
-                        values[row, feature] = value(program, feature, sums, cells, known)
+                        values[rows[row], columns[feature]] = value(program, feature, sums, cells, known)
                     wanted += 1
                     if every:
                         break

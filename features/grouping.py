@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from features.catalog import COUNTERPARTS, Entity
-from features.event import Label, LabelBatch, Payment, PaymentBatch, Words, records_of
+from features.event import UNIT_WORDS, Label, LabelBatch, Payment, PaymentBatch, Words, set_counterparts
 
 ID_FIELDS: Final[dict[Entity, str]] = {
     "card": "card_id",
@@ -30,35 +30,78 @@ _PREFIX: Final[dict[Entity, bytes]] = {
     "device": b"d:",
     "ip": b"i:",
 }
+_TAGS: Final = ("card", "merchant", "device", "ip")
 _ID_OF: Final = {entity: attrgetter(name) for entity, name in ID_FIELDS.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
-    """The keys of one entity in a batch of m labels and n payments, and their records, by key, labels first."""
+    """The keys of a batch of m labels and n payments, entity by entity, and their records, by key, labels first.
+
+    Attributes:
+        keys: those of the first entity, of the second, and so on.
+        first: (entities + 1,) where each entity's keys begin.
+        counts: (keys,) records of each.
+        records: (records, 6)
+        rows: the payments that name each key, by key, in log order.
+        bounds: (keys + 1,) which of `rows` belong to each key.
+    """
 
     keys: list[bytes]
-    counts: Words  # (keys,) records of each
-    records: Words  # (records, 6)
-    rows: Words  # the payments that name the entity, by key, in log order
-    bounds: Words  # (keys + 1,) which of `rows` belong to each key
+    first: list[int]
+    counts: Words
+    records: Words
+    rows: Words
+    bounds: Words
 
 
-def group(entity: Entity, batch: PaymentBatch, labels: LabelBatch | None) -> Grouping:
-    """Group a batch by the entities of one kind that it names."""
-    ids, records, before = ids_of(batch.payments, entity), payment_records(batch, entity), 0
-    if labels is not None and len(labels):
-        ids, before = [*ids_of(labels.labels, entity), *ids], len(labels)
-        records = np.concatenate((labels.base, records))
-    slot, names = numbered(ids)
-    order = np.argsort(slot, kind="stable")[np.count_nonzero(slot < 0) :]
-    counts = np.bincount(slot[order], minlength=len(names))
-    rows, sizes = order, counts
-    if before:
-        rows = order[order >= before] - before
-        sizes = np.bincount(slot[before:][rows], minlength=len(names))
-    keys = [_PREFIX[entity] + name.encode() for name in names]
-    return Grouping(keys, counts, records[order], rows, np.concatenate(([0], np.cumsum(sizes))))
+class Grouper:
+    """Groups batches by the entities that they name: all kinds of them in one go, since numpy has a price a call."""
+
+    def __init__(self, entities: Sequence[Entity]) -> None:
+        """Settle whom to group by, in order."""
+        self._entities = tuple(entities)
+        self._columns = np.array([[_TAGS.index(tag) for tag in COUNTERPARTS[e]] for e in entities], np.int64).T
+
+    def group(self, batch: PaymentBatch, labels: LabelBatch | None) -> Grouping:
+        """Group labels and payments, none of which need name every entity."""
+        before = 0 if labels is None else len(labels)
+        size = before + len(batch)
+        slots, keys, first = self._numbered(batch.payments, labels.labels if labels is not None else ())
+        records = np.empty((len(self._entities), size, UNIT_WORDS), np.int64)
+        if labels is not None:
+            records[:, :before] = labels.base
+        records[:, before:] = batch.base
+        tags = np.stack([getattr(batch, tag) for tag in _TAGS])
+        set_counterparts(records[:, before:], *(tags[column] for column in self._columns))
+        slot = np.fromiter(slots, np.int64, len(slots))
+        order = np.argsort(slot, kind="stable")[np.count_nonzero(slot < 0) :]
+        owner = slot[order]
+        rows = order % size - before if size else order
+        if before:
+            owner, rows = owner[rows >= 0], rows[rows >= 0]
+        bounds = np.searchsorted(owner, np.arange(len(keys) + 1))
+        counts = np.bincount(slot[order], minlength=len(keys)) if before else np.diff(bounds)
+        return Grouping(keys, first, counts, records.reshape(-1, UNIT_WORDS)[order], rows, bounds)
+
+    def _numbered(
+        self, payments: Sequence[Payment], labels: Sequence[Label]
+    ) -> tuple[list[int], list[bytes], list[int]]:
+        """For every entity and record the number of its key, -1 where it names none; the keys by number."""
+        slots: list[int] = []
+        keys: list[bytes] = []
+        first = [0]
+        for entity in self._entities:
+            of, prefix = _ID_OF[entity], _PREFIX[entity]
+            ids = [*map(of, labels), *map(of, payments)]
+            names = dict.fromkeys(ids)
+            names.pop(None, None)
+            number: dict[str | None, int] = dict(zip(names, range(len(keys), len(keys) + len(names)), strict=True))
+            number[None] = -1
+            slots += map(number.__getitem__, ids)
+            keys += [prefix + name for name in map(str.encode, names)]
+            first.append(len(keys))
+        return slots, keys, first
 
 
 def ids_of(records: Sequence[Payment] | Sequence[Label], entity: Entity) -> list[str | None]:
@@ -76,5 +119,6 @@ def numbered(ids: Iterable[str | None]) -> tuple[Words, list[str]]:
 
 def payment_records(batch: PaymentBatch, entity: Entity) -> Words:
     """(n, 6) the payments as records of one entity's logs."""
-    first, second, third = (getattr(batch, name) for name in COUNTERPARTS[entity])
-    return records_of(batch.base, first, second, third)
+    records = batch.base.copy()
+    set_counterparts(records, *(getattr(batch, name) for name in COUNTERPARTS[entity]))
+    return records

@@ -50,8 +50,41 @@ class EntityReader:
         Returns:
             (n, columns) float32 and (n, `cells.EXTRAS`). Where the status is not FOUND the rest means nothing.
         """
-        n = int(bounds[-1])
-        values, extra = np.empty((n, self.columns.size), np.float32), np.empty((n, EXTRAS), np.int64)
+        n, size = int(bounds[-1]), self.columns.size
+        values, extra = np.empty((n, size), np.float32), np.empty((n, EXTRAS), np.int64)
+        rows, columns = np.arange(n), np.arange(size)
+        self._fill(words, starts, ends, bounds, sources, values, rows, columns, extra)
+        return values, extra
+
+    def fill(
+        self,
+        words: Words,
+        starts: Words,
+        ends: Words,
+        bounds: Words,
+        sources: Words,
+        values: Values,
+        rows: Words,
+        extra: Words,
+    ) -> None:
+        """The same for payments that are a part of others, into rows `rows` (n,) of a matrix of all features.
+
+        `bounds` are places in `sources`, `rows` and `extra`. What is not FOUND stays as it is in `values`.
+        """
+        self._fill(words, starts, ends, bounds, sources, values, rows, self.columns, extra)
+
+    def _fill(
+        self,
+        words: Words,
+        starts: Words,
+        ends: Words,
+        bounds: Words,
+        sources: Words | None,
+        values: Values,
+        rows: Words,
+        columns: Words,
+        extra: Words,
+    ) -> None:
         plan = self._plan
         read_logs(
             words,
@@ -65,9 +98,10 @@ class EntityReader:
             plan.program,
             self._limits,
             values,
+            rows,
+            columns,
             extra,
         )
-        return values, extra
 
     def read_all(
         self, words: Words, starts: Words, ends: Words, payments: Words

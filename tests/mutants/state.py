@@ -70,12 +70,21 @@ class WithoutFloors(Enricher):
 class _WholeLogs(EntityReader):
     """Reads the newest payment of each log in the place of the one asked for."""
 
-    def read(
-        self, words: Words, starts: Words, ends: Words, bounds: Words, sources: Words | None = None
-    ) -> tuple[Values, Words]:
+    def fill(
+        self,
+        words: Words,
+        starts: Words,
+        ends: Words,
+        bounds: Words,
+        sources: Words,
+        values: Values,
+        rows: Words,
+        extra: Words,
+    ) -> None:
         payments = [self._newest(words, start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-        newest = np.repeat(np.array(payments, np.int64), np.diff(bounds))
-        return super().read(words, starts, ends, bounds, newest if sources is not None else None)
+        newest = sources.copy()
+        newest[bounds[0] : bounds[-1]] = np.repeat(np.array(payments, np.int64), np.diff(bounds))
+        super().fill(words, starts, ends, bounds, newest, values, rows, extra)
 
     def _newest(self, words: Words, start: int, end: int) -> int:
         kinds = (words[start:end, 1] >> 48) & 0xFF
