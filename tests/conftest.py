@@ -14,6 +14,7 @@ from tests.services import kafka as kafka_service
 from tests.services import redis as redis_service
 from tests.services.kafka import KafkaBroker
 from tests.services.redis import RedisServer
+from tests.services.redis_cluster import RedisCluster
 
 # Derandomized: a red build is red again. Time is never judged, since the machine may be busy.
 settings.register_profile(
@@ -22,7 +23,7 @@ settings.register_profile(
 settings.register_profile("explore", settings.get_profile("ci"), derandomize=False, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
-_SERVICE_OF_FIXTURE = {"kafka": "kafka", "redis_server": "redis"}
+_SERVICE_OF_FIXTURE = {"kafka": "kafka", "redis_server": "redis", "redis_cluster": "redis"}
 _MISSING: Mapping[str, Callable[[], str | None]] = {"kafka": kafka_service.missing, "redis": redis_service.missing}
 _skipped = pytest.StashKey[dict[str, int]]()
 
@@ -84,6 +85,13 @@ def redis_server() -> Iterator[RedisServer]:
     """One redis-server for the whole run; a test that kills it restarts it before it ends."""
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[RedisCluster]:
+    """One Redis Cluster of six nodes for the whole run; before each test it is made whole again."""
+    with RedisCluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture(autouse=True)

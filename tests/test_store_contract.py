@@ -1,9 +1,10 @@
-"""The store contract on both stores, with one shard and with several; and the two side by side, byte for byte."""
+"""The store contract on each store, with one shard and with several; and two side by side, byte for byte."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from features.store import Applied, MemoryStore, Replacement, StateStore
 from tests.contracts.calls import L0, T0, Record, appends, span, summary_of, unit
 from tests.contracts.store import MakeStore, StoreContract
 from tests.services.redis import RedisServer
+from tests.services.redis_cluster import RedisCluster
 
 SHARDS = pytest.mark.parametrize("shards", [1, 4])
 
@@ -39,6 +41,22 @@ class TestRedisStore(StoreContract):
         yield make
         for store in stores:
             store.close()
+
+
+@pytest.mark.parametrize("shards", [3, 16])
+class TestRedisCluster(StoreContract):
+    @pytest.fixture
+    def make_store(self, redis_cluster: RedisCluster, shards: int) -> Iterator[MakeStore]:
+        with ExitStack() as stack:
+
+            def make() -> StateStore:
+                namespace = f"t{uuid.uuid4().hex[:12]}"
+                store = RedisStore(
+                    redis_cluster.url, namespace=namespace, timeout_ms=5_000, shards=shards, cluster=True
+                )
+                return stack.enter_context(closing(store))
+
+            yield make
 
 
 def redis_store(server: RedisServer, shards: int) -> RedisStore:

@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.retry import Retry
 
-from features.errors import ConfigError, StoreUnavailable
+from features.errors import ConfigError, StoreUnavailable, StoreUnsuitable
 from features.redis_store.node import Node
 
 Address = tuple[str, int]
@@ -195,6 +195,8 @@ class Cluster:
     def _owners(self, seed: Address, reply: Any) -> list[Address]:
         """From CLUSTER SLOTS: [first slot, last slot, [host, port, ...] of the primary and its replicas...], ..."""
         if isinstance(reply, Exception):
+            if "cluster support disabled" in str(reply):
+                raise StoreUnsuitable(f"{self._at(seed).where} is no cluster's node: unset store.cluster")
             raise self._at(seed).failed(reply)
         ranges = [(first, last, _address(primary, seed)) for first, last, primary, *_ in reply]
         for _first, _last, _primary, *replicas in reply:

@@ -224,7 +224,7 @@ class RedisStore:
             # SCRIPT FLUSH or a new server: nothing ran, so sending the text is safe
             node.send_all(call.transaction(b"EVAL", self._script))
             reply = self._transacted(node, call)
-        if isinstance(reply, redis.exceptions.AskError):
+        if _sends_on(reply):
             node = self._servers.at(reply.host, reply.port)
             node.ask(b"ASKING")
             node.send_all(call.transaction(b"EVAL", self._script))
@@ -255,7 +255,7 @@ class RedisStore:
 
     def _followed(self, node: Node, reply: Any, *command: bytes) -> Any:
         """The reply to a command; one that sends us to the node to which the shard is moving is followed once."""
-        if isinstance(reply, redis.exceptions.AskError):
+        if _sends_on(reply):
             node = self._servers.at(reply.host, reply.port)
             node.ask(b"ASKING")
             reply = node.ask(*command)
@@ -284,6 +284,11 @@ class RedisStore:
         except StoreError:
             self.close()
             raise
+
+
+def _sends_on(reply: Any) -> bool:
+    """Whether a shard is just moving, and what is not here is at the other node; redis-py derives MOVED from ASK."""
+    return isinstance(reply, redis.exceptions.AskError) and not isinstance(reply, redis.exceptions.MovedError)
 
 
 def _epoch() -> bytes:

@@ -19,9 +19,8 @@ def refuse_unsuitable(node: Node, *, clustered: bool) -> None:
     version = info.get("redis_version", "0")
     if int(version.split(".", 1)[0]) < MIN_VERSION:
         raise StoreUnsuitable(f"{node.where} is version {version}: use {MIN_VERSION}.0 or newer")
-    if clustered != (info.get("cluster_enabled") == "1"):
-        what = "is no cluster's node: unset store.cluster" if clustered else "is a cluster's node: set store.cluster"
-        raise StoreUnsuitable(f"{node.where} {what}")
+    if not clustered and info.get("cluster_enabled") == "1":
+        raise StoreUnsuitable(f"{node.where} is a cluster's node: set store.cluster")
     if info.get("role") != "master":
         raise StoreUnsuitable(f"{node.where} is a replica: point store.url at the primary")
     policy = info.get("maxmemory_policy", "unknown")
