@@ -32,7 +32,7 @@ $(STAMP): requirements-dev.txt pyproject.toml
 	  $$found -m venv --clear $(VENV) || exit 1; \
 	fi
 	@echo "installing the locked dependencies into $(VENV) (a few minutes the first time)"
-	@$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r requirements-dev.txt
+	@$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: --no-binary pyspark -r requirements-dev.txt
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --no-index -e .
 	@touch $@
 
