@@ -24,7 +24,13 @@ _TRANSIENT: Final = (
     (redis.BusyLoadingError, "is loading its data"),
 )
 
-_DENIED: Final = "ACL failure in script"  # what a script may not call is no NOPERM
+_SILENT: Final = "did not answer in time or can't be reached"
+_DENIED: Final = (
+    "NOPERM",
+    "no permissions",
+    "ACL failure in script",
+    "can't run this command",
+)  # only at the top is it a NOPERM error
 
 
 class Node:
@@ -80,7 +86,7 @@ class Node:
 
     def failed(self, error: Exception) -> StoreError:
         """What an exception or a reply that says no means, in one sentence."""
-        if isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError) or _DENIED in str(error):
+        if isinstance(error, redis.AuthenticationError) or any(sign in str(error) for sign in _DENIED):
             return StoreUnsuitable(f"{self.where} refuses this user: check store.url and the user's ACL")
         if (why := _tls_problem(error)) is not None:
             return StoreUnsuitable(f"{self.where} can't be trusted over TLS ({why}): check store.url and store.tls_*")
@@ -89,7 +95,9 @@ class Node:
                 return StoreUnavailable(f"{self.where} {text}")
         if isinstance(error, redis.ResponseError) and not isinstance(error, redis.ConnectionError):
             return StoreUnavailable(f"{self.where} refused the call")
-        return StoreUnavailable(f"{self.where} did not answer in time or can't be reached")
+        hung_up = any(isinstance(cause, ssl.SSLEOFError) for cause in _causes(error))
+        why = "ends TLS at once: it may want a client certificate, store.tls_*" if hung_up else _SILENT
+        return StoreUnavailable(f"{self.where} {why}")
 
 
 def _tls_problem(error: BaseException) -> str | None:
