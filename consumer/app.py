@@ -7,7 +7,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -26,11 +27,13 @@ from consumer.pipeline import Brain, Pipeline
 from consumer.publish import Outbox
 from consumer.records import Digests, JournalEntry, ModelRef
 from consumer.settings import Settings, TopicSettings
+from consumer.spotcheck import SpotCheck
 from consumer.state import StateKeeper
 from consumer.telemetry import Health, Telemetry, serve
 from features.catalog import DEFAULT, Catalog
 from features.enrich import Enricher
 from features.errors import StoreUnavailable
+from features.grouping import Grouper
 from features.profiles import load_catalog
 from features.redis_store import RedisStore, Tls
 from features.store import StateStore
@@ -193,7 +196,8 @@ def run(settings: Settings) -> int:
         gc.collect()
         gc.freeze()  # what lives for ever need not be looked at again, in pauses that payments would feel
         try:
-            processor.run()
+            with checking(settings, catalog, telemetry):
+                processor.run()
         finally:
             processor.close()
     finally:
@@ -216,6 +220,35 @@ def open_store(settings: Settings, catalog: Catalog) -> RedisStore:
         cluster=store.cluster,
         tls=Tls(store.tls_ca_file, store.tls_certificate_file, store.tls_key_file),
     )
+
+
+@contextmanager
+def checking(settings: Settings, catalog: Catalog, telemetry: Telemetry) -> Iterator[None]:
+    """Look for committed records in the state now and then, on clients of its own."""
+    if not settings.store.check_interval_s:
+        yield
+        return
+    topics, processing = settings.topics, settings.processing
+    store, log = open_store(settings, catalog), LogReader(settings.kafka, topics.payments, topics.labels)
+    check = SpotCheck(
+        store=store,
+        log=log,
+        decoder=Decoder(
+            max_payment_bytes=processing.max_payment_bytes,
+            max_future_ms=processing.max_future_ms,
+            labels_topic=topics.labels,
+        ),
+        grouper=Grouper(catalog.logged),
+        telemetry=telemetry,
+        interval_s=settings.store.check_interval_s,
+    )
+    check.start()
+    try:
+        yield
+    finally:
+        check.stop()
+        within(log.close, 2.0)
+        store.close()
 
 
 STORE_CHECK_TRIES: Final = 5

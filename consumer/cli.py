@@ -16,7 +16,7 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from consumer import __version__, cli_features
+from consumer import __version__, cli_features, cli_state
 from consumer.cli_output import (
     error_line,
     print_features,
@@ -26,6 +26,7 @@ from consumer.cli_output import (
     progress_bar,
     progress_stages,
 )
+from consumer.cli_state import epoch_ms
 from features.errors import ConfigError, FraudlineError
 
 EXIT_FAILED: Final = 1
@@ -42,6 +43,7 @@ config_app = typer.Typer(help="Look at the settings.")
 features_app = typer.Typer(help="Look at the features.")
 app.add_typer(config_app, name="config")
 app.add_typer(features_app, name="features")
+app.add_typer(cli_state.app, name="state")
 features_app.command("build")(cli_features.build)
 
 ConfigFile = Annotated[
@@ -124,7 +126,7 @@ def generate(
     simulation = Simulation(
         payments=payments,
         seed=seed,
-        start_ms=MONDAY_MS if start is None else _epoch_ms(start, "--start"),
+        start_ms=MONDAY_MS if start is None else epoch_ms(start, "--start"),
         fraud_rate=fraud_rate,
         late=late,
         duplicate=duplicate,
@@ -198,7 +200,7 @@ def score(
     catalog: CatalogName = "default",
 ) -> int:
     """Decide payments from standard input, one decision a line to standard output; no Kafka, no Redis."""
-    as_of_ms = None if as_of is None else _epoch_ms(as_of, "--as-of")
+    as_of_ms = None if as_of is None else epoch_ms(as_of, "--as-of")
     try:
         rejects_to = nullcontext(None) if rejects is None else rejects.open("wb")
     except OSError as error:
@@ -258,17 +260,6 @@ def features_list(*, catalog: CatalogName = "default", as_json: AsJson = False) 
 
     print_features(load_catalog(catalog).features, as_json=as_json)
     return 0
-
-
-def _epoch_ms(text: str, option: str) -> int:
-    """An ISO 8601 time as ms since the epoch; without an offset it is UTC."""
-    from datetime import UTC, datetime
-
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"{option} is not an ISO 8601 time such as 2026-01-05T00:00:00Z.") from None
-    return round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1_000)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -126,6 +126,11 @@ STATE_REGRESSIONS = Metric(
     "fraudline_state_regressions_total", "counter", "Times that the store was found behind the committed offsets.",
     "events", (), "Any: Redis lost writes; check persistence, failover and maxmemory-policy.",
 )  # fmt: skip
+STATE_CHECKS = Metric(
+    "fraudline_state_checks_total", "counter", "Committed records that were looked for in an entity's log, by result.",
+    "records", ("result",), "Any mismatch: fraudline state verify tells how many, state rebuild mends.",
+)  # fmt: skip
+CHECK_RESULTS: Final = ("equal", "mismatch", "unverifiable")
 STATE_CAUGHT_UP = Metric(
     "fraudline_state_caught_up_records_total", "counter", "Records applied again to the store without being decided.",
     "records", (), "Rising: state is being rebuilt; decisions are no_features meanwhile.",
@@ -148,6 +153,7 @@ HEARTBEAT = Metric(
 )  # fmt: skip
 
 METRICS: Final[tuple[Metric, ...]] = (
+    STATE_CHECKS,
     END_TO_END, STAGE, BATCH_SIZE, PAYMENTS, DECISIONS_MADE, ALERTS, REJECTED, DUPLICATES, LATE, LAG_SECONDS,
     LAG_RECORDS, REBALANCED, TRANSACTIONS, STATE_REGRESSIONS, STATE_CAUGHT_UP, STORE_UP, MODEL_INFO, BUILD_INFO,
     HEARTBEAT, TOO_LATE, LABELS, CLOCK_SKEW, FEATURE_AGE, STATE_AGE, LABELS_LAG,

@@ -57,6 +57,11 @@ class _Decision(msgspec.Struct, frozen=True, gc=False):
     schema_version: int = SCHEMA_VERSION
 
 
+def journal_records(topic: str, entries: Sequence[JournalEntry]) -> list[Outgoing]:
+    """One record a run, keyed by shard."""
+    return [Outgoing(topic, str(entry.shard).encode(), msgspec.json.encode(entry)) for entry in entries]
+
+
 @dataclass(frozen=True, slots=True)
 class Decided:
     """A batch of n payments with everything that was concluded about it.
@@ -169,8 +174,8 @@ class Outbox:
         return [self._dead_letter(each) for each in rejected]
 
     def journal(self, entries: Sequence[JournalEntry]) -> list[Outgoing]:
-        """One record a run, keyed by shard."""
-        return [Outgoing(self._topics.journal, str(entry.shard).encode(), self._encode(entry)) for entry in entries]
+        """See `journal_records`."""
+        return journal_records(self._topics.journal, entries)
 
     def _alert(self, decided: Decided, row: int) -> Alert:
         batch, payment, enriched = decided.batch, decided.batch.payments[row], decided.enriched

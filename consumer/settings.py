@@ -147,6 +147,7 @@ class StoreSettings(_Section):
     tls_key_file: FilePath | None = None
     outage: Annotated[Literal["degrade", "pause"], BeforeValidator(_lower)] = "degrade"
     allow_cold_state: bool = False
+    check_interval_s: Annotated[int, Field(ge=0, le=86_400)] = 60
 
     @field_validator("url")
     @classmethod

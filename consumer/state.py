@@ -236,8 +236,7 @@ class StateKeeper:
             self._complaint, self._in_vain = why, 0
         if self._in_vain >= IRREPARABLE:
             raise StoreUnsuitable(
-                f"{why}, and catching up did not bring it back: use another store.namespace, which is built from Kafka "
-                "anew"
+                f"{why}, and catching up did not bring it back: build the state anew with fraudline state rebuild"
             )
         self._refused = tuple(spans)
         self._rounds = 0

@@ -68,6 +68,8 @@ class Telemetry:
         transactions = self._counter(metrics.TRANSACTIONS)
         self.transactions = {outcome: transactions.labels(outcome) for outcome in metrics.OUTCOMES}
         self.state_regressions = self._counter(metrics.STATE_REGRESSIONS)
+        checks = self._counter(metrics.STATE_CHECKS)
+        self.state_checks = {result: checks.labels(result) for result in metrics.CHECK_RESULTS}
         self.state_caught_up_records = self._counter(metrics.STATE_CAUGHT_UP)
         self.store_up = self._gauge(metrics.STORE_UP)
         self._model_info = self._gauge(metrics.MODEL_INFO)

@@ -30,6 +30,9 @@ _PREFIX: Final[dict[Entity, bytes]] = {
     "device": b"d:",
     "ip": b"i:",
 }
+ENTITY_OF: Final = {prefix: entity for entity, prefix in _PREFIX.items()}
+"""What kind of entity a key belongs to, by its first two bytes."""
+
 _TAGS: Final = ("card", "merchant", "device", "ip")
 _ID_OF: Final = {entity: attrgetter(name) for entity, name in ID_FIELDS.items()}
 

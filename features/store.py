@@ -113,6 +113,8 @@ class Applied:
 class Position:
     """Where a shard stands: its epoch, and the marker and floor of every source partition that it knows.
 
+    `begun` tells at which offset the state of each source begins: what came before it is not in the logs.
+
     `parent` is the (epoch, sequence) that the state was inherited from, when the epoch was renewed: what the parent had
     numbered below that sequence is in it, and the epoch's own numbers go on from there.
     """
@@ -120,6 +122,7 @@ class Position:
     epoch: int
     markers: Mapping[Source, int] = field(default_factory=dict)
     floors: Mapping[Source, int] = field(default_factory=dict)
+    begun: Mapping[Source, int] = field(default_factory=dict)
     parent: tuple[int, int] | None = None
 
 
@@ -141,7 +144,10 @@ class StateStore(Protocol):
         """
 
     def adopt(self, starts: Mapping[Source, int], *, force: bool = False) -> None:
-        """Set the markers of partitions that have none, in every shard; with `force`, also raise lower ones."""
+        """Set the markers of partitions that have none, in every shard; with `force`, also raise lower ones.
+
+        A state begins, or begins again, where its marker was set.
+        """
 
     def renew(self, epochs: Sequence[int]) -> None:
         """Draw a new epoch for every shard that still has the one given: its state is not what it once was.
@@ -176,6 +182,7 @@ class _Shard:
         self.logs: dict[bytes, bytearray] = {}
         self.markers: dict[Source, int] = {}
         self.floors: dict[Source, int] = {}
+        self.begun: dict[Source, int] = {}
         self.runs: dict[Source, list[Run]] = {}
         self.ids: dict[Source, int] = {}
         self.epoch = secrets.randbits(32) or 1
@@ -200,15 +207,15 @@ class MemoryStore:
 
     def positions(self) -> list[Position]:
         """See `StateStore`."""
-        return [Position(s.epoch, dict(s.markers), dict(s.floors), s.parent) for s in self._shards]
+        return [Position(s.epoch, dict(s.markers), dict(s.floors), dict(s.begun), s.parent) for s in self._shards]
 
     def adopt(self, starts: Mapping[Source, int], *, force: bool = False) -> None:
         """See `StateStore`."""
         for shard in self._shards:
             for source, start in starts.items():
-                known = shard.markers.setdefault(source, start)
-                if force and known < start:
-                    shard.markers[source] = start
+                known = shard.markers.get(source, -1)
+                if known < 0 or (force and known < start):
+                    shard.markers[source] = shard.begun[source] = start
 
     def renew(self, epochs: Sequence[int]) -> None:
         """See `StateStore`."""

@@ -218,8 +218,8 @@ def test_generate_writes_both_files_and_a_summary(fraudline: Run, tmp_path: Path
 
 
 def test_a_time_without_an_offset_is_utc() -> None:
-    assert cli._epoch_ms("2026-01-05T00:00:00", "--start") == 1_767_571_200_000
-    assert cli._epoch_ms("2026-01-05T01:00:00.5+01:00", "--start") == 1_767_571_200_500
+    assert cli.epoch_ms("2026-01-05T00:00:00", "--start") == 1_767_571_200_000
+    assert cli.epoch_ms("2026-01-05T01:00:00.5+01:00", "--start") == 1_767_571_200_500
 
 
 @pytest.mark.parametrize("command", ["features list", "features list --json", "config show", "--version"])

@@ -254,7 +254,7 @@ def test_a_missing_record_that_catching_up_cannot_bring_back_stops_the_worker() 
         rig.enrich(0, 50, 60)
     assert str(caught.value) == (
         "the card log has lost the record of payments/0 offset 50, which is not committed: the state went back in "
-        "time, and catching up did not bring it back: use another store.namespace, which is built from Kafka anew"
+        "time, and catching up did not bring it back: build the state anew with fraudline state rebuild"
     )
     assert rig.log.surveys == 1 + 2
     assert len(descents(rig.journal)) == 1  # it may have been a copy that was put back

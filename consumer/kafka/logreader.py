@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka import KafkaError as Code
 
 from consumer.decode import Message
-from consumer.kafka.client import group_config, unavailable
+from consumer.kafka.client import group_config, require_topics, unavailable
 from consumer.settings import KafkaSettings
 from features.store import Source
 
@@ -36,7 +36,8 @@ class LogReader:
         self._reading: tuple[Source, int] | None = None
 
     def extents(self) -> Mapping[Source, Extent]:
-        """Every partition of the topics. Raises KafkaUnavailable."""
+        """Every partition of the topics. Raises KafkaUnavailable, also where a topic is missing."""
+        require_topics(self._consumer, self._kafka, self._topics)
         try:
             extents = {}
             for name in self._topics:
@@ -51,6 +52,20 @@ class LogReader:
         except KafkaException as exception:
             raise unavailable(self._kafka, exception) from exception
         return extents
+
+    def offsets_at(self, time_ms: int) -> Mapping[Source, int]:
+        """Where each partition's first record of this Kafka timestamp or a later one lies. Raises KafkaUnavailable."""
+        found = {}
+        try:
+            for source, extent in self.extents().items():
+                asked = [TopicPartition(*source, time_ms)]
+                [known] = self._consumer.offsets_for_times(asked, self._timeout_s)
+                if known.error:
+                    raise KafkaException(known.error)
+                found[source] = known.offset if known.offset >= 0 else extent.high
+        except KafkaException as exception:
+            raise unavailable(self._kafka, exception) from exception
+        return found
 
     def read(self, source: Source, start: int, end: int, limit: int, deadline_s: float) -> tuple[list[Message], int]:
         """Up to `limit` records of [start, end), in order, and the offset below which all of them were given.

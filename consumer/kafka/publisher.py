@@ -123,8 +123,11 @@ class _Producing:
 class TransactionalPublisher(_Producing):
     """exactly_once: one transaction a batch, with the group's offsets in it."""
 
-    def __init__(self, kafka: KafkaSettings, source: KafkaSource, step: Step) -> None:
-        """Fence any earlier producer with the same transactional id. Raises KafkaUnavailable."""
+    def __init__(self, kafka: KafkaSettings, source: KafkaSource | None, step: Step = lambda _name: None) -> None:
+        """Fence any earlier producer with the same transactional id. Raises KafkaUnavailable.
+
+        Without a `source` only commits without spans are possible.
+        """
         super().__init__(kafka, step)
         self._source = source
         self._open = False
@@ -180,6 +183,7 @@ class TransactionalPublisher(_Producing):
             self._open = True
 
     def _send_offsets(self, spans: Sequence[Span]) -> None:
+        assert self._source is not None  # noqa: S101  nobody else has spans
         self._producer.send_offsets_to_transaction(offsets_of(spans), self._source.group_metadata(), self._timeout_s)
 
     def _commit_transaction(self) -> None:

@@ -2,8 +2,9 @@
 
 Most of its fields are described in `apply.lua`. Besides there are owner and shape (what the namespace belongs to, and
 was made with), server (the run id of the Redis that held it when it was last opened), parent and since (the epoch
-before the last renewal, and the sequence number at which it was given up). While the shard is being emptied its hash
-has emptying (ms since the epoch of the last sign of it), and nothing else counts.
+before the last renewal, and the sequence number at which it was given up), and by source b:<source> (where its state
+begins). While the shard is being emptied its hash has emptying (ms since the epoch of the last sign of it), and nothing
+else counts.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ ADOPT: Final = b"""
 for i = 2, #ARGV, 2 do
   local known = tonumber(redis.call('HGET', KEYS[1], ARGV[i]))
   if not known or (ARGV[1] == '1' and known < tonumber(ARGV[i + 1])) then
-    redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
+    redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1], 'b' .. string.sub(ARGV[i], 2), ARGV[i + 1])
   end
 end
 """
-"""Set missing markers. ARGV: 1 to raise lower ones too, then fields and values."""
+"""Set missing markers, and note that state begins there. ARGV: 1 to raise lower ones too, then fields and values."""
 
 _RENEW: Final = b"""
 local function renew(epoch)

@@ -119,7 +119,7 @@ class RedisStore:
     def reset(self, starts: Mapping[Source, int]) -> None:
         """See `StateStore`. Also keys of other numbers of shards in this namespace are deleted."""
         self._trusted = False
-        self._guarded(lambda: self._reset(_markers(starts)))
+        self._guarded(lambda: self._reset([*_markers(starts), *_markers(starts, b"b:")]))
 
     def apply(self, appends: Sequence[Append]) -> list[Applied]:
         """See `StateStore`."""
@@ -157,13 +157,13 @@ class RedisStore:
                 f"{where}: the state in this namespace was made with other limits, entities or another number of "
                 "shards: use what it was made with, another store.namespace, or fraudline state rebuild"
             )
-        found: dict[bytes, dict[Source, int]] = {b"m:": {}, b"f:": {}}
+        found: dict[bytes, dict[Source, int]] = {b"m:": {}, b"f:": {}, b"b:": {}}
         for name, value in held.items():
             if name[:2] in found:
                 topic, _, partition = name[2:].decode().rpartition(":")
                 found[name[:2]][topic, int(partition)] = int(value)
         parent = (int(held[b"parent"]), int(held[b"since"])) if b"parent" in held else None
-        return Position(int(held[b"epoch"]), found[b"m:"], found[b"f:"], parent)
+        return Position(int(held[b"epoch"]), found[b"m:"], found[b"f:"], found[b"b:"], parent)
 
     def _refuse_foreign(self, where: str, owner: bytes) -> None:
         if owner != self._owner:
@@ -172,13 +172,13 @@ class RedisStore:
                 "give every group and payments topic its own store.namespace"
             )
 
-    def _reset(self, markers: list[bytes]) -> None:
+    def _reset(self, fields: list[bytes]) -> None:
         self._servers.discover()
         self._announce_emptying()
         for node in self._servers.primaries():
             self._empty(node)
         for shard in range(self.shards):
-            self._eval(shard, BEGIN, b"epoch", _epoch(), b"owner", self._owner, b"shape", self._shape, *markers)
+            self._eval(shard, BEGIN, b"epoch", _epoch(), b"owner", self._owner, b"shape", self._shape, *fields)
 
     def _announce_emptying(self) -> None:
         for shard in range(self.shards):
@@ -295,10 +295,12 @@ def _epoch() -> bytes:
     return str(secrets.randbits(32) or 1).encode()
 
 
-def _markers(starts: Mapping[Source, int]) -> list[bytes]:
+def _markers(starts: Mapping[Source, int], prefix: bytes = b"m:") -> list[bytes]:
     """Fields and values."""
-    pairs = [(f"m:{topic}:{partition}".encode(), str(start).encode()) for (topic, partition), start in starts.items()]
-    return [word for pair in pairs for word in pair]
+    words: list[bytes] = []
+    for (topic, partition), start in starts.items():
+        words += (prefix + f"{topic}:{partition}".encode(), str(start).encode())
+    return words
 
 
 def _escaped(text: bytes) -> bytes:

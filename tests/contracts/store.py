@@ -59,9 +59,9 @@ class StoreContract:
         epochs = epochs_of(store)
         store.adopt({T0: 5})
         store.adopt({T0: 9, T1: 7})
-        assert store.positions() == [Position(epoch, {T0: 5, T1: 7}) for epoch in epochs]
+        assert store.positions() == [Position(epoch, {T0: 5, T1: 7}, begun={T0: 5, T1: 7}) for epoch in epochs]
         store.adopt({T0: 9, T1: 3}, force=True)
-        assert store.positions() == [Position(epoch, {T0: 9, T1: 7}) for epoch in epochs]
+        assert store.positions() == [Position(epoch, {T0: 9, T1: 7}, begun={T0: 9, T1: 7}) for epoch in epochs]
 
     def test_an_offset_is_a_number_not_a_text_when_markers_are_compared(self, store: StateStore) -> None:
         epochs = epochs_of(store)
@@ -232,7 +232,7 @@ class StoreContract:
         renewed = store.positions()
         assert not {position.epoch for position in renewed} & set(epochs)
         assert renewed == [
-            Position(p.epoch, {T0: 2}, {T0: 0}, (old, 2)) for p, old in zip(renewed, epochs, strict=True)
+            Position(p.epoch, {T0: 2}, {T0: 0}, {T0: 0}, (old, 2)) for p, old in zip(renewed, epochs, strict=True)
         ]
         with pytest.raises(StateBehind):
             apply(store, epochs, records([2]))
@@ -336,7 +336,7 @@ class StoreContract:
         store.reset({T0: 5})
         positions = store.positions()
         assert not {position.epoch for position in positions} & {*old, *epochs}
-        assert all(position.markers == {T0: 5} for position in positions)
+        assert all(position.markers == position.begun == {T0: 5} for position in positions)
         assert all(position.floors == {} and position.parent is None for position in positions)
         reply = apply(store, epochs_of(store), records([5]), span(5, 6))
         assert reply.offsets() == reply.offsets(b"m:shop") == [5]

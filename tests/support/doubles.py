@@ -136,6 +136,10 @@ class Flaky:
         self._answer()
         self.inner.renew(epochs)
 
+    def reset(self, starts: Mapping[Source, int]) -> None:
+        self._answer()
+        self.inner.reset(starts)
+
     def apply(self, appends: Sequence[Append]) -> list[Applied]:
         self._answer()
         self.applied += 1
