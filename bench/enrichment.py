@@ -11,10 +11,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
+import orjson
 import psutil
+from redis import Redis
 
 from bench.loadgen import read_payments
 from bench.prepare import MAX_FUTURE_MS, MAX_PAYMENT_BYTES, PARTITIONS, as_partitioned_messages
@@ -22,8 +24,10 @@ from consumer.decode import Decoder, in_log_order
 from features.catalog import DEFAULT
 from features.enrich import Enricher
 from features.event import PaymentBatch
+from features.grouping import ID_FIELDS
 from features.redis_store import RedisStore
 from features.store import Span
+from features.warm import warm_up
 
 TOPIC: Final = "payments"
 SIZES: Final = {1: 400, 8: 1_600, 32: 3_200, 128: 12_800, 512: 12_800}
@@ -54,8 +58,55 @@ class Variant:
 
     name: str
     size: int
-    line: Line
+    work: Work
     rounds: list[dict[str, float]] = field(default_factory=list)
+
+
+class Work(Protocol):
+    """Something that takes the next payments of a history, in batches."""
+
+    def run(self, payments: int, size: int) -> dict[str, float]:
+        """Microseconds a payment of client CPU, server CPU and wall time."""
+
+    def close(self) -> None:
+        """Release the connection."""
+
+
+class Counters:
+    """The baseline: counters by hour and day as Redis' documentation advises them, one pipeline a batch.
+
+    For each of six entities a payment adds to a count and a sum of its hour in a hash and reads the whole hash, from
+    which windows could be summed. It is neither atomic nor idempotent, its windows are of whole hours, and it has none
+    of the distinct counts, spreads, ratios and fraud rates. What its client would make of the hashes is not counted.
+    """
+
+    def __init__(self, server: Server, payments: Sequence[Any]) -> None:
+        self._server = server
+        self._client = Redis.from_url(server.url)
+        self._payments, self._at = payments, 0
+
+    def run(self, payments: int, size: int) -> dict[str, float]:
+        """See `Work`."""
+        taken = [orjson.loads(each.value()) for each in self._payments[self._at : self._at + payments]]
+        self._at += payments
+        before_s, wall, cpu = self._server.cpu_s(), time.perf_counter_ns(), time.process_time_ns()
+        for start in range(0, payments, size):
+            with self._client.pipeline(transaction=False) as pipe:
+                for payment in taken[start : start + size]:
+                    hour = payment["event_time"] // 3_600_000
+                    for name in ID_FIELDS.values():
+                        if (identity := payment.get(name)) is not None:
+                            key = f"counters:{name}:{identity}"
+                            pipe.hincrby(key, f"n:{hour}", 1)
+                            pipe.hincrby(key, f"s:{hour}", payment["amount_minor"])
+                            pipe.hgetall(key)
+                pipe.execute()
+        spent = time.process_time_ns() - cpu, time.perf_counter_ns() - wall
+        return _per_payment(payments, spent, self._server.cpu_s() - before_s)
+
+    def close(self) -> None:
+        """See `Work`."""
+        self._client.close()
 
 
 class Line:
@@ -80,12 +131,11 @@ class Line:
         for batch, spans in batches:
             self._enricher.enrich(batch, spans, self._epochs)
         spent = time.process_time_ns() - cpu, time.perf_counter_ns() - wall
-        taken = payments // size * size
-        return {
-            "client_us": spent[0] / taken / 1e3,
-            "wall_us": spent[1] / taken / 1e3,
-            "redis_us": (self._server.cpu_s() - before_s) / taken * 1e6,
-        }
+        return _per_payment(payments // size * size, spent, self._server.cpu_s() - before_s)
+
+    def close(self) -> None:
+        """See `Work`."""
+        self.store.close()
 
     def _batch(self, size: int) -> tuple[PaymentBatch, tuple[Span, ...]]:
         taken = self._payments[self._at : self._at + size]
@@ -101,6 +151,14 @@ class Line:
             spans.append(Span(TOPIC, partition, self._ends[partition], end, self._ends[partition]))
             self._ends[partition] = end
         return batch, tuple(spans)
+
+
+def _per_payment(payments: int, spent_ns: tuple[int, int], redis_s: float) -> dict[str, float]:
+    return {
+        "client_us": spent_ns[0] / payments / 1e3,
+        "wall_us": spent_ns[1] / payments / 1e3,
+        "redis_us": redis_s / payments * 1e6,
+    }
 
 
 def messages(payments: Path, count: int, *, hot: bool) -> list[Any]:
@@ -127,24 +185,28 @@ def measure(
     Returns:
         `variants`: for each `name`, `size` and `rounds`, a list of `client_us`, `redis_us` and `wall_us`.
     """
+    warm_up()
     share = 4 if quick else 1
     total = primed + (rounds + 1) * sum(SIZES.values()) // share + 1_024
     plain, hot = messages(payments, total, hot=False), messages(payments, total, hot=True)
-    lines = {"ordinary": Line(server, "ordinary", plain), "hot merchants": Line(server, "hot", hot)}
+    lines: dict[str, Line] = {"ordinary": Line(server, "ordinary", plain), "hot merchants": Line(server, "hot", hot)}
     variants = [Variant("ordinary", size, lines["ordinary"]) for size in SIZES]
     variants.append(Variant("hot merchants", HOT_SIZE, lines["hot merchants"]))
     if cluster is not None:
         lines["cluster"] = Line(cluster, "cluster", plain)
         variants.append(Variant("cluster", 512, lines["cluster"]))
-    for line in lines.values():
-        line.run(primed, PRIMING_BATCH)
+    counters = Counters(server, plain)
+    variants.append(Variant("counters", HOT_SIZE, counters))
+    works: list[Work] = [*lines.values(), counters]
+    for work in works:
+        work.run(primed, PRIMING_BATCH)
     for variant in variants:
-        variant.line.run(SIZES[variant.size] // share, variant.size)  # warm-up
+        variant.work.run(SIZES[variant.size] // share, variant.size)  # warm-up
     for _ in range(rounds):
         for variant in variants:
-            variant.rounds.append(variant.line.run(SIZES[variant.size] // share, variant.size))
-    for line in lines.values():
-        line.store.close()
+            variant.rounds.append(variant.work.run(SIZES[variant.size] // share, variant.size))
+    for work in works:
+        work.close()
     return {
         "primed": primed,
         "variants": [{"name": v.name, "size": v.size, "rounds": v.rounds} for v in variants],

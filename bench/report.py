@@ -7,6 +7,8 @@ from statistics import median
 from typing import Any, Final
 
 from bench.cause import MEANING
+from bench.report_features import features, memory
+from bench.tables import number, spread, table, verdict
 
 Results = dict[str, Any]
 
@@ -44,38 +46,13 @@ def render(results: Results) -> str:
     for name, section in (("stages", _stages), ("saturation", _saturation), ("latency", _latency)):
         if name in results:
             lines += ["", *section(results[name])]
+    for name, title, body in (
+        ("features", "Features: what enrichment costs, and features offline", features),
+        ("memory", "Memory: what entities take in Redis, and what coarse windows are off", memory),
+    ):
+        if name in results:
+            lines += ["", f"## {title}", "", *_about(results[name]), *body(results[name])]
     return "\n".join(lines) + "\n"
-
-
-def verdict(what: str, value: float | None, target: float, *, unit: str = "", at_most: bool) -> str:
-    """One line: the target, what was measured, and whether it was met."""
-    bound = "at most" if at_most else "at least"
-    aim = f"- {what}: {bound} {target:,.10g}{unit}."
-    if value is None:
-        return f"{aim} **Not measured.**"
-    met = value <= target if at_most else value >= target
-    return f"{aim} Measured {_number(value)}{unit}: **{'met' if met else 'not met'}.**"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A Markdown table, its first column left and the others right aligned."""
-    return [
-        f"| {' | '.join(head)} |",
-        f"|{'|'.join(['---', *['---:'] * (len(head) - 1)])}|",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    if abs(value) >= 1_000:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
-def _spread(values: Sequence[float]) -> list[str]:
-    return [_number(min(values)), _number(median(values)), _number(max(values))]
 
 
 def _about(section: Results) -> list[str]:
@@ -117,11 +94,11 @@ def _stages(section: Results) -> list[str]:
         )
     ]
     if walls:
-        lines += [f"- The same in wall time, which includes waiting for Redis: {_number(median(walls))} us."]
-    cpu_us, wall_us = _number(median(naive["cpu_us"])), _number(median(naive["wall_us"]))
+        lines += [f"- The same in wall time, which includes waiting for Redis: {number(median(walls))} us."]
+    cpu_us, wall_us = number(median(naive["cpu_us"])), number(median(naive["wall_us"]))
     lines += [
         f"- The baseline, one payment at a time (decode, counters, score): {cpu_us} us of CPU (all rounds: "
-        f"{_all(naive['cpu_us'])}), {wall_us} us of wall time, and {_number(naive['redis_us'])} us of Redis.",
+        f"{_all(naive['cpu_us'])}), {wall_us} us of wall time, and {number(naive['redis_us'])} us of Redis.",
         "",
         "Microseconds a payment, median of the rounds; `sum` is without `encode`; `explain`, the reasons of alerts, "
         "is a part of deciding.",
@@ -137,16 +114,14 @@ def _stages(section: Results) -> list[str]:
 def _stage_rows(size: str, entry: Results) -> Iterable[list[str]]:
     for clock, key in (("CPU", "cpu_us"), ("wall", "wall_us")):
         rounds = entry[key]
-        low, middle, high = _spread([_sum(each) for each in rounds])
-        rest = (
-            [_number(entry["redis_us"]), f"{entry['alerts'] / entry['payments']:.1%}"] if clock == "CPU" else ["", ""]
-        )
-        medians = [_number(median(each[stage] for each in rounds)) for stage in STAGES]
+        low, middle, high = spread([_sum(each) for each in rounds])
+        rest = [number(entry["redis_us"]), f"{entry['alerts'] / entry['payments']:.1%}"] if clock == "CPU" else ["", ""]
+        medians = [number(median(each[stage] for each in rounds)) for stage in STAGES]
         yield [size, clock, *medians, middle, low, high, *rest]
 
 
 def _all(values: Iterable[float]) -> str:
-    return ", ".join(_number(value) for value in values)
+    return ", ".join(number(value) for value in values)
 
 
 def _saturation(section: Results) -> list[str]:
@@ -157,7 +132,7 @@ def _saturation(section: Results) -> list[str]:
             ("eps", EPS_TARGET, "payments a second"),
             ("eps_per_cpu_s", CPU_TARGET, "payments a CPU-second of the worker"),
         ):
-            low, _, high = _spread(found[what])
+            low, _, high = spread(found[what])
             aim = verdict(
                 f"{KINDS[kind]}, {text} over the baseline's, median of the rounds",
                 median(found[what]),
@@ -194,14 +169,14 @@ def _saturation(section: Results) -> list[str]:
 
 
 def _saturation_row(kind: str, found: Sequence[Results]) -> list[str]:
-    cost = _number(median(run["cpu_us_per_event"] for run in found))
-    rates = [*_spread([run["eps"] for run in found]), *_spread([run["eps_per_cpu_s"] for run in found])]
-    return [KINDS[kind], *rates, cost, _number(median(run.get("mean_batch", 1.0) for run in found))]
+    cost = number(median(run["cpu_us_per_event"] for run in found))
+    rates = [*spread([run["eps"] for run in found]), *spread([run["eps_per_cpu_s"] for run in found])]
+    return [KINDS[kind], *rates, cost, number(median(run.get("mean_batch", 1.0) for run in found))]
 
 
 def _run_row(at: int, kind: str, run: Results) -> list[str]:
     numbers = [run["events"], run["wall_s"], run["cpu_s"], run["eps"], run["eps_per_cpu_s"], run.get("mean_batch", 1)]
-    return [str(at + 1), KINDS[kind], *map(_number, numbers), str(run["alerts"]), _tiers(run.get("tiers", {}))]
+    return [str(at + 1), KINDS[kind], *map(number, numbers), str(run["alerts"]), _tiers(run.get("tiers", {}))]
 
 
 def _tiers(tiers: dict[str, int]) -> str:
@@ -243,19 +218,19 @@ def _share_verdict(rate: int, within: float | None) -> str:
 def _latency_row(cell: Results) -> list[str]:
     latency = cell["latency"]
     counts = [f"{latency[name]:,}" for name in ("count", "missing", "duplicates")]
-    percentiles = [_number(latency[name]) for name in PERCENTILES]
+    percentiles = [number(latency[name]) for name in PERCENTILES]
     return [KINDS[cell["kind"]], f"{cell['rate']:,}", *percentiles, f"{latency['within_200ms']:.3%}", *counts]
 
 
 def _load_row(cell: Results) -> list[str]:
     cpu = [f"{cell['cpu_percent'].get(name, 0.0):.0f}" for name in PROCESSES]
-    late, batch = _number(cell["loadgen"]["max_late_ms"]), _number(cell["mean_batch"])
+    late, batch = number(cell["loadgen"]["max_late_ms"]), number(cell["mean_batch"])
     return [KINDS[cell["kind"]], f"{cell['rate']:,}", *cpu, batch, late, _tiers(cell["tiers"])]
 
 
 def _fell_short(cell: Results) -> str:
     load = cell["loadgen"]
-    achieved, undelivered = _number(load["rate_achieved"]), f"{load['undelivered']:,}"
+    achieved, undelivered = number(load["rate_achieved"]), f"{load['undelivered']:,}"
     return (
         f"- The load generator fell short at {cell['rate']:,}/s ({KINDS[cell['kind']]}): {achieved}/s achieved, "
         f"{undelivered} not delivered."
@@ -288,18 +263,18 @@ def _not_quiet(cell: Results) -> str:
 
 def _slowest_line(cell: Results) -> str:
     latency, slow = cell["latency"], cell["slowest"]
-    start = f"- {KINDS[cell['kind']]} at {cell['rate']:,}/s: {_number(latency['max_ms'])} ms"
+    start = f"- {KINDS[cell['kind']]} at {cell['rate']:,}/s: {number(latency['max_ms'])} ms"
     if latency["max_ms"] is None:
         return f"- {KINDS[cell['kind']]} at {cell['rate']:,}/s: no decision was received."
-    start += f", due {_number(latency['max_at_s'])} s into the window"
+    start += f", due {number(latency['max_at_s'])} s into the window"
     if slow is None:
         return f"{start}; no trace."
     largest = slow["largest"]
     meant = f" ({MEANING[largest]})" if largest in MEANING else ""
     parts = sorted(slow["spent_ms"].items(), key=lambda part: -part[1])
-    told = ", ".join(f"{name} {_number(spent_ms)}" for name, spent_ms in parts if spent_ms >= 0.05)
+    told = ", ".join(f"{name} {number(spent_ms)}" for name, spent_ms in parts if spent_ms >= 0.05)
     return (
         f"{start}. Mostly **{largest}**{meant}. In ms: {told}. Its batch had {slow['batch_size']:,} payments and took "
-        f"{_number(slow['batch_ms'])} ms; {slow['batches_before']} batches were in work while it waited, the longest "
-        f"{_number(slow['longest_before_ms'])} ms."
+        f"{number(slow['batch_ms'])} ms; {slow['batches_before']} batches were in work while it waited, the longest "
+        f"{number(slow['longest_before_ms'])} ms."
     )

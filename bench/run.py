@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench import latency, saturation, stages
+from bench import enrichment, features_build, latency, memory, saturation, stages
 from bench.machine import machine, occasion
 from bench.prepare import CACHE, FULL, QUICK, prepare
 from bench.processes import BenchError
@@ -24,8 +24,9 @@ from bench.report import render
 from bench.stack import Stack, running
 from tests.services import kafka, redis
 from tests.services.process import ServiceError
+from tests.services.redis_cluster import RedisCluster
 
-SECTIONS: Final = ("stages", "saturation", "latency")
+SECTIONS: Final = ("stages", "saturation", "latency", "features", "memory")
 RESULTS: Final = "results.json"
 REPORT: Final = "RESULTS.md"
 ROUNDS: Final = 5
@@ -46,8 +47,25 @@ def plan(args: argparse.Namespace) -> dict[str, Callable[[Stack], dict[str, Any]
         "stages": lambda stack: stages.measure(stack, rounds=rounds, quick=args.quick),
         "saturation": lambda stack: saturation.measure(stack, rounds=rounds, quick=args.quick),
         "latency": lambda stack: latency.measure(stack, seconds=seconds, rates=rates),
+        "features": lambda stack: _features(stack, rounds=rounds, quick=args.quick),
+        "memory": lambda _stack: memory.measure(quick=args.quick),
     }
     return {name: every[name] for name in SECTIONS if name in args.only}
+
+
+def _features(stack: Stack, *, rounds: int, quick: bool) -> dict[str, Any]:
+    """Enrichment on one server and on a cluster, and features offline."""
+    with RedisCluster() as cluster:
+        url, pids = cluster.url, cluster.pids
+        enriched = enrichment.measure(
+            enrichment.Server(stack.redis.url, [stack.redis.pid]),
+            stack.prepared.payments,
+            rounds=rounds,
+            primed=stack.prepared.sizes.primed,
+            quick=quick,
+            cluster=enrichment.Server(url, pids, shards=16, cluster=True),
+        )
+    return {"enrichment": enriched, "build": features_build.measure(rounds=rounds, quick=quick)}
 
 
 def _check_history(quick: bool, payments: int) -> None:

@@ -14,8 +14,9 @@ from bench.cause import Batch, Event, breakdown, read_trace, slowest
 from bench.loadgen import SENT
 from bench.processes import BenchError, Child
 from bench.reader import RECEIVED
-from bench.report import STAGES, render, table, verdict
+from bench.report import STAGES, render
 from bench.saturation import ratios
+from bench.tables import table, verdict
 
 MS = 1_000_000
 

@@ -19,7 +19,8 @@ from features.errors import BundleError, ConfigError, FraudlineError
 
 COMMANDS = (
     *("run", "demo", "generate", "train", "score", "schemas"),
-    *("config", "config show", "features", "features list"),
+    *("config", "config show", "features", "features list", "features build"),
+    *("state", "state rebuild", "state verify"),
 )
 ROOT = Path(__file__).parents[1]
 
