@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
@@ -17,7 +17,7 @@ from features.compaction import due, newly_of_period, summary
 from features.errors import StateBehind
 from features.event import UNIT_BYTES, UNIT_WORDS, LabelBatch, PaymentBatch, Words
 from features.grouping import Grouper, Grouping
-from features.operations import PAYMENT_OPS, Floats
+from features.payment import PaymentReader
 from features.reader import EntityReader, Values, limits_array
 from features.store import Append, Applied, Replacement, Run, Span, StateStore
 from features.units import NEVER
@@ -87,9 +87,7 @@ class Enricher:
         self.catalog = catalog
         self._store = store
         self._limits = limits_array(catalog.limits)
-        self._payment_ops: list[tuple[int, Callable[[PaymentBatch], Floats]]] = [
-            (column, PAYMENT_OPS[catalog.features[column].op]) for column in catalog.payment_columns
-        ]
+        self._payments = PaymentReader(catalog)
         self._readers = [EntityReader(catalog, entity) for entity in catalog.logged]
         self._grouper = Grouper(catalog.logged)
         self._floors = np.full(1 << 16, -1, np.int64)
@@ -121,8 +119,7 @@ class Enricher:
     def payment_only(self, batch: PaymentBatch) -> Values:
         """(n, features) float32: the features of the payments alone, NaN elsewhere; no store is asked."""
         values = np.full((len(batch), len(self.catalog.features)), np.nan, np.float32)
-        for column, operation in self._payment_ops:
-            values[:, column] = operation(batch)
+        self._payments.fill(batch, values)
         return values
 
     def _shards_of(self, keys: list[bytes]) -> Words | None:

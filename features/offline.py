@@ -15,7 +15,7 @@ from features.catalog import DEFAULT, Catalog
 from features.enrich import Mask
 from features.event import UNIT_WORDS, Label, LabelBatch, Payment, PaymentBatch, Words, batch_of, labels_of
 from features.grouping import ids_of, numbered, payment_records
-from features.operations import PAYMENT_OPS
+from features.payment import PaymentReader
 from features.reader import EntityReader, Values
 
 _TOPIC: Final = "history"
@@ -69,8 +69,7 @@ def build(
     batch = batch_of(payments, topic=_TOPIC, partition=[0] * n, offset=range(n))
     known_labels = labels_of(labels, topic=_TOPIC, partition=[0] * len(labels), offset=range(len(labels)))
     values = np.full((n, len(catalog.features)), np.nan, np.float32)
-    for column in catalog.payment_columns:
-        values[:, column] = PAYMENT_OPS[catalog.features[column].op](batch)
+    PaymentReader(catalog).fill(batch, values)
     kept = np.ones(n, np.bool_)
     told = 0
     for done, entity in enumerate(catalog.entities, start=1):

@@ -12,7 +12,7 @@ from features.catalog import COUNTERPARTS, DAY_MS, DEFAULT, FEATURES, HANDBOOK, 
 from features.enrich import COMPACTIONS, Enriched, Enricher
 from features.errors import StateBehind
 from features.event import Payment, batch_of
-from features.operations import PAYMENT_OPS
+from features.payment import PAYMENT_OPS
 from features.reader import limits_array
 from features.store import MemoryStore, Span
 from features.values import OPERATIONS

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from features.catalog import Catalog
 from features.history.chunks import PaymentChunk
 from features.history.fields import Mask
-from features.operations import PAYMENT_OPS
+from features.payment import PaymentReader
 
 Table = npt.NDArray[np.float32]
 
@@ -42,10 +42,7 @@ def known_schema(catalog: Catalog) -> pa.Schema:
 
 def with_payment_features(chunk: PaymentChunk, catalog: Catalog) -> pa.RecordBatch:
     """A chunk's identity, and the features of the payments alone: see `known_schema`."""
-    values = [
-        pa.array(np.asarray(PAYMENT_OPS[catalog.features[column].op](chunk.batch), np.float32))
-        for column in catalog.payment_columns
-    ]
+    values = [pa.array(column) for column in np.ascontiguousarray(PaymentReader(catalog).read(chunk.batch).T)]
     return pa.RecordBatch.from_arrays([*chunk.identity.columns, *values], schema=known_schema(catalog))
 
 
