@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 
 from features.catalog import COUNTERPARTS, Entity
-from features.event import UNIT_WORDS, Label, LabelBatch, Payment, PaymentBatch, Words, set_counterparts
+from features.event import Label, LabelBatch, Payment, PaymentBatch, Words, labels_of, set_counterparts
+from features.layout import by_key
 
 ID_FIELDS: Final[dict[Entity, str]] = {
     "card": "card_id",
@@ -33,7 +34,8 @@ _PREFIX: Final[dict[Entity, bytes]] = {
 ENTITY_OF: Final = {prefix: entity for entity, prefix in _PREFIX.items()}
 """What kind of entity a key belongs to, by its first two bytes."""
 
-_TAGS: Final = ("card", "merchant", "device", "ip")
+_TAGS: Final = ("card", "merchant", "device", "ip")  # in the order of `features.layout`
+NO_LABELS: Final = labels_of([], topic="", partition=[], offset=[])
 _ID_OF: Final = {entity: attrgetter(name) for entity, name in ID_FIELDS.items()}
 
 
@@ -59,33 +61,29 @@ class Grouping:
 
 
 class Grouper:
-    """Groups batches by the entities that they name: all kinds of them in one go, since numpy has a price a call."""
+    """Groups batches by the entities that they name: all kinds of them in one go, since a call of numpy has a price."""
 
     def __init__(self, entities: Sequence[Entity]) -> None:
         """Settle whom to group by, in order."""
         self._entities = tuple(entities)
-        self._columns = np.array([[_TAGS.index(tag) for tag in COUNTERPARTS[e]] for e in entities], np.int64).T
+        self._counterparts = np.array([[_TAGS.index(tag) for tag in COUNTERPARTS[e]] for e in entities], np.int64)
 
     def group(self, batch: PaymentBatch, labels: LabelBatch | None) -> Grouping:
         """Group labels and payments, none of which need name every entity."""
-        before = 0 if labels is None else len(labels)
-        size = before + len(batch)
-        slots, keys, first = self._numbered(batch.payments, labels.labels if labels is not None else ())
-        records = np.empty((len(self._entities), size, UNIT_WORDS), np.int64)
-        if labels is not None:
-            records[:, :before] = labels.base
-        records[:, before:] = batch.base
-        tags = np.stack([getattr(batch, tag) for tag in _TAGS])
-        set_counterparts(records[:, before:], *(tags[column] for column in self._columns))
-        slot = np.fromiter(slots, np.int64, len(slots))
-        order = np.argsort(slot, kind="stable")[np.count_nonzero(slot < 0) :]
-        owner = slot[order]
-        rows = order % size - before if size else order
-        if before:
-            owner, rows = owner[rows >= 0], rows[rows >= 0]
-        bounds = np.searchsorted(owner, np.arange(len(keys) + 1))
-        counts = np.bincount(slot[order], minlength=len(keys)) if before else np.diff(bounds)
-        return Grouping(keys, first, counts, records.reshape(-1, UNIT_WORDS)[order], rows, bounds)
+        known = NO_LABELS if labels is None else labels
+        slots, keys, first = self._numbered(batch.payments, known.labels)
+        counts, records, rows, bounds = by_key(
+            np.fromiter(slots, np.int64, len(slots)),
+            len(keys),
+            known.base,
+            batch.base,
+            batch.card,
+            batch.merchant,
+            batch.device,
+            batch.ip,
+            self._counterparts,
+        )
+        return Grouping(keys, first, counts, records, rows, bounds)
 
     def _numbered(
         self, payments: Sequence[Payment], labels: Sequence[Label]

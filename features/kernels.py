@@ -26,7 +26,7 @@ _F = TypeVar("_F", bound=Callable[..., object])
 
 _SOURCES: Final = (
     "event.py", "kernels.py", "units.py", "fold.py", "cells.py", "values.py", "compaction.py", "folding.py",
-    "payment.py", "history/tables.py", "history/xxh3.py",
+    "payment.py", "layout.py", "history/tables.py", "history/xxh3.py",
 )  # fmt: skip
 
 Table = npt.NDArray[np.int64]

@@ -7,6 +7,7 @@ import numpy as np
 from features.catalog import DEFAULT
 from features.compaction import due, newly_of_period, summary
 from features.event import UNIT_WORDS, batch_of
+from features.grouping import Grouper
 from features.payment import PaymentReader
 from features.reader import EntityReader, limits_array
 
@@ -15,7 +16,9 @@ def warm_up() -> None:
     """Use every compiled function once: half a minute the first time on a machine, a moment from then on."""
     words = np.ones((1, UNIT_WORDS), np.int64)
     start, end, bounds, limits = np.array([0]), np.array([1]), np.array([0, 1]), limits_array(DEFAULT.limits)
-    PaymentReader(DEFAULT).read(batch_of([], topic="", partition=[], offset=[]))
+    nothing = batch_of([], topic="", partition=[], offset=[])
+    PaymentReader(DEFAULT).read(nothing)
+    Grouper(DEFAULT.logged).group(nothing, None)
     EntityReader(DEFAULT, "card").read(words, start, end, bounds, words[:, 2].copy())
     due(words, start, end, np.zeros(1 << 16, np.int64), limits)
     newly_of_period(words, start, end, end)
