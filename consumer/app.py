@@ -132,6 +132,7 @@ class Processor:
             budget_ms=processing.budget_ms,
             pause_on_outage=pause,
             labels_topic=topics.labels,
+            positions=self.source.positions,
             step=step,
         )
         self._loop = Loop(
@@ -166,7 +167,6 @@ class Processor:
 
     def _rebalanced(self, kind: str) -> None:
         self._telemetry.rebalances[kind].inc()
-        self.pipeline.rebalanced()
 
     def _publish_journal(self, outbox: Outbox) -> Callable[[Sequence[JournalEntry]], None]:
         def publish(entries: Sequence[JournalEntry]) -> None:

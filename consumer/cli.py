@@ -108,6 +108,9 @@ def generate(
     topic: Annotated[
         str | None, typer.Option(help="Or produce the payments to this topic (brokers: --config).")
     ] = None,
+    labels_topic: Annotated[
+        str | None, typer.Option(metavar="TOPIC", help="With --topic: produce the labels to this topic, after them.")
+    ] = None,
     config: ConfigFile = None,
     late: Share = 0.0,
     duplicate: Share = 0.0,
@@ -119,6 +122,8 @@ def generate(
     """Simulate payments, some of them fraud, and the labels that become known later."""
     if (out is None) == (topic is None):
         raise ConfigError("Say where the payments go: give either --out DIR or --topic NAME.")
+    if labels_topic is not None and topic is None:
+        raise ConfigError("--labels-topic belongs to --topic: with --out the labels are in the same folder.")
     from consumer import logs
     from consumer.simulator import MONDAY_MS, Simulation, simulate, write
 
@@ -139,9 +144,12 @@ def generate(
             from consumer import settings
             from consumer.kafka.history import produce_history
 
-            history = simulate(simulation)
-            sent = produce_history(settings.load(config), str(topic), history.records(), advance)
+            history, loaded = simulate(simulation), settings.load(config)
+            sent = produce_history(loaded, str(topic), history.records(), advance)
             summary = history.summary | {"topic": topic, "sent": sent}
+            if labels_topic is not None:
+                labels = produce_history(loaded, labels_topic, history.labels(), lambda _count: None)
+                summary |= {"labels_topic": labels_topic, "labels_sent": labels}
     print_mapping("Simulated", summary, as_json=as_json)
     return 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -66,10 +66,15 @@ class Pipeline:
         budget_ms: int,
         pause_on_outage: bool,
         labels_topic: str | None = None,
+        positions: Callable[[], Mapping[tuple[str, int], int]] = dict,
         step: Step = lambda _name: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`clock` gives Unix time in seconds, for accounting only; `step` is told of each step that a crash may hit."""
+        """What it is given.
+
+        `positions` tells up to where (exclusive) each partition that is read was decided before this batch. `clock`
+        gives Unix time in seconds, for accounting only; `step` is told of each step that a crash may hit.
+        """
         self._decoder, self._enricher, self._state, self._brain = decoder, enricher, state, brain
         self._outbox, self._publisher, self._telemetry = outbox, publisher, telemetry
         self._budget_ms = budget_ms
@@ -77,14 +82,10 @@ class Pipeline:
         self._pause_on_outage = pause_on_outage
         self._labels_topic = labels_topic
         self._longest_ms = max((f.window_ms + f.delay_ms for f in enricher.catalog.features), default=0)
-        self._state_ends: dict[tuple[str, int], int] = {}
+        self._positions = positions
         self._step = step
         self._clock = clock
         self._stage_ms: dict[str, float] = {}
-
-    def rebalanced(self) -> None:
-        """Other partitions are read from now on."""
-        self._state_ends.clear()
 
     def process(self, messages: Sequence[Message], spans: tuple[Span, ...]) -> Decided:
         """Decide, publish and commit the records that `spans` cover.
@@ -102,7 +103,8 @@ class Pipeline:
         with self._stage("score"):
             scores, values, tier = self._score(decoded.batch, enriched)
         with self._stage("decide"):
-            decided = self._decide(decoded.batch, enriched, scores, values, tier, read_ms)
+            offsets = () if enriched is None else self._offsets(spans)
+            decided = self._decide(decoded.batch, enriched, scores, values, tier, read_ms, offsets)
         with self._stage("publish"):
             self._publish(decoded, decided)
         with self._stage("commit"):
@@ -114,8 +116,6 @@ class Pipeline:
         enriched = self._state.enrich(decoded.batch, spans, self._patience_s, decoded.labels)
         if enriched is None and self._pause_on_outage:
             raise StoreUnavailable("the state store does not answer, and store.outage is 'pause'")
-        if enriched is not None:
-            self._state_ends.update({(span.topic, span.partition): span.end for span in spans})
         self._step("after_apply")
         return enriched
 
@@ -139,6 +139,7 @@ class Pipeline:
         values: Values,
         tier: Tier,
         read_ms: float,
+        offsets: tuple[Source, ...],
     ) -> Decided:
         verdicts = self._brain.policy.decide(scores, values, tier)
         due = np.ones(len(batch), np.bool_) if enriched is None else ~(enriched.repeated | enriched.stale)
@@ -146,15 +147,12 @@ class Pipeline:
         reasons: dict[int, tuple[Reason, ...]] = {}
         if alerts.size and tier != "rules_only":
             reasons = dict(zip(alerts.tolist(), self._brain.explain(values[alerts], tier), strict=True))
-        return Decided(
-            batch, due, tier, enriched, scores, verdicts, reasons, self._stage_ms, read_ms, self._offsets(enriched)
-        )
+        return Decided(batch, due, tier, enriched, scores, verdicts, reasons, self._stage_ms, read_ms, offsets)
 
-    def _offsets(self, enriched: Enriched | None) -> tuple[Source, ...]:
-        """Up to where the state has what this worker reads."""
-        if enriched is None:
-            return ()
-        return tuple(Source(topic, partition, end) for (topic, partition), end in self._state_ends.items())
+    def _offsets(self, spans: tuple[Span, ...]) -> tuple[Source, ...]:
+        """Up to where the state has what this worker reads: all that was decided before, and this batch."""
+        ends = dict(self._positions()) | {(span.topic, span.partition): span.end for span in spans}
+        return tuple(Source(topic, partition, end) for (topic, partition), end in ends.items())
 
     def _publish(self, decoded: Decoded, decided: Decided) -> None:
         records = self._outbox.decisions(decided)

@@ -90,6 +90,7 @@ def test_help_imports_nothing_heavy() -> None:
         ("run --config /nowhere.toml", "/nowhere.toml can't be read"),
         ("generate --payments 10", "--out DIR or --topic NAME"),
         ("generate --payments 10 --out a --topic b", "--out DIR or --topic NAME"),
+        ("generate --payments 10 --out a --labels-topic b", "--labels-topic belongs to --topic"),
         ("generate --payments none --out a", "--payments"),
         ("generate --payments 10 --out a --start yesterday", "--start is not an ISO 8601 time"),
         ("generate --payments 10 --out a --late 2", "--late"),

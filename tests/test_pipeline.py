@@ -81,6 +81,7 @@ class Rig:
     telemetry: Telemetry = field(default_factory=Telemetry)
     store: MemoryStore = field(default_factory=MemoryStore)
     steps: list[str] = field(default_factory=list)
+    positions: dict[tuple[str, int], int] = field(default_factory=dict)
     next_offset: int = 0
     state: Switch = field(init=False)
     pipeline: Pipeline = field(init=False)
@@ -100,6 +101,7 @@ class Rig:
             budget_ms=BUDGET_MS,
             pause_on_outage=self.pause,
             labels_topic=TOPICS.labels,
+            positions=lambda: self.positions,
             step=self.steps.append,
             clock=lambda: NOW_MS / 1_000,
         )
@@ -378,10 +380,11 @@ def test_an_alert_tells_the_state_it_was_given_in() -> None:
     (alert,), (decision,) = rig.alerts, rig.decisions
     assert alert.state == decision.state
     assert {(s.topic, s.partition): s.offset for s in alert.state_offsets} == {("labels", 0): 1, ("payments", 0): 1}
-    rig.pipeline.rebalanced()
+    rig.positions |= {("labels", 0): 1, ("payments", 0): 1, ("payments", 3): 9}  # one that is quiet, too
     rig.next_offset = 1
     rig.process(payment(event_id="evt-9", event_time=NOW_MS))
-    assert [(s.topic, s.offset) for s in rig.alerts[1].state_offsets] == [("payments", 2)]
+    told = {(s.topic, s.partition): s.offset for s in rig.alerts[1].state_offsets}
+    assert told == {("labels", 0): 1, ("payments", 0): 2, ("payments", 3): 9}
 
 
 def test_clocks_and_ages_are_exported() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -116,6 +116,10 @@ class KafkaSource:
         ]
         # the store numbers records span by span: as they lie in the batch, or the journal would tell another order
         return tuple(sorted(spans, key=lambda span: (not span.labels, span.partition)))
+
+    def positions(self) -> Mapping[Source, int]:
+        """Up to where (exclusive) each owned partition was decided, quiet ones included."""
+        return {source: owned.position for source, owned in self._owned.items()}
 
     def committed(self, spans: Iterable[Span]) -> None:
         """Move on: these spans are decided, published and committed."""

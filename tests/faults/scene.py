@@ -124,8 +124,13 @@ class Scene:
         outage: str = "degrade",
         patience_ms: int = 5_000,
         store_timeout_ms: int = 250,
+        shards: int = 1,
     ) -> None:
-        """`patience_ms` is the budget, of which a batch may wait a share for the store before it is degraded."""
+        """Make the topics.
+
+        `patience_ms` is the budget, of which a batch may wait a share for the store before it is degraded. With several
+        `shards` the address is a cluster's.
+        """
         self.kafka = kafka
         self.delivery = delivery
         self.topics = {
@@ -144,7 +149,14 @@ class Scene:
                 "max_poll_interval_ms": 30_000,
             },
             "topics": self.topics,
-            "store": {"url": redis_url, "namespace": name, "timeout_ms": store_timeout_ms, "outage": outage},
+            "store": {
+                "url": redis_url,
+                "namespace": name,
+                "timeout_ms": store_timeout_ms,
+                "outage": outage,
+                "shards": shards,
+                "cluster": shards > 1,
+            },
             "processing": {"delivery": delivery, "max_batch": 20, "linger_ms": 2, "budget_ms": patience_ms},
         }
         self.outage = outage

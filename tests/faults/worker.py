@@ -127,6 +127,8 @@ def work(spec: Spec) -> int:
         settings.store.url.get_secret_value(),
         namespace=settings.store.namespace,
         timeout_ms=settings.store.timeout_ms,
+        shards=settings.store.shards,
+        cluster=settings.store.cluster,
         script=MUTANT_SCRIPTS.get(spec.mutant, lambda: APPLY)(),
     )
     try:

@@ -152,6 +152,18 @@ class RedisCluster:
             node.heal()
         self.await_whole()
 
+    def await_served(self) -> None:
+        """Return when every slot is served again, by nodes that run."""
+        running = [node for node in self.nodes if node._process is not None]
+        ports = {node.ports[0] for node in running}
+
+        def served() -> bool:
+            slots = self._slots()
+            held = sum(last - first + 1 for first, last, at, _ in slots if at in ports)
+            return held == SLOTS and all(_info(node)["cluster_state"] == "ok" for node in running)
+
+        _until(served, "the slots were not served")
+
     def await_whole(self) -> None:
         """Return when all nodes that run agree on who has which slot, and replicas of primaries are in step."""
         _until(self._is_whole, "the cluster did not become whole")
