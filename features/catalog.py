@@ -279,7 +279,7 @@ HANDBOOK_FEATURES: Final[tuple[Feature, ...]] = (
 """The 15 inputs of the Fraud Detection Handbook (Le Borgne et al., ULB, 2022), chapter 3; its customer is a card."""
 
 
-class Limits(msgspec.Struct, frozen=True):
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What bounds an entity's log. All processors of a namespace share them: they define values.
 
     `keep` records stay raw; what is older than `horizon_ms` is forgotten; a repeated event id is recognised among the

@@ -8,7 +8,11 @@ import pytest
 
 from features.catalog import DEFAULT, HANDBOOK
 from features.errors import ConfigError
+from features.event import Payment
+from features.offline import build
 from features.profiles import load_catalog
+
+T0_MS = 1_767_571_200_000
 
 
 def test_a_profile_is_found_by_its_name() -> None:
@@ -27,6 +31,19 @@ def test_a_file_switches_groups_on_in_the_profiles_order(tmp_path: Path) -> None
     assert load_catalog(str(path)) is HANDBOOK
 
 
+def test_a_file_may_shorten_the_duplicate_horizon(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.toml"
+    path.write_text("[limits]\nduplicate_ms = 3_600_000")
+    catalog = load_catalog(str(path))
+    assert catalog.names == DEFAULT.names
+    assert catalog.fingerprint != DEFAULT.fingerprint
+    first, within, beyond = (
+        Payment("evt", T0_MS + 60_000 * minute, "tok", "shop", 100, "EUR") for minute in (0, 59, 130)
+    )
+    assert build([first, within, beyond], catalog).kept.tolist() == [True, False, True]
+    assert build([first, within, beyond], DEFAULT).kept.tolist() == [True, False, False]
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -36,6 +53,11 @@ def test_a_file_switches_groups_on_in_the_profiles_order(tmp_path: Path) -> None
         ("groups = []", "groups must be a list of names"),
         ("groups = 'payment'", "groups must be a list of names"),
         ("group = ['payment']", "'group' is unknown"),
+        ("limits = 3", "the limits can't be used: expected `object`"),
+        ("[limits]\nduplicate_s = 3", "unknown field `duplicate_s`"),
+        ("[limits]\nduplicate_ms = 'a week'", "expected `int`"),
+        ("[limits]\nduplicate_ms = 4_000_000_000", "duplicate_ms at most horizon_ms"),
+        ("[limits]\nkeep = 0", "keep is 1 to 16,384"),
         ("profile = ", "is not TOML"),
         (b"\xff", "is not UTF-8"),
     ],
