@@ -25,6 +25,8 @@ from tests.services.redis import RedisServer
 
 BUSY: Final = (1, 10, 100, 1_000, 100_000)  # payments in 30 days
 ENTITIES: Final = 8  # of each kind, but one of the busiest
+HOT_SIZES: Final = (128, 512)  # of batches
+HOT_PAYMENTS: Final = 102_400
 CARDS: Final = 1_000_000
 QUICK_CARDS: Final = 20_000
 BATCH: Final = 64  # of one merchant: what is not committed yet, and what came with it, is not compacted
@@ -66,9 +68,13 @@ def measure(*, quick: bool) -> dict[str, Any]:
     warm_up()
     with RedisServer() as server:
         busy = [_busy(server, payments) for payments in (BUSY[:-1] if quick else BUSY)]
+    payments, hot = HOT_PAYMENTS // 10 if quick else HOT_PAYMENTS, []
+    for size in HOT_SIZES:
+        with RedisServer() as server:
+            hot.append(_hot(server, payments, size))
     with RedisServer() as server:
         cards = _cards(server, QUICK_CARDS if quick else CARDS)
-    return {"busy": busy, "cards": cards, "keep": DEFAULT.limits.keep}
+    return {"busy": busy, "hot": hot, "cards": cards, "keep": DEFAULT.limits.keep}
 
 
 def _busy(server: RedisServer, payments: int) -> dict[str, Any]:
@@ -98,6 +104,48 @@ def _busy(server: RedisServer, payments: int) -> dict[str, Any]:
             if found
         },
     }
+
+
+def _hot(server: RedisServer, payments: int, size: int) -> dict[str, Any]:
+    """Nine payments of ten at one merchant, in batches of `size`; all features, all entities."""
+    feed, rng, sizes = Feed(server, "hot", DEFAULT), np.random.default_rng(3), []
+    with closing(feed.store), server.client() as client:
+        client.config_set("slowlog-log-slower-than", 0)
+        client.config_set("slowlog-max-len", 1_000_000)
+        sent = client.info("stats")["total_net_output_bytes"]
+        for start in range(0, payments, size):
+            feed.take(_hot_batch(start, size, rng))
+            sizes.append(max(client.strlen(key) for key in client.scan_iter("hot:*:m:hot")))
+        sent = client.info("stats")["total_net_output_bytes"] - sent
+        spent_us = [each["duration"] for each in client.slowlog_get(1_000_000) if each["command"].startswith(b"EVAL")]
+    return {
+        "payments": payments,
+        "batch": size,
+        "log_bytes_max": max(sizes),
+        "bytes_sent_a_payment": sent / payments,
+        "script_ms_median": float(np.median(spent_us)) / 1_000,
+        "script_ms_max": max(spent_us) / 1_000,
+    }
+
+
+def _hot_batch(start: int, size: int, rng: np.random.Generator) -> list[Payment]:
+    shops = np.where(rng.random(size) < 0.9, 0, rng.integers(1, 1_000, size)).tolist()
+    cards = rng.integers(0, 50_000, size).tolist()
+    return [
+        Payment(
+            f"h{start + at}",
+            START_MS + 1_000 * (start + at),
+            f"c{card}",
+            "hot" if shop == 0 else f"m{shop}",
+            1_000 + at,
+            "EUR",
+            device_id=f"d{card}",
+            ip=f"10.0.{card % 256}.{card // 256}",
+            terminal_id=f"t{shop}",
+            account_id=f"a{card}",
+        )
+        for at, (shop, card) in enumerate(zip(shops, cards, strict=True))
+    ]
 
 
 def _payments(merchant: str, times: Ints, amounts: Ints, rng: np.random.Generator) -> Iterator[list[Payment]]:

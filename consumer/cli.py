@@ -72,11 +72,20 @@ def _options(
 
 
 @app.command()
-def run(*, config: ConfigFile = None) -> int:
+def run(
+    *,
+    config: ConfigFile = None,
+    allow_cold_state: Annotated[
+        bool, typer.Option("--allow-cold-state", help="Go on, though Kafka no longer has all that the state lacks.")
+    ] = False,
+) -> int:
     """Decide payments from Kafka until told to stop (SIGTERM drains, then exits)."""
     from consumer import logs, settings
 
     loaded = settings.load(config)
+    if allow_cold_state:
+        store = loaded.store.model_copy(update={"allow_cold_state": True})
+        loaded = loaded.model_copy(update={"store": store})
     logs.configure(loaded.telemetry.log_level, loaded.telemetry.log_format)
     from consumer.app import run as run_app
 

@@ -63,7 +63,8 @@ def standing(
                 topic, partition = source
                 raise StoreUnsuitable(
                     f"the state of {topic}/{partition} ends at offset {marker} but Kafka holds it from "
-                    f"{extent.low} only: history is lost; set store.allow_cold_state to go on without it"
+                    f"{extent.low} only: history is lost; to go on without it say --allow-cold-state, or set "
+                    "store.allow_cold_state"
                 )
             marker = gone[source] = extent.low
         start = max(extent.low, min(marker, unsure.get(source, marker)))
