@@ -142,7 +142,7 @@ def _hot(found: Results) -> list[str]:
     """One merchant has nine payments of ten."""
     return [
         verdict(
-            f"slowest script, nine in ten of {found['payments']:,} payments at one merchant, batches of {found['batch']}",
+            f"slowest script, 9 in 10 of {found['payments']:,} payments at one merchant, batches of {found['batch']}",
             found["script_ms_max"],
             SCRIPT_TARGET_MS,
             unit=" ms",

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.kafka.logreader import LogReader
@@ -95,9 +96,14 @@ class Plant:
     environment: dict[str, str]
     workers: list[Worker] = field(default_factory=list)
 
-    def start(self, **changes: str) -> Worker:
+    def start(self, *arguments: str, **changes: str) -> Worker:
         process = subprocess.Popen(
-            COMMAND, cwd=ROOT, env=self.environment | changes, stderr=subprocess.PIPE, text=True, bufsize=1
+            [*COMMAND, *arguments],
+            cwd=ROOT,
+            env=self.environment | changes,
+            stderr=subprocess.PIPE,
+            text=True,
+            bufsize=1,
         )
         self.workers.append(Worker(process))
         return self.workers[-1]
@@ -326,6 +332,37 @@ def test_a_second_run_goes_on_where_the_first_ended(plant: Plant, kafka: KafkaBr
     assert sorted(d["event_id"] for d in decided) == sorted(f"evt-{number}" for number in range(60))
     assert len({d["state"]["epoch"] for d in decided}) == 1
     assert sorted(d["state"]["sequence"] for d in decided) == list(range(60))
+
+
+def test_without_its_history_it_stops_and_goes_on_only_if_told_to(
+    plant: Plant, kafka: KafkaBroker, redis_server: RedisServer
+) -> None:
+    payments = plant.topics["payments"]
+    with ReadCommitted(kafka.bootstrap, [plant.topics["decisions"]]) as reader:
+        worker = plant.start()
+        worker.wait_for("started")
+        produce(kafka.bootstrap, payments, [payment(event_id=f"evt-{number}") for number in range(30)])
+        reader.wait_until(lambda seen: len(seen) >= 30, DEADLINE_S)
+        worker.process.send_signal(signal.SIGTERM)
+        assert worker.process.wait(DRAIN_S + 10.0) == 0, worker.lines
+        redis_server.flush()
+        group = plant.environment["FRAUDLINE_KAFKA__GROUP_ID"]
+        store = RedisStore(
+            redis_server.url, namespace=group, timeout_ms=1_000, owner=f"group {group} reading {payments}"
+        )
+        store.positions()
+        store.adopt({(payments, number): 2 for number in range(3)})  # an old state, and a younger log
+        store.close()
+        admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+        for deleted in admin.delete_records([TopicPartition(payments, number, 5) for number in range(3)]).values():
+            deleted.result(DEADLINE_S)
+        line = plant.refused()
+        assert "history is lost" in line
+        assert "--allow-cold-state" in line
+        worker = plant.start("--allow-cold-state")
+        worker.wait_for("started")
+        produce(kafka.bootstrap, payments, [payment(event_id="evt-30")])
+        reader.wait_until(lambda seen: len(seen) >= 31, DEADLINE_S)
 
 
 @pytest.mark.parametrize("role", ["payments", "labels", "decisions", "journal"])

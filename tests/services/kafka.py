@@ -168,7 +168,9 @@ class KafkaBroker(Service):
         settings = _SERVER.format(broker=self.ports[0], controller=self.ports[1], logs=logs)
         overrides = "".join(f"{key}={value}\n" for key, value in self._config.items())
         self._properties.write_text(settings + overrides)
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        cluster_id = "-"
+        while cluster_id.startswith("-"):  # which the tool would take for an option
+            cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         tool = ["kafka.tools.StorageTool", "format", "--config", str(self._properties), "--cluster-id", cluster_id]
         done = subprocess.run([*self._java(*QUICK_START), *tool], capture_output=True, text=True, check=False)
         if done.returncode != 0:
