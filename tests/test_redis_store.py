@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from tests.contracts.calls import (
     T0,
     TOPIC,
     Record,
+    appends,
     apply,
     epochs_of,
     markers,
@@ -241,6 +243,17 @@ def test_a_foreign_key_that_is_only_to_be_replaced_refuses_too(store: RedisStore
     with pytest.raises(StoreUnsuitable, match=r"store\.namespace"):
         apply(store, epochs, records([0]), replacements=[replacing(b"c:z", 0, 1, summary_of(9))])
     assert dump(client) == before
+
+
+def test_a_log_of_another_length_is_no_log_also_to_those_who_only_read(store: RedisStore, client: Redis) -> None:
+    epochs = opened(store)
+    apply(store, epochs, records([0]))
+    client.append(S0 + "c:a", "x")
+    nothing = [
+        replace(call, spans=(), counts=[0, 0], records=call.records[:0]) for call in appends(epochs, records([0]))
+    ]
+    with pytest.raises(StoreUnsuitable, match="that is no log"):
+        store.apply(nothing)
 
 
 def test_a_foreign_key_in_the_place_of_the_markers_refuses(store: RedisStore, client: Redis) -> None:

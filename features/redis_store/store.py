@@ -235,8 +235,8 @@ class RedisStore:
 
     def _applied(self, node: Node, reply: list[Any], logs: Sequence[bytes | None] = ()) -> Applied:
         status = reply[0]
-        if status == b"ok":
-            return wire.applied(reply, logs)
+        if status == b"ok" and (applied := wire.applied(reply, logs)) is not None:
+            return applied
         if status == b"behind":
             raise StateBehind(f"{node.where}: the marker of {reply[1].decode()} is {reply[2]}, below {reply[3]}")
         if status == b"epoch":

@@ -64,10 +64,12 @@ def call(prefix: bytes, append: Append, idle_s: int) -> Call:
     return Call(arguments, logs)
 
 
-def applied(reply: list[Any], logs: Sequence[bytes | None]) -> Applied:
-    """The reply to a call that was not refused, and the logs after it."""
+def applied(reply: list[Any], logs: Sequence[bytes | None]) -> Applied | None:
+    """The reply to a call that was not refused, and the logs after it; None if one of them can't be a log."""
     held = [log or b"" for log in logs]
-    lengths = np.fromiter(map(len, held), np.int64, len(held)) // UNIT_BYTES
+    lengths, rest = np.divmod(np.fromiter(map(len, held), np.int64, len(held)), UNIT_BYTES)
+    if rest.any():
+        return None
     runs = [_runs(packed) for packed in reply[4]]
     return Applied(b"".join(held), lengths, reply[1] == 1, reply[2], reply[3], runs, _floors(reply[5]))
 
