@@ -26,6 +26,7 @@ GIVE_UP_S = 30.0
 
 @pytest.fixture
 def store(redis_cluster: RedisCluster, unique: str) -> Iterator[RedisStore]:
+    redis_cluster.flush()  # a shard's slot has the keys of all namespaces, and half of it should be half of this one's
     store = RedisStore(redis_cluster.url, namespace=unique, timeout_ms=500, shards=SHARDS, cluster=True)
     yield store
     store.close()
