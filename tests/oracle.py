@@ -60,12 +60,16 @@ def repeats(log: Sequence[Payment | Label], limits: Limits, *, order: Sequence[i
     return [found[i] for i in sorted(found)]
 
 
+SKIPPED: Row = {"skipped": None}
+
+
 def fold(
     log: Sequence[Payment | Label],
     catalog: Catalog = DEFAULT,
     *,
     order: Sequence[int] | None = None,
     names: Collection[str] | None = None,
+    only: Collection[int] | None = None,
 ) -> list[Row]:
     """Every feature of every payment, as the log says it.
 
@@ -74,6 +78,7 @@ def fold(
         catalog: the features, and the limits of the logs.
         order: a permutation of range(len(log)): the order in which the state recorded it.
         names: compute only these features (all by default).
+        only: compute features of the payments at these places of `log` alone; others get `SKIPPED`.
 
     Returns:
         n dictionaries, for the payments in the order of `log`: feature name to value, None where it is missing. The
@@ -98,7 +103,12 @@ def fold(
             else:
                 pasts[entity] = _Past(entity_log.pay(record), entity_log)
         if isinstance(record, Payment):
-            rows[i] = {} if repeated[i] else {f.name: _plain(_value(f, record, pasts)) for f in wanted}
+            if repeated[i]:
+                rows[i] = {}
+            elif only is None or i in only:
+                rows[i] = {f.name: _plain(_value(f, record, pasts)) for f in wanted}
+            else:
+                rows[i] = SKIPPED
     return [rows[i] for i in sorted(rows)]
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka import KafkaError as Code
@@ -16,8 +14,6 @@ from consumer.kafka.client import group_config, require_topics, unavailable
 from consumer.settings import KafkaSettings
 from features.store import Source
 
-AHEAD: Final = 2_048  # records fetched at a time, and kept for each partition at most
-
 
 @dataclass(frozen=True, slots=True)
 class Extent:
@@ -26,15 +22,6 @@ class Extent:
     low: int
     high: int
     committed: int | None
-
-
-@dataclass(slots=True)
-class _Ahead:
-    """What was fetched of a partition: records from `start` on, all there are below `reached`."""
-
-    start: int
-    reached: int
-    messages: deque[Message] = field(default_factory=deque)
 
 
 class LogReader:
@@ -47,7 +34,6 @@ class LogReader:
         self._timeout_s = kafka.request_timeout_ms / 1000
         self._consumer = Consumer(group_config(kafka) | {"enable.partition.eof": True})
         self._reading: tuple[Source, int] | None = None
-        self._ahead: dict[Source, _Ahead] = {}
 
     def extents(self) -> Mapping[Source, Extent]:
         """Every partition of the topics. Raises KafkaUnavailable, also where a topic is missing."""
@@ -86,41 +72,29 @@ class LogReader:
 
         That offset is `start` when nothing came before `deadline_s` (monotonic). It passes holes, such as the marks
         that a producer's transactions leave, so it may rise without a record. Raises KafkaUnavailable.
-
-        More is fetched at a time and kept, since to turn to another partition costs a round trip.
         """
-        ahead = self._ahead.get(source)
-        if ahead is None or ahead.start != start:
-            ahead = self._ahead[source] = _Ahead(start, start)
-        if ahead.reached <= start:
-            self._fetch(source, ahead, max(limit, AHEAD), end, deadline_s)
-        taken: list[Message] = []
-        while ahead.messages and len(taken) < limit and ahead.messages[0].offset() < end:
-            taken.append(ahead.messages.popleft())
-        reached = ahead.messages[0].offset() if ahead.messages else ahead.reached
-        ahead.start = min(reached, end)
-        return taken, ahead.start
-
-    def _fetch(self, source: Source, ahead: _Ahead, most: int, end: int, deadline_s: float) -> None:
         try:
-            if self._reading != (source, ahead.start):
-                self._consumer.assign([TopicPartition(*source, ahead.start)])
+            if self._reading != (source, start):
+                self._consumer.assign([TopicPartition(*source, start)])
             wait_s = max(0.0, deadline_s - time.monotonic())
-            messages = self._consumer.consume(min(most, end - ahead.start), wait_s)
+            messages = self._consumer.consume(min(limit, end - start), wait_s)
             self._reading = None
+            taken: list[Message] = []
+            reached = start
             for message in messages:
                 error = message.error()
                 if error is None:
-                    if message.offset() >= ahead.start:
-                        ahead.messages.append(message)
-                    ahead.reached = max(ahead.reached, message.offset() + 1)
+                    reached = max(reached, message.offset() + 1)
+                    if start <= message.offset() < end:
+                        taken.append(message)
                 elif error.code() == Code._PARTITION_EOF:
-                    ahead.reached = max(ahead.reached, message.offset())
+                    reached = max(reached, message.offset())
                 else:
                     raise KafkaException(error)
-            self._reading = (source, ahead.reached)  # also after nothing came: the fetch is still on its way
+            self._reading = (source, reached)  # also after nothing came: the fetch is still on its way
         except KafkaException as exception:
             raise unavailable(self._kafka, exception) from exception
+        return taken, min(reached, end)
 
     def close(self) -> None:
         """Release the connection."""

@@ -147,11 +147,14 @@ def violations(evidence: Evidence, law: Law) -> list[str]:
     """Everything that is wrong, one sentence each; empty when all invariants hold."""
     sources = evidence.sources()
     timelines, found = evidence.timelines()
-    folds = [_Fold(timeline, sources) for timeline in timelines]
     decisions: dict[At, list[dict[str, Any]]] = defaultdict(list)
+    decided: dict[int, set[At]] = defaultdict(set)  # by epoch
     for record in evidence.decisions:
         decision = json.loads(record.value or b"")
         decisions[_at(decision["source"])].append(decision)
+        if decision["tier"] == "full":
+            decided[decision["state"]["epoch"]].add(_at(decision["source"]))
+    folds = [_Fold(timeline, sources, decided[timeline.epoch]) for timeline in timelines]
     letters = Counter(_letter_at(record) for record in evidence.dead_letters)
     found += _counted(sources, decisions, letters, folds, law)
     found += _dead_letters(evidence)
@@ -166,13 +169,14 @@ def violations(evidence: Evidence, law: Law) -> list[str]:
 
 
 class _Fold:
-    """The naive fold of one timeline."""
+    """The naive fold of one timeline; features are those of payments that were decided in its epoch."""
 
-    def __init__(self, timeline: Timeline, sources: Sources) -> None:
+    def __init__(self, timeline: Timeline, sources: Sources, decided: set[At]) -> None:
         self.timeline = timeline
         order = [timeline.at[sequence] for sequence in sorted(timeline.at)]
         known = [(source, record) for source in order if (record := sources.get(source)) is not None]
-        rows = oracle.fold([record for _, record in known], DEFAULT, names=EXACT)
+        only = {place for place, (source, _) in enumerate(known) if source in decided}
+        rows = oracle.fold([record for _, record in known], DEFAULT, names=EXACT, only=only)
         paid = [source for source, record in known if isinstance(record, Payment)]
         self.row = dict(zip(paid, rows, strict=True))
 
