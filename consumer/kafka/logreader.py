@@ -34,10 +34,13 @@ class LogReader:
         self._timeout_s = kafka.request_timeout_ms / 1000
         self._consumer = Consumer(group_config(kafka) | {"enable.partition.eof": True})
         self._reading: tuple[Source, int] | None = None
+        self._there = False
 
     def extents(self) -> Mapping[Source, Extent]:
         """Every partition of the topics. Raises KafkaUnavailable, also where a topic is missing."""
-        require_topics(self._consumer, self._kafka, self._topics)
+        if not self._there:  # the whole cluster's topics are asked for, so once
+            require_topics(self._consumer, self._kafka, self._topics)
+            self._there = True
         try:
             extents = {}
             for name in self._topics:
