@@ -17,7 +17,7 @@ from redis import Redis
 
 from features.catalog import DAY_MS, DEFAULT, HOUR_MS, Catalog
 from features.enrich import Enricher
-from features.event import Payment, batch_of
+from features.event import LAYOUT_VERSION, Payment, batch_of
 from features.redis_store import RedisStore
 from features.store import Span
 from features.warm import warm_up
@@ -115,7 +115,7 @@ def _hot(server: RedisServer, payments: int, size: int) -> dict[str, Any]:
         sent = client.info("stats")["total_net_output_bytes"]
         for start in range(0, payments, size):
             feed.take(_hot_batch(start, size, rng))
-            sizes.append(max(client.strlen(key) for key in client.scan_iter("hot:*:m:hot")))
+            sizes.append(client.strlen(f"hot:{LAYOUT_VERSION}:{{s0}}:m:hot"))
         sent = client.info("stats")["total_net_output_bytes"] - sent
         spent_us = [each["duration"] for each in client.slowlog_get(1_000_000) if each["command"].startswith(b"EVAL")]
     return {

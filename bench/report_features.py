@@ -112,7 +112,7 @@ def memory(section: Results) -> list[str]:
         f"- {cards['cards']:,} cards with one payment each: {cards['bytes'] / 2**20:,.0f} MiB of Redis, "
         f"{number(cards['bytes_a_card'])} bytes a card, of which its record is {cards['record_bytes']}.",
         "",
-        *[line for hot in section["hot"] for line in _hot(hot)],
+        *[line for hot in section.get("hot", []) for line in _hot(hot)],
         "",
         "Merchants by their payments in 30 days: their log, what Redis takes for it, and what the records would be.",
         "",
