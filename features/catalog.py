@@ -120,10 +120,36 @@ def _one(
     *,
     of: Counterpart | None = None,
     window_ms: int = MONTH_MS,
+    delay_ms: int = 0,
     default: Default = "missing",
 ) -> Feature:
     """An operation whose name does not say its window: 30 days unless told."""
-    return Feature(f"{entity}_{name}", f"{entity}.{group}", entity, op, kind, default, text, window_ms, 0, of)
+    return Feature(f"{entity}_{name}", f"{entity}.{group}", entity, op, kind, default, text, window_ms, delay_ms, of)
+
+
+def _before_last_week(entity: Entity) -> list[Feature]:
+    """The amount against the 30 days that ended 7 days ago: an attack that is under way does not raise those."""
+    return [
+        _one(entity, "amount", f"{op}_prior_30d", op, kind, f"{text} of the 30 days that ended 7 days ago",
+             delay_ms=WEEK_MS)
+        for op, kind, text in _PRIOR
+    ]  # fmt: skip
+
+
+_PRIOR: Final[tuple[tuple[str, Type, str], ...]] = (
+    ("amount_to_mean", "ratio", "Amount over the mean"),
+    ("amount_to_max", "ratio", "Amount over the largest"),
+    ("amount_zscore", "score", "Amount's distance from the mean"),
+)
+
+
+def _since_frauds(entity: Entity, whose: str) -> list[Feature]:
+    """How fresh the newest known fraud is, and since when there has been any: who is compromised is so for a while."""
+    said = f"Seconds since the {{}} payment of 30 days {whose} that is known as fraud"
+    return [
+        _one(entity, "labels", "since_fraud_s", "since_fraud", "seconds", said.format("newest")),
+        _one(entity, "labels", "since_first_fraud_s", "since_first_fraud", "seconds", said.format("oldest")),
+    ]
 
 
 def _frauds(entity: Entity, counts: str, rates: str, *, delay_ms: int, whose: str) -> list[Feature]:
@@ -163,6 +189,7 @@ FEATURES: Final[tuple[Feature, ...]] = (
     _one("card", "amount", "amount_to_mean_30d", "amount_to_mean", "ratio", "Amount over the earlier mean in 30 days"),
     _one("card", "amount", "amount_to_max_30d", "amount_to_max", "ratio", "Amount over the largest earlier one"),
     _one("card", "amount", "amount_zscore_30d", "amount_zscore", "score", "Amount's distance from the earlier mean"),
+    *_before_last_week("card"),
     _one("card", "rhythm", "since_last_s", "since_last", "seconds", "Seconds since this card's last payment"),
     _one("card", "rhythm", "since_last_ratio", "since_last_ratio", "ratio", "That over the usual gap in 30 days"),
     _one(
@@ -215,13 +242,15 @@ FEATURES: Final[tuple[Feature, ...]] = (
     *_over("merchant", "testing", "small_count", "1h", "small_count", "count", "0", "Payments under 5.00 in {span}"),
     *_over("merchant", "spread", "cards", "24h", "distinct", "count", "1",
            "Different cards used here in {span}", of="card"),
-    *_frauds("merchant", "30d", "30d", delay_ms=WEEK_MS, whose="at this merchant"),
+    *_frauds("merchant", "30d", "24h 30d", delay_ms=WEEK_MS, whose="at this merchant"),
+    *_since_frauds("merchant", "at this merchant"),
     # terminal
     *_over("terminal", "volume", "count", "1h 24h", "count", "count", "1", "Payments at this terminal in {span}"),
     _one("terminal", "amount", "amount_to_mean_30d", "amount_to_mean", "ratio", "Amount over the usual at it"),
     *_over("terminal", "spread", "cards", "24h", "distinct", "count", "1",
            "Different cards used at it in {span}", of="card"),
-    *_frauds("terminal", "7d 30d", "7d 30d", delay_ms=WEEK_MS, whose="at this terminal"),
+    *_frauds("terminal", "7d 30d", "24h 7d 30d", delay_ms=WEEK_MS, whose="at this terminal"),
+    *_since_frauds("terminal", "at this terminal"),
     # device
     *_over("device", "volume", "count", "1h 24h", "count", "count", "1", "Payments from this device in {span}"),
     *_over("device", "volume", "sum", "24h", "sum", "amount", "own amount", "Paid from this device in {span}"),
@@ -310,6 +339,11 @@ class Catalog:
     def names(self) -> tuple[str, ...]:
         """Feature names, in column order."""
         return tuple(feature.name for feature in self.features)
+
+    @cached_property
+    def flags(self) -> dict[str, bool]:
+        """For each feature, in column order, whether it is a flag."""
+        return {feature.name: feature.type == "flag" for feature in self.features}
 
     @cached_property
     def groups(self) -> tuple[str, ...]:

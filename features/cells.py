@@ -45,7 +45,8 @@ COUNT, TOTAL, EARLIER, SMALL, KNOWN_FRAUDS = 0, 1, 2, 3, 4  # EARLIER counts wit
 SQUARE_HIGH, SQUARE_LOW, PEAK = 5, 6, 7  # of earlier amounts; PEAK is -1 where there is none
 RAW, TROUGH, OLDEST, CLOSE = 8, 9, 10, 11  # of earlier raw records; TROUGH is NEVER and OLDEST -1 where there is none
 SAME, DISTINCT = 12, 17  # five each: by first, second and third counterpart, country, merchant category
-CHANNELS: Final = 22
+FRAUD_NEWEST, FRAUD_OLDEST = 22, 23  # ages of known frauds; NEVER and -1 where there is none
+CHANNELS: Final = 24
 
 # what is known of the payment itself, besides
 STATUS, REPEATED, SINCE_LAST, LAST_COUNTRY, AMOUNT, OWN_COUNTRY, HAS = 0, 1, 2, 3, 4, 5, 6
@@ -75,6 +76,7 @@ def gather(
     """
     cells[:, :] = 0
     cells[PEAK, :], cells[TROUGH, :], cells[OLDEST, :] = -1, NEVER, -1
+    cells[FRAUD_NEWEST, :], cells[FRAUD_OLDEST, :] = NEVER, -1
     own = state.scalars[PAYMENTS] - 1
     unit = state.raw[own]
     extra[STATUS], extra[REPEATED], extra[AMOUNT] = FOUND, state.repeated[own], words[unit, 1] & AMOUNT_MASK
@@ -250,9 +252,16 @@ def _gather_frauds(time: int, state: State, edges: Table, limits: Table, cells: 
     for i in range(state.scalars[LISTED]):
         age = time - state.listed[i, 1]
         if 0 <= age < last_edge and not forgotten(state.listed[i, 1], clock, horizon):
-            cells[KNOWN_FRAUDS, _cell(age, edges)] += 1
+            _add_frauds(age, 1, _cell(age, edges), cells)
     for i in range(state.scalars[DAYS]):
         start = state.days[i, 0]
         age = max(0, time - start - DAY // 2)
         if start <= time and age < last_edge and not forgotten(start, clock, horizon):
-            cells[KNOWN_FRAUDS, _cell(age, edges)] += state.days[i, 1]
+            _add_frauds(age, state.days[i, 1], _cell(age, edges), cells)
+
+
+@inlined
+def _add_frauds(age: int, count: int, cell: int, cells: Table) -> None:
+    cells[KNOWN_FRAUDS, cell] += count
+    cells[FRAUD_NEWEST, cell] = min(cells[FRAUD_NEWEST, cell], age)
+    cells[FRAUD_OLDEST, cell] = max(cells[FRAUD_OLDEST, cell], age)

@@ -17,6 +17,8 @@ from features.cells import (
     COUNT,
     DISTINCT,
     EARLIER,
+    FRAUD_NEWEST,
+    FRAUD_OLDEST,
     HAS,
     KNOWN_FRAUDS,
     LAST_COUNTRY,
@@ -57,7 +59,9 @@ from features.units import LOW_BITS, NEVER
     _FRAUDS,
     _FRAUD_RATE,
     _RISK,
-) = range(20)
+    _SINCE_FRAUD,
+    _SINCE_FIRST_FRAUD,
+) = range(22)
 
 # columns of a program: one row a feature
 OP, LOWER, UPPER, WHICH, WINDOW, USUAL = 0, 1, 2, 3, 4, 5  # USUAL: cells below it are the last 30 days
@@ -98,6 +102,8 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "frauds": Operation(_FRAUDS, (KNOWN_FRAUDS,)),
     "fraud_rate": Operation(_FRAUD_RATE, (KNOWN_FRAUDS,)),
     "risk": Operation(_RISK, (KNOWN_FRAUDS,)),
+    "since_fraud": Operation(_SINCE_FRAUD, (KNOWN_FRAUDS,)),
+    "since_first_fraud": Operation(_SINCE_FIRST_FRAUD, (KNOWN_FRAUDS,)),
 }
 
 
@@ -192,6 +198,12 @@ def value(program: Table, row: int, sums: Table, cells: Table, extra: Table) -> 
     if op == _RISK:
         count = _sum(sums, COUNT, lower, upper)
         return _sum(sums, KNOWN_FRAUDS, lower, upper) / count if count > 0 else 0.0
+    if op == _SINCE_FRAUD:
+        newest = _least(cells, FRAUD_NEWEST, lower, upper)
+        return newest / 1000 if newest < NEVER else np.nan
+    if op == _SINCE_FIRST_FRAUD:
+        oldest = _most(cells, FRAUD_OLDEST, lower, upper)
+        return oldest / 1000 if oldest >= 0 else np.nan
     if extra[SINCE_LAST] >= program[row, WINDOW]:
         return np.nan
     if op == _SINCE_LAST:

@@ -278,6 +278,11 @@ class _Past:
         frozen = [day for day in self._frozen if self._holds_bucket(feature, *day)]
         return len(exact) + len(frozen)
 
+    def fraud_ages_ms(self, feature: Feature) -> list[Fraction]:
+        exact = [Fraction(self.now_ms - time_ms) for time_ms in self._frauds if self._holds(feature, time_ms)]
+        frozen = [day for day in self._frozen if self._holds_bucket(feature, *day)]
+        return exact + [max(Fraction(0), self.now_ms - Fraction(sum(day), 2)) for day in frozen]
+
     def _raw_records(self, feature: Feature) -> list[_Record]:
         return [record for record in self._raw if self._holds(feature, record.payment.event_time)]
 
@@ -394,6 +399,10 @@ def _fraud_rate(feature: Feature, past: _Past, own: Payment) -> Value:
     return _over(past.frauds(feature), len(past.amounts(feature)))
 
 
+def _seconds(age_ms: Fraction | None) -> Value:
+    return None if age_ms is None else age_ms / 1_000
+
+
 def _risk(feature: Feature, past: _Past, own: Payment) -> Value:
     return _fraud_rate(feature, past, own) or 0
 
@@ -420,6 +429,8 @@ OVER_A_LOG: Mapping[str, Callable[[Feature, _Past, Payment], Value]] = {
     "frauds": lambda feature, past, _: past.frauds(feature),
     "fraud_rate": _fraud_rate,
     "risk": _risk,
+    "since_fraud": lambda feature, past, _: _seconds(min(past.fraud_ages_ms(feature), default=None)),
+    "since_first_fraud": lambda feature, past, _: _seconds(max(past.fraud_ages_ms(feature), default=None)),
 }
 
 

@@ -233,6 +233,7 @@ def test_bad_lines_and_bad_labels_are_counted_by_reason(tmp_path: Path) -> None:
     (tmp_path / "payments.jsonl").write_bytes(b"\n".join(lines) + b"\n")
     rows = table_of(labels, Label).to_pylist()
     rows[0]["label"], rows[1]["source"], rows[2]["labelled_at"] = "perhaps", "rumour", 0
+    rows[3]["event_time"], rows[4]["card_id"] = rows[3]["labelled_at"] + 1, "4111111111111111"
     write_parquet(tmp_path / "labels.parquet", pa.Table.from_pylist(rows, table_of(labels, Label).schema))
     out = tmp_path / "out.parquet"
     job = Job(tmp_path / "payments.jsonl", None, out, looks_like_card_number)
@@ -242,8 +243,8 @@ def test_bad_lines_and_bad_labels_are_counted_by_reason(tmp_path: Path) -> None:
         Job(tmp_path / "payments.jsonl", tmp_path / "labels.parquet", out, looks_like_card_number, skip_bad=True)
     )
     assert outcome.refused_payments == {"malformed": 3, "wrong_type": 1, "missing_field": 1}
-    assert outcome.refused_labels == {"out_of_range": 3}
-    assert_same(out, payments, labels[3:])
+    assert outcome.refused_labels == {"out_of_range": 3, "future_event_time": 1, "card_number": 1}
+    assert_same(out, payments, labels[5:])
 
 
 def test_bad_rows_of_csv_keep_their_numbers(tmp_path: Path) -> None:
@@ -324,7 +325,7 @@ def test_the_command_builds_and_prints_counts(tmp_path: Path, capsys: pytest.Cap
     words = f"features build --payments {tmp_path}/payments.jsonl --labels {tmp_path}/labels.jsonl --out {out} --json"
     assert cli.exit_status(words.split()) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["payments"], told["labels"], told["features"]) == (300, len(labels), 86)
+    assert (told["payments"], told["labels"], told["features"]) == (300, len(labels), 95)
     assert_same(out, payments, labels)
     assert cli.exit_status([*words.split(), "--catalog", f"{tmp_path}/catalog.toml"]) == 0
     groups = ("payment", "card.volume")

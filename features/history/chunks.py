@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,8 @@ from features.history.fields import Field, Kind, Mask, Reason, Refusals, fields_
 from features.history.files import Piece
 from features.history.xxh3 import ABSENT, OK, hash_strings, may_be_card_numbers
 
+KEPT: Final = "payment."  # begins the name of a column that was kept: a feature may have the same name
+
 Keys = dict[Entity, Words]
 IsCardNumber = Callable[[str], bool]
 
@@ -38,7 +40,7 @@ class PaymentChunk:
     """n payments in log order; the first has offset `first` in the log.
 
     `batch` has every column but the payments themselves. `keys`: by entity, (n,) the hash of its id, 0 for none.
-    `identity` has the columns event_id, card_id and event_time.
+    `identity` has the columns event_id, card_id and event_time, and those that were asked for.
     """
 
     first: int
@@ -114,8 +116,13 @@ def _fits(field: Field, text: str) -> bool:
     return text in field.choices if field.choices else field.least <= len(text) <= field.most
 
 
-def payment_chunk(piece: Piece, first: int, refusals: Refusals, is_card_number: IsCardNumber) -> PaymentChunk:
-    """The payments of a piece; refused rows are counted and left out, so the rows behind them move up."""
+def payment_chunk(
+    piece: Piece, first: int, refusals: Refusals, is_card_number: IsCardNumber, keep: Sequence[pa.Field] = ()
+) -> PaymentChunk:
+    """The payments of a piece; refused rows are counted and left out, so the rows behind them move up.
+
+    `keep` names further columns of the payments that the identity shall have.
+    """
     rows = _Rows(piece, Payment, refusals)
     event = rows.hashed("event_id")
     event_time = rows.whole("event_time")
@@ -126,8 +133,8 @@ def payment_chunk(piece: Piece, first: int, refusals: Refusals, is_card_number: 
     mcc, channel = rows.coded("mcc", mcc_code, np.uint16), rows.coded("channel", channel_code, np.uint8)
     _refuse_card_numbers(rows, piece.columns["card_id"], is_card_number)
     identity = pa.RecordBatch.from_arrays(
-        [piece.columns["event_id"], piece.columns["card_id"], pa.array(event_time)],
-        ["event_id", "card_id", "event_time"],
+        [piece.columns["event_id"], piece.columns["card_id"], pa.array(event_time), *_kept(piece, keep)],
+        ["event_id", "card_id", "event_time", *(each.name for each in keep)],
     )
     if rows.bad.any():
         good = ~rows.bad
@@ -158,13 +165,25 @@ def payment_chunk(piece: Piece, first: int, refusals: Refusals, is_card_number: 
     return PaymentChunk(first, batch, hashes, identity)
 
 
-def label_chunk(piece: Piece, first: int, refusals: Refusals) -> LabelChunk:
+def _kept(piece: Piece, keep: Sequence[pa.Field]) -> list[pa.Array]:
+    """Columns as they are, or all null where the file lacks them."""
+    n = len(piece.rows)
+    found = [piece.columns.get(each.name.removeprefix(KEPT)) for each in keep]
+    return [
+        pa.nulls(n, each.type) if column is None else column.cast(each.type)
+        for each, column in zip(keep, found, strict=True)
+    ]
+
+
+def label_chunk(piece: Piece, first: int, refusals: Refusals, is_card_number: IsCardNumber) -> LabelChunk:
     """The labels of a piece; refused rows are counted and left out."""
     rows = _Rows(piece, Label, refusals)
     event, event_time, labelled_at = rows.hashed("event_id"), rows.whole("event_time"), rows.whole("labelled_at")
     hashes = {entity: rows.hashed(name) for entity, name in ID_FIELDS.items()}
     fraud = rows.coded("label", lambda text: text == "fraud")
     rows.coded("source", lambda _: 0)
+    rows.refuse(event_time > labelled_at, "event_time", "future_event_time")
+    _refuse_card_numbers(rows, piece.columns["card_id"], is_card_number)
     good = ~rows.bad
     m = int(good.sum())
     source = sources_of(np.zeros(m, np.int32), np.arange(first, first + m), labels=True)

@@ -21,6 +21,7 @@ Mask = npt.NDArray[np.bool_]
 Kind = type[Payment] | type[Label]
 Reason = Literal[
     "card_number",
+    "future_event_time",
     "malformed",
     "missing_field",
     "out_of_range",
@@ -30,6 +31,7 @@ Reason = Literal[
 
 WORDS: Final[dict[Reason, str]] = {
     "card_number": "looks like a card number: send a token",
+    "future_event_time": "is later than labelled_at",
     "malformed": "is not one row of the format",
     "missing_field": "is missing",
     "out_of_range": "is out of range",

@@ -24,6 +24,7 @@ class Job:
         is_card_number: tells a card number from a token; a payment with one is refused.
         memory_mb: how much may be held besides what the program itself takes.
         jobs: threads that fold.
+        keep: columns of the payments that the output shall have too; not on Spark.
         skip_bad: leave out rows that are no record instead of failing.
         progress: told what is being done and the share that is.
     """
@@ -35,6 +36,7 @@ class Job:
     catalog: Catalog = DEFAULT
     memory_mb: int = 1_024
     jobs: int = 1
+    keep: tuple[str, ...] = ()
     skip_bad: bool = False
     progress: Progress = lambda _stage, _share: None
 

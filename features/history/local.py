@@ -28,7 +28,7 @@ from features.history.entities import PartitionReader
 from features.history.fields import Refusals
 from features.history.files import Source, estimated_rows, sources
 from features.history.job import Job, Outcome
-from features.history.output import assembled, with_payment_features, writer
+from features.history.output import assembled, kept_fields, with_payment_features, writer
 from features.history.spill import Scratch, Spill
 from features.history.tables import ROW_WORDS, by_partition, by_range, put, running_latest
 
@@ -45,7 +45,7 @@ def build(job: Job) -> Outcome:
     """
     payments = sources(job.payments, Payment)
     labels = [] if job.labels is None else sources(job.labels, Label)
-    with _beside(job.out) as folder:
+    with beside(job.out) as folder:
         built = _Build(job, folder, sum(map(estimated_rows, payments)))
         built.read(labels, payments)
         built.fold()
@@ -55,7 +55,7 @@ def build(job: Job) -> Outcome:
 
 
 @contextmanager
-def _beside(out: Path) -> Iterator[Path]:
+def beside(out: Path) -> Iterator[Path]:
     """A folder on the output's file system, for as long as it takes."""
     try:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.absolute().parent) as folder:
@@ -89,7 +89,7 @@ class _Build:
         for source in labels:
             refusals = Refusals(source.path, "label")
             for piece in source.pieces(refusals, threads=self._job.jobs > 1):
-                chunk = label_chunk(piece, self.outcome.labels, refusals)
+                chunk = label_chunk(piece, self.outcome.labels, refusals, self._job.is_card_number)
                 for entity, spill in self._labels.items():
                     rows = by_partition(chunk.keys[entity], chunk.labelled_at, chunk.base, self._partitions)
                     self._scratch.add(spill, *rows)
@@ -101,11 +101,13 @@ class _Build:
             refusals = Refusals(source.path, "payment")
             for piece in source.pieces(refusals, threads=self._job.jobs > 1):
                 self._job.progress("reading", 0.25 * (number + piece.share) / len(payments))
-                payment_rows = payment_chunk(piece, self.outcome.payments, refusals, self._job.is_card_number)
+                payment_rows = payment_chunk(
+                    piece, self.outcome.payments, refusals, self._job.is_card_number, kept_fields(self._job.keep)
+                )
                 if not len(payment_rows.identity):
                     continue
                 latest = self._keep(payment_rows, latest)
-                known = with_payment_features(payment_rows, self._catalog)
+                known = with_payment_features(payment_rows, self._catalog, self._job.keep)
                 identities = identities or pa.ipc.new_stream(self._identities, known.schema)
                 identities.write_batch(known)
             self._settle(refusals)
@@ -150,7 +152,7 @@ class _Build:
 
     def write(self, path: Path) -> None:
         """Step 3."""
-        with writer(path, self._catalog) as file:
+        with writer(path, self._catalog, self._job.keep) as file:
             if not self._firsts:
                 return
             with pa.OSFile(str(self._identities)) as kept, pa.ipc.open_stream(kept) as identities:
@@ -163,6 +165,6 @@ class _Build:
                         )
                         for cells in values.pieces(number):
                             put(cells, columns, table.view(np.int32), repeated, entity == "card")
-                    file.write_batch(assembled(self._catalog, known, repeated, table))
+                    file.write_batch(assembled(self._catalog, known, repeated, table, self._job.keep))
                     self.outcome.repeated += int(repeated.sum())
                     self._job.progress("writing", 0.85 + 0.15 * (number + 1) / len(self._firsts))

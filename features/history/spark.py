@@ -65,7 +65,7 @@ def build(job: Job, master: str | None = None, sizes: Sizes = SIZES) -> Outcome:
     _make_folder(job.out)
     spark, outcome = _session(master), Outcome(features=len(job.catalog.features))
     job.progress("reading", 0.0)
-    surveys = _on_each(spark, labels, survey_labels)
+    surveys = _on_each(spark, labels, partial(survey_labels, is_card_number=job.is_card_number))
     outcome.labels = sum(each.records for each in surveys)
     labels = _placed(labels, _settled(surveys, job, outcome))
     surveys = _on_each(spark, payments, partial(survey_payments, is_card_number=job.is_card_number))
@@ -86,7 +86,8 @@ def _fold_and_write(
     read = partial(payment_rows, catalog=catalog, is_card_number=is_card_number)
     records = _from_each(spark, payments, read, RECORDS_DDL)
     if labels:
-        records = records.union(_from_each(spark, labels, partial(label_rows, catalog=catalog), RECORDS_DDL))
+        read = partial(label_rows, catalog=catalog, is_card_number=is_card_number)
+        records = records.union(_from_each(spark, labels, read, RECORDS_DDL))
     tasks = max(spark.sparkContext.defaultParallelism, count * len(catalog.entities) // sizes.task_records)
     logs = records.repartition(tasks, "entity", "w0").sortWithinPartitions(*ORDER)
     values = logs.mapInArrow(partial(fold, catalog=catalog, sizes=sizes), VALUES_DDL)

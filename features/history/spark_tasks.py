@@ -96,13 +96,13 @@ def survey_payments(part: Part, is_card_number: IsCardNumber) -> Survey:
     return Survey(records, latest, refusals)
 
 
-def survey_labels(part: Part) -> Survey:
+def survey_labels(part: Part, is_card_number: IsCardNumber) -> Survey:
     """Count a part's labels."""
     refusals = Refusals(part.source.path, "label")
     records = 0
     try:
         for piece in part.source.pieces(refusals, threads=False):
-            records += len(label_chunk(piece, 0, refusals).base)
+            records += len(label_chunk(piece, 0, refusals, is_card_number).base)
     except ConfigError as error:
         return Survey(records, 0, refusals, str(error))
     return Survey(records, 0, refusals)
@@ -119,11 +119,11 @@ def payment_rows(part: Part, catalog: Catalog, is_card_number: IsCardNumber) -> 
             yield _record_batch(ENTITIES.index(entity), True, rows)
 
 
-def label_rows(part: Part, catalog: Catalog) -> Batches:
+def label_rows(part: Part, catalog: Catalog, is_card_number: IsCardNumber) -> Batches:
     """The records of a part's labels."""
     refusals, before = Refusals(part.source.path, "label"), part.before
     for piece in part.source.pieces(refusals, threads=False):
-        chunk = label_chunk(piece, before, refusals)
+        chunk = label_chunk(piece, before, refusals, is_card_number)
         before += len(chunk.base)
         for entity in catalog.entities:
             rows, _ = by_partition(chunk.keys[entity], chunk.labelled_at, chunk.base, 1)
