@@ -29,7 +29,7 @@ class Names:
     @property
     def topics(self) -> dict[str, str]:
         """By the setting's name."""
-        roles = ("payments", "labels", "decisions", "alerts", "dead_letters", "journal")
+        roles = ("payments", "labels", "decisions", "alerts", "dead_letters", "journal", "lists")
         return {role: f"{self.prefix}.{role}" for role in roles}
 
     @property

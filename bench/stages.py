@@ -23,6 +23,7 @@ from bench.naive_model import load_model as load_naive_model
 from bench.prepare import MAX_FUTURE_MS, MAX_PAYMENT_BYTES, PARTITIONS, as_partitioned_messages
 from bench.stack import Names, Stack
 from consumer.app import Model, load_model
+from consumer.decide import Decider
 from consumer.decode import Decoder, Message, in_log_order
 from consumer.journal import entries
 from consumer.publish import Decided
@@ -77,6 +78,7 @@ class Line:
         self._decoder = Decoder(max_payment_bytes=MAX_PAYMENT_BYTES, max_future_ms=MAX_FUTURE_MS)
         self._enricher = Enricher(DEFAULT, store)
         self._brain = model.brain
+        self._decider = Decider(model.brain.policy)
         self._outbox = model.outbox(Settings().topics)
         self._messages = messages
         self._epochs = [position.epoch for position in store.positions()]
@@ -100,15 +102,15 @@ class Line:
         laps.end("enrich")
         scores = brain.scorer.score(enriched.values)
         laps.end("score")
-        verdicts = brain.policy.decide(scores, enriched.values, "full")
-        laps.end("decide")
         due = ~(enriched.repeated | enriched.stale)
-        alerts = np.flatnonzero(due & (verdicts.decision > 0))
+        outcome = self._decider.decide(scores, enriched.values, "full", batch, due, 0.0)
+        laps.end("decide")
+        alerts = np.flatnonzero(due & (outcome.verdicts.decision > 0))
         reasons = brain.explain(enriched.values[alerts], "full") if alerts.size else []
         why = dict(zip(alerts.tolist(), reasons, strict=True))
         laps.end("explain")
         stage_ms = dict.fromkeys(STAGES, 0.0)
-        decided = Decided(batch, due, "full", enriched, scores, verdicts, why, stage_ms, 0.0)
+        decided = Decided(batch, due, "full", enriched, scores, outcome, why, stage_ms, 0.0)
         outbox.decisions(decided)
         outbox.alerts(decided)
         outbox.journal(entries(enriched.recorded))

@@ -16,11 +16,14 @@ from typing import Final
 
 import structlog
 
+from consumer.decide import Decider
 from consumer.decode import Decoder
 from consumer.kafka.client import within
+from consumer.kafka.compacted import CompactedReader
 from consumer.kafka.logreader import LogReader
 from consumer.kafka.publisher import AcknowledgedPublisher, Publisher, Step, TransactionalPublisher
 from consumer.kafka.source import KafkaSource
+from consumer.lists import ListsReader
 from consumer.loop import Loop
 from consumer.pace import Pace
 from consumer.pipeline import Brain, Pipeline
@@ -40,6 +43,7 @@ from features.store import StateStore
 from features.warm import warm_up
 from models.bundle import load
 from models.explain import Explainer
+from models.lists import Lists
 from models.score import Scorer
 
 _LOG: Final = structlog.get_logger("app")
@@ -57,7 +61,7 @@ class Model:
 
     def outbox(self, topics: TopicSettings) -> Outbox:
         """How its decisions are published."""
-        return Outbox(topics, self.reference, self.digests, self.brain.policy, self.device)
+        return Outbox(topics, self.reference, self.digests, self.device)
 
 
 def load_model(path: Path, *, device: str, threads: int, catalog: Catalog = DEFAULT) -> Model:
@@ -86,10 +90,11 @@ class Processor:
         store: StateStore,
         telemetry: Telemetry,
         health: Health,
+        lists: Callable[[], Lists | None] = lambda: None,
         step: Step = lambda _name: None,
         enricher: type[Enricher] = Enricher,
     ) -> None:
-        """Connect to Kafka and join the parts.
+        """Connect to Kafka and join the parts. `lists` tells who is on them now.
 
         `step` is told of each step; the fault tests crash in it, and their mutants bring an `enricher` of their own.
         """
@@ -133,6 +138,7 @@ class Processor:
             pause_on_outage=pause,
             labels_topic=topics.labels,
             positions=self.source.positions,
+            decider=Decider(model.brain.policy, lists=lists, share=self.source.share),
             step=step,
         )
         self._loop = Loop(
@@ -189,8 +195,12 @@ def run(settings: Settings) -> int:
     telemetry, health = Telemetry(), Health(stale_after_s=settings.kafka.max_poll_interval_ms / 1000)
     telemetry.model(name=model.reference.name, version=model.reference.version, digest=model.reference.digest)
     server = serve(telemetry, health, settings.telemetry.host, settings.telemetry.port)
+    lists = ListsReader(CompactedReader(settings.kafka, settings.topics.lists), telemetry)
     try:
-        processor = Processor(settings, model=model, store=store, telemetry=telemetry, health=health)
+        lists.start()
+        processor = Processor(
+            settings, model=model, store=store, telemetry=telemetry, health=health, lists=lists.current
+        )
         stop_on_signals(processor.stop, settings.processing.drain_deadline_ms / 1000)
         _LOG.info("started", model=model.reference.version, delivery=settings.processing.delivery, port=server.port)
         gc.collect()
@@ -201,6 +211,7 @@ def run(settings: Settings) -> int:
         finally:
             processor.close()
     finally:
+        lists.stop()
         server.close()
     _LOG.info("stopped")
     return 0

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from consumer.app import load_model
+from consumer.decide import Decider
 from consumer.decode import Decoder
 from consumer.kafka.publisher import Outgoing
 from consumer.lines import LABELS_TOPIC, TOPIC, LabelLines, Line, batches
@@ -118,6 +119,7 @@ def score_stream(
         telemetry=Telemetry(),
         budget_ms=settings.processing.budget_ms,
         pause_on_outage=False,
+        decider=Decider(model.brain.policy, is_live=False),
         labels_topic=LABELS_TOPIC,
     )
     _say(f"scoring with {model.reference.name} {model.reference.version}; the state is empty at the start")

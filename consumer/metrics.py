@@ -139,6 +139,22 @@ STORE_UP = Metric(
     "fraudline_store_up", "gauge", "1 while the store answers inside its share of the budget, else 0.",
     "bool", (), "0: check Redis; with outage = pause nothing is decided meanwhile.",
 )  # fmt: skip
+RULES_FIRED = Metric(
+    "fraudline_rules_fired_total", "counter", "Decided payments for which a rule or a list fired.",
+    "payments", ("rule", "kind"), "A jump: an attack, or a rule that is too wide; kind shadow decides nothing yet.",
+)  # fmt: skip
+BLOCKS_LIMITED = Metric(
+    "fraudline_blocks_limited_total", "counter", "Payments reviewed instead of blocked, by the decline limiter.",
+    "payments", (), "Any: a rule or the model blocks too much; look at rules_fired and the scores, then the policy.",
+)  # fmt: skip
+REVIEW_THRESHOLD = Metric(
+    "fraudline_review_threshold", "gauge", "The score from which payments are reviewed now, outside of segments.",
+    "probability", (), "At a bound of alert_rate: the rate can't be held; change the bounds, the rate or the model.",
+)  # fmt: skip
+LISTS_VERSION = Metric(
+    "fraudline_lists_version", "gauge", "Up to where the lists topic was read; 0 without lists.",
+    "offset", (), "Different among the replicas for long: one does not hear of changes; restart it.",
+)  # fmt: skip
 MODEL_INFO = Metric(
     "fraudline_model_info", "gauge", "Always 1; the labels name the model that scores.",
     "info", ("name", "version", "digest"), "More than one digest among the replicas for long: a roll-out is stuck.",
@@ -157,6 +173,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     END_TO_END, STAGE, BATCH_SIZE, PAYMENTS, DECISIONS_MADE, ALERTS, REJECTED, DUPLICATES, LATE, LAG_SECONDS,
     LAG_RECORDS, REBALANCED, TRANSACTIONS, STATE_REGRESSIONS, STATE_CAUGHT_UP, STORE_UP, MODEL_INFO, BUILD_INFO,
     HEARTBEAT, TOO_LATE, LABELS, CLOCK_SKEW, FEATURE_AGE, STATE_AGE, LABELS_LAG,
+    RULES_FIRED, BLOCKS_LIMITED, REVIEW_THRESHOLD, LISTS_VERSION,
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 import numpy as np
 import structlog
 
+from consumer.decide import Decider
 from consumer.decode import Decoded, Decoder, Message, in_log_order
 from consumer.journal import entries
 from consumer.kafka.publisher import Publisher, Step
@@ -67,13 +68,14 @@ class Pipeline:
         pause_on_outage: bool,
         labels_topic: str | None = None,
         positions: Callable[[], Mapping[tuple[str, int], int]] = dict,
+        decider: Decider | None = None,
         step: Step = lambda _name: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """What it is given.
+        """What it is given. Without a `decider` the brain's policy decides, without lists.
 
         `positions` tells up to where (exclusive) each partition that is read was decided before this batch. `clock`
-        gives Unix time in seconds, for accounting only; `step` is told of each step that a crash may hit.
+        gives Unix time in seconds, for accounting and for rates; `step` is told of each step that a crash may hit.
         """
         self._decoder, self._enricher, self._state, self._brain = decoder, enricher, state, brain
         self._outbox, self._publisher, self._telemetry = outbox, publisher, telemetry
@@ -83,6 +85,7 @@ class Pipeline:
         self._labels_topic = labels_topic
         self._longest_ms = max((f.window_ms + f.delay_ms for f in enricher.catalog.features), default=0)
         self._positions = positions
+        self._decider = decider or Decider(brain.policy)
         self._step = step
         self._clock = clock
         self._stage_ms: dict[str, float] = {}
@@ -109,6 +112,7 @@ class Pipeline:
             self._publish(decoded, decided)
         with self._stage("commit"):
             self._publisher.commit(spans)
+        self._decider.settle(scores, tier, decided.outcome, decided.due, self._clock())
         self._account(decoded, decided)
         return decided
 
@@ -141,13 +145,13 @@ class Pipeline:
         read_ms: float,
         offsets: tuple[Source, ...],
     ) -> Decided:
-        verdicts = self._brain.policy.decide(scores, values, tier)
         due = np.ones(len(batch), np.bool_) if enriched is None else ~(enriched.repeated | enriched.stale)
-        alerts = np.flatnonzero(due & (verdicts.decision > 0))
+        outcome = self._decider.decide(scores, values, tier, batch, due, self._clock())
+        alerts = np.flatnonzero(due & (outcome.verdicts.decision > 0))
         reasons: dict[int, tuple[Reason, ...]] = {}
         if alerts.size and tier != "rules_only":
             reasons = dict(zip(alerts.tolist(), self._brain.explain(values[alerts], tier), strict=True))
-        return Decided(batch, due, tier, enriched, scores, verdicts, reasons, self._stage_ms, read_ms, offsets)
+        return Decided(batch, due, tier, enriched, scores, outcome, reasons, self._stage_ms, read_ms, offsets)
 
     def _offsets(self, spans: tuple[Span, ...]) -> tuple[Source, ...]:
         """Up to where the state has what this worker reads: all that was decided before, and this batch."""
@@ -179,6 +183,7 @@ class Pipeline:
             if count:
                 telemetry.decisions[name, decided.tier].inc(count)
         telemetry.alerts.inc(sum(counts[1:]))
+        self._account_policy(decided)
         for rejected in decoded.rejected:
             telemetry.rejected(rejected.stage, rejected.reason)
         for label in decoded.labels.labels:
@@ -189,6 +194,16 @@ class Pipeline:
             timestamps_ms=decided.batch.ingest_time[decided.due],
             budget_ms=self._budget_ms,
         )
+
+    def _account_policy(self, decided: Decided) -> None:
+        """Which rules fired, and what held them back."""
+        telemetry, due, outcome = self._telemetry, decided.due, decided.outcome
+        for kind, fired in (("live", outcome.verdicts.fired), ("shadow", outcome.verdicts.shadow)):
+            for rule, mask in fired:
+                telemetry.rule(rule, kind, int(np.count_nonzero(mask & due)))
+        if outcome.limited is not None:
+            telemetry.blocks_limited.inc(int(np.count_nonzero(outcome.limited & due)))
+        telemetry.review_threshold.set(self._decider.review)
 
     def _account_times(self, decided: Decided) -> None:
         """Clocks, late payments, and how old what was known is."""

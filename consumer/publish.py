@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from consumer.decide import Outcome
 from consumer.decode import Rejected
 from consumer.kafka.publisher import Headers, Outgoing
 from consumer.records import (
@@ -28,7 +30,7 @@ from consumer.settings import TopicSettings
 from features.enrich import Enriched
 from features.event import PaymentBatch
 from models.explain import Reason
-from models.policy import DECISIONS, TIERS, Policy, Tier, Verdicts
+from models.policy import DECISIONS, Tier, Verdicts
 
 # Together below the brokers' default limit of 1,048,588: one dead letter that can't be written would stop everything.
 DEAD_LETTER_LIMIT_BYTES: Final = 900_000
@@ -38,6 +40,9 @@ HEADER_OVERHEAD_BYTES: Final = 10  # of the two lengths, at most
 TRUNCATED: Final = "fraudline.truncated_from_bytes"
 KEY_TRUNCATED: Final = "fraudline.key_truncated_from_bytes"
 HEADERS_DROPPED: Final = "fraudline.headers_dropped_bytes"
+
+GIVEN_LIMIT: Final = 4_096
+_Given = tuple[Tier, float | None, float | None, bool, int | None]  # tier, thresholds, limited, version of the lists
 
 
 class _Decision(msgspec.Struct, frozen=True, gc=False):
@@ -54,6 +59,8 @@ class _Decision(msgspec.Struct, frozen=True, gc=False):
     digests: msgspec.Raw
     state: State | None
     inputs: msgspec.Raw
+    rules: Sequence[str]
+    shadow_rules: Sequence[str]
     schema_version: int = SCHEMA_VERSION
 
 
@@ -72,7 +79,7 @@ class Decided:
         tier: how they were decided.
         enriched: what the state said; None when it was not asked or did not answer.
         scores: (n,) float32, None in `rules_only`.
-        verdicts: decisions and fired rules.
+        outcome: decisions, fired rules, and what they depended on.
         reasons: by row, for each alert that a model explains.
         state_offsets: up to where the state has the partitions that this worker reads.
         stage_ms: milliseconds of each stage so far.
@@ -84,41 +91,35 @@ class Decided:
     tier: Tier
     enriched: Enriched | None
     scores: npt.NDArray[np.float32] | None
-    verdicts: Verdicts
+    outcome: Outcome
     reasons: dict[int, tuple[Reason, ...]]
     stage_ms: dict[str, float]
     read_ms: float
     state_offsets: tuple[Source, ...] = ()
 
+    @property
+    def verdicts(self) -> Verdicts:
+        """Decisions and fired rules."""
+        return self.outcome.verdicts
+
 
 class Outbox:
     """Turns batches into records. What does not change between batches is encoded once, here."""
 
-    def __init__(self, topics: TopicSettings, model: ModelRef, digests: Digests, policy: Policy, device: str) -> None:
-        """Prepare for one bundle and policy on one device (`cpu` or `cuda`)."""
+    def __init__(self, topics: TopicSettings, model: ModelRef, digests: Digests, device: str) -> None:
+        """Prepare for one bundle on one device (`cpu` or `cuda`)."""
         self._topics = topics
         self._model = model
         self._model_name = f"{model.name}@{model.version}"
         self._encode = msgspec.json.Encoder().encode
         self._digests = msgspec.Raw(self._encode(digests))
-        self._inputs = {
-            tier: msgspec.Raw(
-                self._encode(
-                    Inputs(
-                        tier=tier,
-                        device="cuda" if device == "cuda" else "cpu",
-                        review_threshold=None if tier == "rules_only" else policy.thresholds[tier].review,
-                        block_threshold=None if tier == "rules_only" else policy.thresholds[tier].block,
-                    )
-                )
-            )
-            for tier in TIERS
-        }
+        self._device: Literal["cpu", "cuda"] = "cuda" if device == "cuda" else "cpu"
+        self._encoded_inputs: dict[_Given, msgspec.Raw] = {}
 
     def decisions(self, decided: Decided) -> list[Outgoing]:
         """One record for every payment that a decision is due for, in log order."""
         batch, encode, topic = decided.batch, self._encode, self._topics.decisions
-        inputs, tier, digests, model = self._inputs[decided.tier], decided.tier, self._digests, self._model_name
+        tier, digests, model, fired = decided.tier, self._digests, self._model_name, decided.verdicts
         n = len(batch)
         scores: Sequence[float | None] = [None] * n if decided.scores is None else decided.scores.tolist()
         states: Sequence[State | None] = [None] * n
@@ -141,10 +142,12 @@ class Outbox:
                         digests,
                         state,
                         inputs,
+                        rules,
+                        shadow_rules,
                     )
                 ),
             )
-            for payment, due, partition, offset, decision, score, state in zip(
+            for payment, due, partition, offset, decision, score, state, inputs, rules, shadow_rules in zip(
                 batch.payments,
                 decided.due.tolist(),
                 batch.partition.tolist(),
@@ -152,10 +155,42 @@ class Outbox:
                 decided.verdicts.decision.tolist(),
                 scores,
                 states,
+                self._inputs(decided),
+                _by_row(fired.fired, n),
+                _by_row(fired.shadow, n),
                 strict=True,
             )
             if due
         ]
+
+    def _inputs(self, decided: Decided) -> list[msgspec.Raw]:
+        """What each payment's decision depended on; there are few different ones, each is encoded once."""
+        verdicts, outcome, n = decided.verdicts, decided.outcome, len(decided.batch)
+        limited = [False] * n if outcome.limited is None else outcome.limited.tolist()
+        if verdicts.review is None or verdicts.block is None:
+            return [self._given((decided.tier, None, None, held, outcome.lists_version)) for held in limited]
+        blocks = [None if math.isnan(block) else block for block in verdicts.block.tolist()]
+        return [
+            self._given((decided.tier, review, block, held, outcome.lists_version))
+            for review, block, held in zip(verdicts.review.tolist(), blocks, limited, strict=True)
+        ]
+
+    def _given(self, given: _Given) -> msgspec.Raw:
+        known = self._encoded_inputs.get(given)
+        if known is None:
+            if len(self._encoded_inputs) >= GIVEN_LIMIT:  # the alert rate moves the threshold all the time
+                self._encoded_inputs.clear()
+            tier, review, block, held, lists_version = given
+            inputs = Inputs(
+                tier=tier,
+                device=self._device,
+                review_threshold=review,
+                block_threshold=block,
+                limiter="review" if held else None,
+                lists_version=lists_version,
+            )
+            known = self._encoded_inputs[given] = msgspec.Raw(self._encode(inputs))
+        return known
 
     def alerts(self, decided: Decided) -> list[Outgoing]:
         """One record for every payment that is due and not approved, in log order."""
@@ -229,6 +264,17 @@ class Outbox:
         value = _cut(message.value(), DEAD_LETTER_LIMIT_BYTES, TRUNCATED, headers)
         kind, timestamp_ms = message.timestamp()
         return Outgoing(self._topics.dead_letters, key, value, headers, timestamp_ms if kind else 0)
+
+
+def _by_row(fired: tuple[tuple[str, npt.NDArray[np.bool_]], ...], n: int) -> Sequence[Sequence[str]]:
+    """The ids of the rules that fired, by payment."""
+    if not fired:
+        return [()] * n
+    rules: list[list[str]] = [[] for _ in range(n)]
+    for rule, mask in fired:
+        for row in np.flatnonzero(mask).tolist():
+            rules[row].append(rule)
+    return rules
 
 
 def _states(enriched: Enriched) -> list[State]:

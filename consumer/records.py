@@ -13,6 +13,7 @@ import msgspec
 
 from features.event import Label, Payment
 from models.explain import Reason
+from models.lists import ListEntry
 from models.policy import Tier
 
 SCHEMA_VERSION: Final = 1
@@ -46,7 +47,10 @@ class Digests(msgspec.Struct, frozen=True, gc=False):
 
 
 class Inputs(msgspec.Struct, frozen=True, gc=False):
-    """Every outcome that depended on time or load; a replay takes them as given. Thresholds are null in rules_only."""
+    """Every outcome that depended on time or load; a replay takes them as given. Thresholds are null in rules_only.
+
+    `limiter` is `review` where the payment would have been blocked but for the decline limiter.
+    """
 
     tier: Tier
     device: Literal["cpu", "cuda"]
@@ -58,7 +62,10 @@ class Inputs(msgspec.Struct, frozen=True, gc=False):
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
-    """One for every payment: a record of the `decisions` topic, keyed by `card_id`."""
+    """One for every payment: a record of the `decisions` topic, keyed by `card_id`.
+
+    `rules` are those that fired, lists included; `shadow_rules` fired too, and decide nothing yet.
+    """
 
     event_id: str
     card_id: str
@@ -71,6 +78,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     digests: Digests
     state: State | None
     inputs: Inputs
+    rules: tuple[str, ...] = ()
+    shadow_rules: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
 
@@ -158,6 +167,7 @@ def json_schemas() -> dict[str, dict[str, Any]]:
         "decisions": Decision,
         "alerts": Alert,
         "journal": JournalEntry,
+        "lists": ListEntry,
     }
     schemas = {}
     for name, kind in types.items():
@@ -169,5 +179,5 @@ def json_schemas() -> dict[str, dict[str, Any]]:
         for described in (schema, *definitions.values()):
             described["description"] = cleandoc(described["description"])  # Python 3.13 strips it, earlier ones don't
         assert root  # noqa: S101  the reference to `body`
-        schemas[name] = schema
+        schemas[name] = msgspec.json.decode(msgspec.json.encode(schema))  # a default may be a tuple
     return schemas

@@ -112,7 +112,7 @@ class KafkaSettings(_Section):
 
 
 class TopicSettings(_Section):
-    """The topics, all different: two read, three written for others, and the processor's own journal."""
+    """The topics, all different: two read, three written for others, the processor's own journal, and the lists."""
 
     payments: Topic = "payments"
     labels: Topic = "labels"
@@ -120,6 +120,7 @@ class TopicSettings(_Section):
     alerts: Topic = "alerts"
     dead_letters: Topic = "payments.dlq"
     journal: Topic = "fraudline.journal"
+    lists: Topic = "fraudline.lists"
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

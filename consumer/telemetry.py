@@ -72,6 +72,10 @@ class Telemetry:
         self.state_checks = {result: checks.labels(result) for result in metrics.CHECK_RESULTS}
         self.state_caught_up_records = self._counter(metrics.STATE_CAUGHT_UP)
         self.store_up = self._gauge(metrics.STORE_UP)
+        self._rules = self._counter(metrics.RULES_FIRED)
+        self.blocks_limited = self._counter(metrics.BLOCKS_LIMITED)
+        self.review_threshold = self._gauge(metrics.REVIEW_THRESHOLD)
+        self.lists_version = self._gauge(metrics.LISTS_VERSION)
         self._model_info = self._gauge(metrics.MODEL_INFO)
         self._gauge(metrics.BUILD_INFO).labels(__version__, platform.python_version()).set(1)
         self.heartbeat = self._gauge(metrics.HEARTBEAT)
@@ -120,6 +124,11 @@ class Telemetry:
     def rejected(self, stage: str, reason: str, count: int = 1) -> None:
         """Count records sent to the dead-letter topic; `reason` is a fixed word, never text from a payload."""
         self._rejected.labels(stage, reason).inc(count)
+
+    def rule(self, rule: str, kind: str, count: int) -> None:
+        """Count decided payments for which a rule fired; `rule` is an id of the policy, of which there are few."""
+        if count:
+            self._rules.labels(rule, kind).inc(count)
 
     def model(self, *, name: str, version: str, digest: str) -> None:
         """Say which model scores from now on."""

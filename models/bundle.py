@@ -50,6 +50,8 @@ class CatalogLike(Protocol):
     @property
     def names(self) -> tuple[str, ...]: ...  # noqa: D102
     @property
+    def flags(self) -> dict[str, bool]: ...  # noqa: D102
+    @property
     def fingerprint(self) -> str: ...  # noqa: D102
     @property
     def payment_columns(self) -> tuple[int, ...]: ...  # noqa: D102
@@ -105,7 +107,7 @@ def load(path: Path, catalog: CatalogLike) -> Bundle:
     manifest, digest, files = _read(path)
     catalog = _fitting(path, manifest, catalog)
     try:
-        rules = policy.parse(files[POLICY].decode(), manifest.features, where=str(path / POLICY))
+        rules = policy.parse(files[POLICY].decode(), catalog.flags, where=str(path / POLICY))
     except UnicodeDecodeError as error:
         raise BundleError(f"{path / POLICY} is not UTF-8; train the bundle again.") from error
     except ConfigError as error:

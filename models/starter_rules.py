@@ -84,9 +84,7 @@ def starter_rules(values: Values, names: tuple[str, ...]) -> tuple[Rule, ...]:
     return tuple(
         Rule(
             id=starter.id,
-            feature=feature,
-            op=">=",
-            value=_bar(values[:, names.index(feature)], starter),
+            when=f"{feature} >= {_bar(values[:, names.index(feature)], starter):.0f}",
             action=starter.action,
             reason=starter.reason,
             tiers=starter.tiers,
@@ -102,4 +100,4 @@ def _bar(column: Values, starter: _Starter) -> float:
     value = float(np.quantile(present, 1 - starter.share)) if present.size else 0.0
     value = max(value, starter.floor)
     unit = 10.0 ** max(math.floor(math.log10(value)) - 1, 0)
-    return math.ceil(value / unit) * unit
+    return float(math.ceil(value / unit) * unit)

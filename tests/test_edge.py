@@ -305,7 +305,7 @@ def label(event_id: str, at_ms: int, verdict: str = "fraud") -> bytes:
 @pytest.fixture(scope="module")
 def by_frauds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that reviews what a card with a known fraud pays, and nothing else."""
-    rule = Rule("known", "card_frauds_30d", ">=", 1, "review", "The card has a known fraud.")
+    rule = Rule("known", "card_frauds_30d >= 1", "review", "The card has a known fraud.")
     return make_bundle(tmp_path_factory.mktemp("frauds") / "bundle", review=1.0, block=None, rules=(rule,)).path
 
 

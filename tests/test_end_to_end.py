@@ -11,21 +11,25 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from prometheus_client.parser import text_string_to_metric_families
 
+from consumer.kafka.compacted import put
 from consumer.kafka.logreader import LogReader
 from consumer.settings import KafkaSettings
 from features.redis_store import RedisStore
 from models.bundle import Bundle
+from models.lists import ListEntry
 from models.policy import Rule
 from tests.poison import CARD_NUMBER, POISON, VALID, payment
 from tests.services.kafka import KafkaBroker
@@ -151,7 +155,7 @@ def environment(bootstrap: str, redis_url: str, bundle: Path, name: str, topics:
 def plant(
     kafka: KafkaBroker, redis_server: RedisServer, topics: Callable[..., dict[str, str]], bundle: Bundle, unique: str
 ) -> Iterator[Plant]:
-    made = topics(payments=3, labels=1, decisions=2, alerts=1, dead_letters=1, journal=1)
+    made = topics(payments=3, labels=1, decisions=2, alerts=1, dead_letters=1, journal=1, lists=1)
     plant = Plant(made, environment(kafka.bootstrap, redis_server.url, bundle.path, unique, made))
     yield plant
     for worker in plant.workers:
@@ -235,8 +239,51 @@ def test_payments_in_decisions_alerts_and_dead_letters_out(plant: Plant, kafka: 
     assert not any(CANARY in line or CARD_NUMBER in line for line in lines)
 
 
+def test_a_running_processor_hears_of_the_lists(plant: Plant, kafka: KafkaBroker) -> None:
+    """What was on a list at the start is known to the first payment; what is added, without a restart."""
+    settings = KafkaSettings(brokers=kafka.bootstrap, transactional_id="lists")
+    decisions = plant.topics["decisions"]
+
+    def name(card: str) -> None:
+        entry = ListEntry("deny", "card", card)
+        put(settings, plant.topics["lists"], {entry.key.encode(): msgspec.json.encode(entry)})
+
+    name(f"{CANARY}_1")
+    with ReadCommitted(kafka.bootstrap, [decisions]) as reader:
+        worker = plant.start()
+        port = worker.wait_for("started")["port"]
+        sent = 0
+
+        def pay(*cards: str) -> list[dict[str, Any]]:
+            nonlocal sent
+            values: list[bytes | None] = [
+                payment(event_id=f"evt-{sent + number}", card_id=f"{CANARY}_{card}")
+                for number, card in enumerate(cards)
+            ]
+            sent += len(cards)
+            produce(kafka.bootstrap, plant.topics["payments"], values)
+            reader.wait_until(lambda seen: len(seen) >= sent, DEADLINE_S)
+            return [json.loads(record.value or b"") for record in reader.read_to_end(DEADLINE_S)][-len(cards) :]
+
+        told = {each["card_id"]: each for each in pay("1", "2")}
+        assert told[f"{CANARY}_1"]["decision"] == "block"
+        assert told[f"{CANARY}_1"]["rules"] == ["list_deny"]
+        assert told[f"{CANARY}_2"]["rules"] == []
+        before = told[f"{CANARY}_2"]["inputs"]["lists_version"]
+        assert before >= 1
+
+        name(f"{CANARY}_2")
+        deadline_s = time.monotonic() + DEADLINE_S
+        while (last := pay("2")[0])["inputs"]["lists_version"] == before:
+            assert time.monotonic() < deadline_s, "the change was never heard"
+        assert (last["decision"], last["rules"]) == ("block", ["list_deny"])
+        metrics = ask(port, "/metrics")[1]
+        assert counted(metrics)["fraudline_rules_fired_total"] == 2
+        assert CANARY not in metrics
+
+
 def test_a_label_is_known_to_the_next_payment_of_its_card(plant: Plant, kafka: KafkaBroker, tmp_path: Path) -> None:
-    rule = Rule("known_fraud", "card_frauds_30d", ">=", 1, "block", "A payment of the card was reported as fraud.")
+    rule = Rule("known_fraud", "card_frauds_30d >= 1", "block", "A payment of the card was reported as fraud.")
     bundle = make_bundle(tmp_path / "bundle", rules=(rule,))
     labels, decisions = plant.topics["labels"], plant.topics["decisions"]
     outputs = [plant.topics[role] for role in ("decisions", "alerts", "dead_letters", "journal")]
@@ -365,7 +412,7 @@ def test_without_its_history_it_stops_and_goes_on_only_if_told_to(
         reader.wait_until(lambda seen: len(seen) >= 31, DEADLINE_S)
 
 
-@pytest.mark.parametrize("role", ["payments", "labels", "decisions", "journal"])
+@pytest.mark.parametrize("role", ["payments", "labels", "decisions", "journal", "lists"])
 def test_a_missing_topic_is_named(plant: Plant, role: str) -> None:
     line = plant.refused(**{f"FRAUDLINE_TOPICS__{role.upper()}": "not.there"})
     assert re.search(r"has no topic not\.there: create it", line)

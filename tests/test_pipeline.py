@@ -35,8 +35,8 @@ TOPICS = TopicSettings()
 NOW_MS = 1_700_000_000_500
 BUDGET_MS = 200
 REASON = Reason("amount_minor", 1_250.0, 0.5)
-RULE = Rule("large_amount", "amount_minor", ">=", 90_000, "review", "A large amount.")
-POLICY = Policy(DEFAULT.names, {"full": Thresholds(0.5, 0.9), "no_features": Thresholds(0.2)}, (RULE,))
+RULE = Rule("large_amount", "amount_minor >= 90000", "review", "A large amount.")
+POLICY = Policy(DEFAULT.flags, {"full": Thresholds(0.5, 0.9), "no_features": Thresholds(0.2)}, (RULE,))
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ class Rig:
             enricher=enricher,
             state=self.state,
             brain=Brain(self.scorer, self.policy, self.explain),
-            outbox=Outbox(TOPICS, ModelRef("test", "1", "0" * 64), Digests("0", "1", "2"), self.policy, "cpu"),
+            outbox=Outbox(TOPICS, ModelRef("test", "1", "0" * 64), Digests("0", "1", "2"), "cpu"),
             publisher=self.publisher,
             telemetry=self.telemetry,
             budget_ms=BUDGET_MS,

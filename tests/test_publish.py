@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.decide import Outcome
 from consumer.decode import REASONS, Decoder, Rejected
 from consumer.kafka.publisher import Outgoing
 from consumer.publish import (
@@ -61,11 +62,18 @@ READ_MS = 1_700_000_000_800.0
 
 
 def policy() -> Policy:
-    return Policy(("amount_minor",), {"full": Thresholds(0.25, 0.75), "no_features": Thresholds(0.5)})
+    return Policy({"amount_minor": False}, {"full": Thresholds(0.25, 0.75), "no_features": Thresholds(0.5)})
 
 
 def outbox(device: Literal["cpu", "cuda"] = "cpu") -> Outbox:
-    return Outbox(TOPICS, MODEL, DIGESTS, policy(), device)
+    return Outbox(TOPICS, MODEL, DIGESTS, device)
+
+
+def thresholds(tier: Tier) -> tuple[Any, Any]:
+    if tier == "rules_only":
+        return None, None
+    bar = policy().thresholds[tier]
+    return np.full(4, bar.review, np.float32), np.full(4, np.nan if bar.block is None else bar.block, np.float32)
 
 
 def decided(tier: Tier, **changes: Any) -> Decided:
@@ -92,9 +100,13 @@ def decided(tier: Tier, **changes: Any) -> Decided:
         "tier": tier,
         "enriched": enriched if tier == "full" else None,
         "scores": None if tier == "rules_only" else np.array([0.1, 0.5, 0.9, 0.9], np.float32),
-        "verdicts": Verdicts(
-            np.array([0, REVIEW, BLOCK, BLOCK], np.uint8),
-            (("first", np.array([False, True, True, False])), ("second", np.array([False, False, True, True]))),
+        "outcome": Outcome(
+            Verdicts(
+                np.array([0, REVIEW, BLOCK, BLOCK], np.uint8),
+                (("first", np.array([False, True, True, False])), ("second", np.array([False, False, True, True]))),
+                (("tried", np.array([True, False, False, False])),),
+                *thresholds(tier),
+            )
         ),
         "reasons": {1: (Reason("amount_minor", 1_250.0, 0.75), Reason("mcc", None, 0.25))},
         "stage_ms": {"decode": 0.5, "enrich": 1.25, "score": 2.0, "decide": 0.125},
@@ -125,6 +137,7 @@ def test_a_decision_says_what_was_decided(tier: Tier, device: Literal["cpu", "cu
     names: list[DecisionName] = ["approve", "review", "block"]
     sources = [(0, 10), (0, 11), (3, 7)]
     scores = [float(np.float32(score)) for score in (0.1, 0.5, 0.9)]
+    fired = [(), ("first",), ("first", "second")]
     states = [State(0, 8, 100), State(3, 8, 101), State(0, 9, 0)]
     expected = [
         Decision(
@@ -139,8 +152,12 @@ def test_a_decision_says_what_was_decided(tier: Tier, device: Literal["cpu", "cu
             digests=DIGESTS,
             state=state if full else None,
             inputs=Inputs(tier, device, *bars[tier]),
+            rules=rules,
+            shadow_rules=shadow_rules,
         )
-        for each, source, name, score, state in zip(PAYMENTS[:3], sources, names, scores, states, strict=True)
+        for each, source, name, score, state, rules, shadow_rules in zip(
+            PAYMENTS[:3], sources, names, scores, states, fired, (("tried",), (), ()), strict=True
+        )
     ]
     records = outbox(device).decisions(decided(tier))
     assert [content(record) for record in records] == [msgspec.json.encode(decision) for decision in expected]
@@ -214,7 +231,7 @@ def test_a_batch_without_payments_publishes_nothing() -> None:
         batch=batch_of([], topic="", partition=[], offset=[]),
         due=np.ones(0, np.bool_),
         scores=np.zeros(0, np.float32),
-        verdicts=Verdicts(np.zeros(0, np.uint8), ()),
+        outcome=Outcome(Verdicts(np.zeros(0, np.uint8), (), (), np.zeros(0, np.float32), np.zeros(0, np.float32))),
         reasons={},
     )
     assert outbox().decisions(nothing) == outbox().alerts(nothing) == outbox().dead_letters([]) == []

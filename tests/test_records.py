@@ -11,11 +11,18 @@ from hypothesis import strategies as st
 
 from consumer.records import Alert, Decision, JournalEntry, alert_id
 from features.event import Label
+from models.lists import ListEntry
 from tests.documents import EXAMPLES
 
 ids = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.text("0123456789:", max_size=8)
 keys = st.tuples(ids, ids, st.integers(0, 4_102_444_800_000))
-TYPES: dict[str, Any] = {"labels": Label, "decisions": Decision, "alerts": Alert, "journal": JournalEntry}
+TYPES: dict[str, Any] = {
+    "labels": Label,
+    "decisions": Decision,
+    "alerts": Alert,
+    "journal": JournalEntry,
+    "lists": ListEntry,
+}
 
 
 def test_alert_ids_are_pinned() -> None:

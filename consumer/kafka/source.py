@@ -58,11 +58,13 @@ class KafkaSource:
         self._arriving: list[TopicPartition] = []  # assigned to us, but we don't know yet where they start
         self._membership = b""
         self._paused = False
+        self._partitions = 0  # of payments
         self._consumer = Consumer(group_config(kafka) | {"enable.partition.eof": True})
 
     def start(self, topics: Iterable[str]) -> None:
         """Check that every topic exists, then join the group. Raises KafkaUnavailable."""
-        require_topics(self._consumer, self._kafka, [*self._topics, *topics])
+        known = require_topics(self._consumer, self._kafka, [*self._topics, *topics])
+        self._partitions = known[self._payments]
         self._consumer.subscribe(self._topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
 
     @property
@@ -120,6 +122,11 @@ class KafkaSource:
     def positions(self) -> Mapping[Source, int]:
         """Up to where (exclusive) each owned partition was decided, quiet ones included."""
         return {source: owned.position for source, owned in self._owned.items()}
+
+    def share(self) -> float:
+        """Which part of the partitions of payments is ours: of all payments, about that part."""
+        owned = sum(topic == self._payments for topic, _ in self._owned)
+        return owned / self._partitions if self._partitions else 1.0
 
     def committed(self, spans: Iterable[Span]) -> None:
         """Move on: these spans are decided, published and committed."""

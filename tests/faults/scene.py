@@ -134,7 +134,8 @@ class Scene:
         self.kafka = kafka
         self.delivery = delivery
         self.topics = {
-            role: f"{name}.{role}" for role in ("payments", "labels", "decisions", "alerts", "dead_letters", "journal")
+            role: f"{name}.{role}"
+            for role in ("payments", "labels", "decisions", "alerts", "dead_letters", "lists", "journal")
         }
         counts = {"payments": PARTITIONS, "labels": LABEL_PARTITIONS, "decisions": 2}
         kafka.create_topics({topic: counts.get(role, 1) for role, topic in self.topics.items()})

@@ -54,7 +54,7 @@ class ChecksumScorer:
 def model() -> Model:
     """The model that every worker of a fault test decides with; about one payment in twenty is an alert."""
     policy = Policy(
-        DEFAULT.names, {"full": Thresholds(REVIEW, BLOCK), "no_features": Thresholds(REVIEW, BLOCK)}, where="tests"
+        DEFAULT.flags, {"full": Thresholds(REVIEW, BLOCK), "no_features": Thresholds(REVIEW, BLOCK)}, where="tests"
     )
     brain = Brain(ChecksumScorer(), policy, lambda values, _tier: [()] * len(values))
     digests = Digests(bundle="checksum", catalog=DEFAULT.fingerprint, policy=policy.digest)

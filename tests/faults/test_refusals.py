@@ -16,7 +16,7 @@ from tests.services.process import free_ports
 from tests.services.redis import RedisServer
 from tests.support.bundles import make_bundle
 
-ROLES = ("payments", "labels", "decisions", "alerts", "dead_letters", "journal")
+ROLES = ("payments", "labels", "decisions", "alerts", "dead_letters", "lists", "journal")
 Topics = Callable[..., dict[str, str]]
 Run = Callable[..., str]
 

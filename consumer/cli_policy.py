@@ -1,0 +1,260 @@
+"""`fraudline policy`: look at a policy, and change the lists."""
+
+# ruff: noqa: PLC0415  heavy imports stay inside the commands, so that `fraudline --help` answers at once
+from __future__ import annotations
+
+import getpass
+import re
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from consumer.cli_output import print_mapping, print_table
+from consumer.cli_state import epoch_ms
+from features.errors import ConfigError
+
+if TYPE_CHECKING:
+    from models.policy import Policy
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Settings in TOML (default: FRAUDLINE_CONFIG, if set).")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+PolicyFile = Annotated[Path, typer.Argument(metavar="POLICY", help="A policy.toml, or a bundle that has one.")]
+CatalogName = Annotated[
+    str, typer.Option("--catalog", metavar="NAME|FILE", help="A profile (default, handbook), or a catalog file.")
+]
+
+app = typer.Typer(help="Look at a policy, and change the lists.")
+lists_app = typer.Typer(help="Allow, deny and watch cards, merchants, devices and addresses.")
+app.add_typer(lists_app, name="lists")
+
+
+class ListArgument(StrEnum):
+    """The lists."""
+
+    DENY = "deny"
+    ALLOW = "allow"
+    WATCH = "watch"
+
+
+class KindArgument(StrEnum):
+    """What a list can name."""
+
+    CARD = "card"
+    MERCHANT = "merchant"
+    DEVICE = "device"
+    IP = "ip"
+
+
+ListName = Annotated[ListArgument, typer.Argument(metavar="LIST", help="deny, allow or watch.")]
+Kind = Annotated[KindArgument, typer.Argument(metavar="KIND", help="card, merchant, device or ip.")]
+Value = Annotated[str, typer.Argument(metavar="VALUE", help="An id; an address, or a range as 192.0.2.0/24.")]
+
+
+@app.command()
+def check(policy: PolicyFile, *, catalog: CatalogName = "default", as_json: AsJson = False) -> int:
+    """Refuse a policy that can't be used, with the place and the cause; else say what is in it."""
+    read = _read(policy, catalog)
+    rules = [
+        {
+            "id": rule.id,
+            "priority": rule.priority,
+            "action": f"{rule.action}{' (shadow)' if rule.shadow else ''}",
+            "when": rule.when,
+            "tiers": ", ".join(rule.tiers),
+        }
+        for rule in read.rules
+    ]
+    summary = {
+        "rules": len(read.rules),
+        "segments": sum(len(bar.segments) for bar in read.thresholds.values()),
+        "fields": ", ".join(sorted(read.fields)),
+        "digest": read.digest,
+    }
+    if as_json:
+        print_mapping("", summary | {"rules": rules}, as_json=True)
+    else:
+        print_table(f"Rules of {policy}", tuple(rules[0]) if rules else ("id",), [list(r.values()) for r in rules],
+                    as_json=False)  # fmt: skip
+        print_mapping("It can be used", summary, as_json=False)
+    return 0
+
+
+@app.command()
+def explain(
+    policy: PolicyFile,
+    *,
+    facts: Annotated[
+        list[str] | None,
+        typer.Option("--fact", metavar="NAME=VALUE", help="A field, a feature or the score of a payment; repeatable."),
+    ] = None,
+    tier: Annotated[str, typer.Option(help="full, no_features or rules_only.")] = "full",
+    catalog: CatalogName = "default",
+    as_json: AsJson = False,
+) -> int:
+    """Say what a policy decides about a payment of these facts, and why; what is not given is missing."""
+    import numpy as np
+
+    from models.facts import FIELDS, SCORE
+    from models.policy import DECISIONS, TIERS
+
+    read = _read(policy, catalog)
+    if tier not in TIERS:
+        raise ConfigError(f"--tier must be one of {', '.join(TIERS)}.")
+    given = dict(_fact(text) for text in facts or [])
+    for name in given:
+        if name not in FIELDS and name not in read.features and name != SCORE:
+            raise ConfigError(f"--fact {name} is no field, no feature and not the score.")
+    values = np.array([[_number(given, name, np.nan) for name in read.features]], np.float32)
+    scores = None if tier == "rules_only" else np.array([_number(given, SCORE, 0.0)], np.float32)
+
+    def field(name: str) -> Any:
+        if FIELDS[name] == "number":
+            return np.array([int(_number(given, name, 0))], np.int64)
+        return [given.get(name)]
+
+    moment = np.array([int(_number(given, "event_time", time.time() * 1_000))], np.int64)
+    verdicts = read.decide(scores, values, tier, fields=field, event_time=moment)
+    reasons = {rule.id: rule.reason for rule in read.rules}
+    found = {
+        "decision": DECISIONS[verdicts.decision[0]],
+        "review_threshold": None if verdicts.review is None else float(verdicts.review[0]),
+        "block_threshold": None if verdicts.block is None or np.isnan(verdicts.block[0]) else float(verdicts.block[0]),
+        "fired": {rule: reasons[rule] for rule, _ in verdicts.fired},
+        "shadow": {rule: reasons[rule] for rule, _ in verdicts.shadow},
+    }
+    print_mapping("Decided", found, as_json=as_json)
+    return 0
+
+
+@lists_app.command()
+def add(
+    list_name: ListName,
+    kind: Kind,
+    value: Value,
+    *,
+    reason: Annotated[str, typer.Option(help="Why; people read it.")] = "",
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="It counts until then (ISO 8601).")] = None,
+    lasting: Annotated[
+        str | None, typer.Option("--for", metavar="TIME", help="It counts for so long: 12h, 30d.")
+    ] = None,
+    config: ConfigFile = None,
+) -> int:
+    """Put somebody on a list; every processor knows within a second or two."""
+    from models.lists import ListEntry, checked
+
+    if until is not None and lasting is not None:
+        raise ConfigError("--until and --for say the same in two ways: give one of them.")
+    now_ms = round(time.time() * 1_000)
+    expires_at = None if until is None else epoch_ms(until, "--until")
+    if lasting is not None:
+        expires_at = now_ms + _duration_ms(lasting)
+    _refuse_card_number(kind, value)
+    entry = checked(ListEntry(list_name.value, kind.value, value, reason, getpass.getuser(), now_ms, expires_at))
+    import msgspec
+
+    _change(config, {entry.key.encode(): msgspec.json.encode(entry)})
+    print_mapping(f"Added to {list_name.value}", msgspec.to_builtins(entry), as_json=False)
+    return 0
+
+
+@lists_app.command()
+def remove(list_name: ListName, kind: Kind, value: Value, *, config: ConfigFile = None) -> int:
+    """Take somebody off a list."""
+    from models.lists import ListEntry, checked
+
+    entry = checked(ListEntry(list_name.value, kind.value, value))
+    known = {each.key for each in _known(config)}
+    if entry.key not in known:
+        raise ConfigError(f"{value} is not on the list {list_name.value}; fraudline policy lists show tells who is.")
+    _change(config, {entry.key.encode(): None})
+    print_mapping(f"Removed from {list_name.value}", {"kind": kind.value, "value": entry.value}, as_json=False)
+    return 0
+
+
+@lists_app.command()
+def show(*, config: ConfigFile = None, as_json: AsJson = False) -> int:
+    """Show who is on the lists."""
+    from datetime import UTC, datetime
+
+    def moment(ms: int | None) -> str:
+        return "" if ms is None else datetime.fromtimestamp(ms / 1_000, UTC).isoformat(timespec="seconds")
+
+    rows = [
+        (each.list, each.kind, each.value, moment(each.expires_at), each.reason, each.added_by, moment(each.added_at))
+        for each in sorted(_known(config), key=lambda each: each.key)
+    ]
+    columns = ("list", "kind", "value", "until", "reason", "added by", "added at")
+    print_table("Lists", columns, rows, as_json=as_json)
+    return 0
+
+
+def _read(path: Path, catalog: str) -> Policy:
+    from features.profiles import load_catalog
+    from models.manifest import POLICY
+    from models.policy import parse
+
+    place = path / POLICY if path.is_dir() else path
+    try:
+        text = place.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise ConfigError(f"{place} can't be read ({why}); give a policy.toml or a bundle.") from None
+    return parse(text, load_catalog(catalog).flags, where=str(place))
+
+
+def _fact(text: str) -> tuple[str, str]:
+    name, given, value = text.partition("=")
+    if not given:
+        raise ConfigError(f"--fact {text} is not NAME=VALUE.")
+    return name.strip(), value.strip()
+
+
+def _number(given: dict[str, str], name: str, default: float) -> float:
+    try:
+        return float(given[name]) if name in given else default
+    except ValueError:
+        raise ConfigError(f"--fact {name} must be a number.") from None
+
+
+def _duration_ms(text: str) -> int:
+    matched = re.fullmatch(r"([1-9][0-9]{0,5})([mhd])", text)
+    if not matched:
+        raise ConfigError("--for is not a time such as 90m, 12h or 30d.")
+    return int(matched[1]) * {"m": 60_000, "h": 3_600_000, "d": 86_400_000}[matched[2]]
+
+
+def _refuse_card_number(kind: KindArgument, value: str) -> None:
+    from consumer.decode import looks_like_card_number
+
+    if kind is KindArgument.CARD and looks_like_card_number(value):
+        raise ConfigError("VALUE looks like a card number: give the card's token.")
+
+
+def _known(config: Path | None) -> list[Any]:
+    from consumer import logs, settings
+    from consumer.kafka.client import within
+    from consumer.kafka.compacted import CompactedReader
+    from consumer.lists import LOAD_S, entries_of
+
+    logs.configure("warning")
+    loaded = settings.load(config)
+    reader = CompactedReader(loaded.kafka, loaded.topics.lists)
+    try:
+        reader.load(LOAD_S)
+        return entries_of(reader.table)
+    finally:
+        within(reader.close, 2.0)
+
+
+def _change(config: Path | None, records: dict[bytes, bytes | None]) -> None:
+    from consumer import logs, settings
+    from consumer.kafka.compacted import put
+
+    logs.configure("warning")
+    loaded = settings.load(config)
+    put(loaded.kafka, loaded.topics.lists, records)
