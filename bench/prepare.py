@@ -90,7 +90,7 @@ def prepare(sizes: Sizes) -> Prepared:
             write(Simulation(payments=payments, seed=seed), folder)
     if not ready.bundle.exists():
         print("training the bundle", flush=True)
-        options = TrainOptions(trees=TREES, depth=DEPTH, learning_rate=0.03, early_stopping_rounds=10_000)
+        options = TrainOptions(trees=TREES, depth=DEPTH, learning_rate=0.03, windows=2)
         train(training / PAYMENTS_FILE, training / LABELS_FILE, ready.bundle, options=options)
     if not ready.naive.exists():
         print("training the baseline's model", flush=True)

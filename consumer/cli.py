@@ -11,12 +11,14 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
 import typer
 
-from consumer import __version__, cli_features, cli_state
+from consumer import __version__, cli_features, cli_policy, cli_state
 from consumer.cli_output import (
     error_line,
     print_features,
@@ -44,6 +46,7 @@ features_app = typer.Typer(help="Look at the features.")
 app.add_typer(config_app, name="config")
 app.add_typer(features_app, name="features")
 app.add_typer(cli_state.app, name="state")
+app.add_typer(cli_policy.app, name="policy")
 features_app.command("build")(cli_features.build)
 
 ConfigFile = Annotated[
@@ -53,6 +56,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document in
 CatalogName = Annotated[
     str, typer.Option("--catalog", metavar="NAME|FILE", help="A profile (default, handbook), or a catalog file.")
 ]
+
+
+class Device(StrEnum):
+    """Where a model computes."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
 Share = Annotated[float, typer.Option(min=0.0, max=1.0)]
 
 
@@ -166,27 +178,116 @@ def generate(
 @app.command()
 def train(
     *,
-    payments: Annotated[Path, typer.Option(metavar="FILE", help="payments.jsonl, in log order.")],
-    labels: Annotated[Path, typer.Option(metavar="FILE", help="labels.jsonl.")],
+    payments: Annotated[
+        Path, typer.Option(metavar="PATH", help="Parquet, CSV or JSON lines in log order; a file, or a folder of them.")
+    ],
+    labels: Annotated[Path, typer.Option(metavar="PATH", help="Likewise, in any order.")],
     out: Annotated[Path, typer.Option(metavar="BUNDLE", help="The directory that becomes the model bundle.")],
     alert_budget: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of payments that may be stopped or reviewed.")
     ] = 0.01,
+    alerts_per_day: Annotated[
+        float | None, typer.Option(min=0.0, help="In place of that share: so many alerts a day.")
+    ] = None,
+    review_precision: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="In place of a budget: this share of the alerts is fraud.")
+    ] = None,
+    alert_cost: Annotated[
+        float | None, typer.Option(min=0.0, help="In place of a budget: what an alert costs, in minor units.")
+    ] = None,
+    block_precision: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Block where this share of the blocked is fraud.")
+    ] = 0.9,
+    decline_cost: Annotated[
+        float | None, typer.Option(min=0.0, help="In place of that: what a good payment blocked costs, minor units.")
+    ] = None,
+    segment_thresholds: Annotated[
+        str | None, typer.Option(metavar="FIELD", help="Thresholds of their own for the values of this field.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help="Learn from payments of this time on (ISO 8601).")
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option("--to", metavar="TIME", help="Learn as at this time: nothing later is known, labels included."),
+    ] = None,
+    label_delay_days: Annotated[
+        float, typer.Option(min=0.0, help="How long labels take: younger payments are not learned from.")
+    ] = 7.0,
+    windows: Annotated[int, typer.Option(min=2, help="Windows of validation; the newest is the test.")] = 3,
+    trees: Annotated[int, typer.Option(min=10, help="At most so many; validation says how many are best.")] = 600,
+    depth: Annotated[int, typer.Option(min=1, max=12, help="Of each tree.")] = 4,
+    learning_rate: Annotated[float, typer.Option(min=0.001, max=1.0, help="Of each tree.")] = 0.05,
+    min_child_weight: Annotated[float, typer.Option(min=0.0, help="Of a leaf: more is more cautious.")] = 1.0,
+    subsample: Annotated[float, typer.Option(min=0.05, max=1.0, help="Share of the payments a tree.")] = 0.8,
+    columns_per_tree: Annotated[float, typer.Option(min=0.05, max=1.0, help="Share of the features a tree.")] = 0.5,
+    l2: Annotated[float, typer.Option(min=0.0, help="Regularisation of leaves.")] = 1.0,
+    name: Annotated[str, typer.Option(help="The model's name.")] = "fraudline",
+    model_version: Annotated[str, typer.Option(help="The model's version.")] = "1",
+    device: Annotated[Device, typer.Option(help="Where trees are grown.")] = Device.CPU,
+    memory_mb: Annotated[int, typer.Option(min=16, help="Memory for work; what is more waits in files.")] = 2_048,
+    search_minutes: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Look for better options for so long (Optuna, extra fraudline[train])."),
+    ] = None,
+    search_trials: Annotated[
+        int | None, typer.Option(min=1, help="Or so many times: the same number and seed find the same.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 7,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; more than one pays on idle cores only.")] = 1,
+    report: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|none", help="The report, .html, with a .json beside it (default: by the bundle)."),
+    ] = None,
+    segment: Annotated[
+        list[str] | None, typer.Option(metavar="FIELD", help="Also tell payments apart by this field; repeatable.")
+    ] = None,
     catalog: CatalogName = "default",
     as_json: AsJson = False,
 ) -> int:
     """Train a model bundle from payments and labels, and print how good it is on later payments."""
     from consumer import logs
+    from consumer.cli_train import report_writer
     from consumer.decode import looks_like_card_number
     from features.profiles import load_catalog
     from models.train import TrainOptions
     from models.train import train as train_bundle
 
     logs.configure("warning")
-    options = TrainOptions(alert_share=alert_budget, seed=seed, threads=threads)
+    options = TrainOptions(
+        alert_share=alert_budget,
+        alerts_per_day=alerts_per_day,
+        review_precision=review_precision,
+        alert_cost_minor=alert_cost,
+        block_precision=block_precision,
+        decline_cost_minor=decline_cost,
+        segment_thresholds=segment_thresholds,
+        from_ms=None if since is None else epoch_ms(since, "--from"),
+        to_ms=None if until is None else epoch_ms(until, "--to"),
+        label_delay_days=label_delay_days,
+        windows=windows,
+        trees=trees,
+        depth=depth,
+        learning_rate=learning_rate,
+        min_child_weight=min_child_weight,
+        subsample=subsample,
+        columns_per_tree=columns_per_tree,
+        l2=l2,
+        name=name,
+        version=model_version,
+        device=device.value,
+        memory_mb=memory_mb,
+        seed=seed,
+        threads=threads,
+    )
     chosen = load_catalog(catalog)
+    segments = tuple(segment or ())
+    write_report = report_writer(report, out, f"{name} {model_version}", segments)
+    choose = None
+    if search_minutes is not None or search_trials is not None:
+        from models.search import searcher
+
+        choose = searcher(chosen, minutes=search_minutes, trials=search_trials)
     with progress_stages() as advance:
         metrics = train_bundle(
             payments,
@@ -196,6 +297,9 @@ def train(
             catalog=chosen,
             progress=advance,
             is_card_number=looks_like_card_number,
+            choose=choose,
+            report=write_report,
+            segments=segments,
         )
     print_mapping(f"Trained {out}", metrics, as_json=as_json)
     return 0
@@ -205,9 +309,20 @@ def train(
 def score(
     *,
     bundle: Annotated[Path, typer.Option(metavar="BUNDLE", help="The model bundle.")],
-    labels: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="labels.jsonl: known from labelled_at on; counts caught frauds.")
+    payments: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Decide these instead: Parquet, CSV or JSON lines in log order."),
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --payments: where decisions go, .jsonl or .parquet.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Labels, known from their labelled_at on.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="With --payments: CPU threads.")] = 1,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="With --payments: leave out rows that are none.")
+    ] = False,
     rejects: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where rejected lines go (default: standard error).")
     ] = None,
@@ -216,7 +331,12 @@ def score(
     ] = None,
     catalog: CatalogName = "default",
 ) -> int:
-    """Decide payments from standard input, one decision a line to standard output; no Kafka, no Redis."""
+    """Decide payments from standard input, one decision a line to standard output; no Kafka, no Redis.
+
+    With --payments and --out: a whole history, from files to a file.
+    """
+    if payments is not None or out is not None:
+        return _score_files(bundle, payments, out, labels, threads, skip_bad, catalog)
     as_of_ms = None if as_of is None else epoch_ms(as_of, "--as-of")
     try:
         rejects_to = nullcontext(None) if rejects is None else rejects.open("wb")
@@ -237,6 +357,37 @@ def score(
             as_of_ms=as_of_ms,
             catalog=load_catalog(catalog),
         )
+
+
+def _score_files(
+    bundle: Path,
+    payments: Path | None,
+    out: Path | None,
+    labels: Path | None,
+    threads: int,
+    skip_bad: bool,
+    catalog: str,
+) -> int:
+    if payments is None or out is None:
+        raise ConfigError("--payments and --out belong together: give both, or neither.")
+    from consumer import logs
+    from consumer.score_files import score_files
+    from features.profiles import load_catalog
+
+    logs.configure("warning")
+    with progress_stages() as progress:
+        summary = score_files(
+            bundle=bundle,
+            payments=payments,
+            labels=labels,
+            out=out,
+            catalog=load_catalog(catalog),
+            threads=threads,
+            skip_bad=skip_bad,
+            progress=progress,
+        )
+    print_mapping(f"Scored {payments}", asdict(summary), as_json=False)
+    return 0
 
 
 @app.command()

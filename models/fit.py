@@ -1,83 +1,188 @@
-"""Fits gradient-boosted trees to a training part, as many as a validation part likes best."""
+"""Fits gradient-boosted trees, a chunk of rows at a time, so that the rows may be more than memory holds."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import xgboost
 
-from models.dataset import Mask, Progress, Values
+from models.dataset import CHUNK_ROWS, Mask, Progress, Values
+from models.evaluate import average_precision
+
+PATIENCE: Final = 100  # trees that made nothing better
+TREE_STEP: Final = 10  # numbers of trees that are tried are multiples of it
+BIN_BYTES: Final = 2  # that a quantised value takes with more than 256 bins
 
 
 @dataclass(frozen=True, slots=True)
 class TreeOptions:
-    """How to grow trees. The same options, threads and data give the same bytes."""
+    """How to grow trees. The same options, threads and data give the same bytes on the CPU."""
 
     trees: int
     depth: int
     learning_rate: float
-    early_stopping_rounds: int
     seed: int
     threads: int
+    max_bin: int = 1_024
+    min_child_weight: float = 1.0
+    subsample: float = 0.8
+    columns_per_tree: float = 0.5
+    l2: float = 1.0
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    def parameters(self) -> dict[str, Any]:
+        """As XGBoost names them. Its defaults of 256 bins and an estimated base score blur rare fraud."""
+        return {
+            "objective": "binary:logistic",
+            "tree_method": "hist",
+            "max_bin": self.max_bin,
+            "base_score": 0.5,
+            "max_depth": self.depth,
+            "learning_rate": self.learning_rate,
+            "min_child_weight": self.min_child_weight,
+            "subsample": self.subsample,
+            "colsample_bytree": self.columns_per_tree,
+            "lambda": self.l2,
+            "seed": self.seed,
+            "nthread": self.threads,
+            "device": self.device,
+            "disable_default_eval_metric": True,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some rows of a dataset, the columns of one model, and what they were.
+
+    Attributes:
+        values: (n, all columns) float32, NaN where missing; it may be a mapped file.
+        rows: (m,) which of its rows.
+        columns: which of its columns.
+        fraud: (m,) what they were.
+    """
+
+    values: Values
+    rows: npt.NDArray[np.int64]
+    columns: npt.NDArray[np.int64]
+    fraud: Mask
+
+    def chunk(self, start: int) -> Values:
+        """The next `CHUNK_ROWS` rows from the `start`-th on."""
+        return np.ascontiguousarray(self.values[self.rows[start : start + CHUNK_ROWS]][:, self.columns])
 
 
 def fit(
-    train: tuple[Values, Mask],
-    valid: tuple[Values, Mask],
+    part: Part,
     names: tuple[str, ...],
     options: TreeOptions,
     progress: Progress,
+    memory_mb: int,
+    judge: Part | None = None,
 ) -> bytes:
-    """Fit a model and return it as UBJ, cut to its best number of trees.
+    """Fit a model and return it as UBJ.
 
     Args:
-        train: (n, columns) float32 values, NaN where missing, and (n,) which of them are fraud.
-        valid: the same, to stop by: the highest area under precision and recall.
+        part: what to learn from.
         names: the columns; they are stored in the model.
         options: how to grow trees.
         progress: told after each tree.
+        memory_mb: where the quantised rows would take more, they are kept in files.
+        judge: rows by which to stop growing, once `PATIENCE` trees made nothing better; the model keeps them all.
     """
-    common = {"max_bin": 1024, "nthread": options.threads, "feature_names": list(names)}
-    train_matrix = xgboost.QuantileDMatrix(*train, **common)
-    valid_matrix = xgboost.QuantileDMatrix(*valid, ref=train_matrix, **common)
-    booster = xgboost.train(
-        {
-            "objective": "binary:logistic",
-            "eval_metric": "aucpr",
-            "tree_method": "hist",
-            "max_bin": 1024,
-            "base_score": 0.5,
-            "max_depth": options.depth,
-            "learning_rate": options.learning_rate,
-            "subsample": 0.8,
-            "colsample_bytree": 0.5,
-            "seed": options.seed,
-            "nthread": options.threads,
-        },
-        train_matrix,
-        options.trees,
-        evals=[(valid_matrix, "valid")],
-        early_stopping_rounds=options.early_stopping_rounds,
-        verbose_eval=False,
-        callbacks=[_Watch(f"fitting trees on {len(names)} features", options.trees, progress)],
-    )
-    best = booster[: booster.best_iteration + 1]  # a predictor uses every tree that it finds; so keep the best only
-    return bytes(best.save_raw("ubj"))
+    with _room(part, names, memory_mb) as files:
+        return _grown(part, names, options, progress, judge, files)  # the matrix is gone before its files are
 
 
-def score(model: bytes, values: Values) -> npt.NDArray[np.float32]:
-    """(n,) scores of (n, columns) values, as the processor computes them."""
+def _grown(
+    part: Part,
+    names: tuple[str, ...],
+    options: TreeOptions,
+    progress: Progress,
+    judge: Part | None,
+    files: str | None,
+) -> bytes:
+    common = {"max_bin": options.max_bin, "nthread": options.threads}
+    kind = xgboost.QuantileDMatrix if files is None else xgboost.ExtMemQuantileDMatrix
+    matrix = kind(_Chunks(part, names, files), **common)
+    watched, parameters = [], options.parameters()
+    callbacks: list[xgboost.callback.TrainingCallback] = [
+        _Watch(f"fitting trees on {len(names)} features", options.trees, progress)
+    ]
+    if judge is not None and judge.fraud.any():
+        callbacks.append(xgboost.callback.EarlyStopping(rounds=PATIENCE, metric_name="aucpr", maximize=True))
+        watched.append((xgboost.QuantileDMatrix(_Chunks(judge, names), ref=matrix, **common), "judge"))
+        parameters["eval_metric"] = "aucpr"
+    booster = xgboost.train(parameters, matrix, options.trees, evals=watched, verbose_eval=False, callbacks=callbacks)
+    booster.set_attr(best_iteration=None, best_score=None)
+    return bytes(booster.save_raw("ubj"))
+
+
+def margins(model: bytes, part: Part, trees: int = 0) -> npt.NDArray[np.float64]:
+    """(m,) log-odds of a part's rows, by the first `trees` of a model's trees; 0 for all of them."""
     booster = xgboost.Booster({"nthread": 1})
     booster.load_model(bytearray(model))
-    if not len(values):
-        return np.zeros(0, np.float32)
-    scores: npt.NDArray[np.float32] = booster.inplace_predict(values)
-    return scores
+    end = min(trees, booster.num_boosted_rounds())
+    found = [
+        booster.inplace_predict(part.chunk(start), iteration_range=(0, end), predict_type="margin")
+        for start in range(0, len(part.rows), CHUNK_ROWS)
+    ]
+    return np.concatenate([np.zeros(0), *found])
 
 
-class _Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]  # xgboost ships no complete types
+def precision_by_trees(model: bytes, part: Part, step: int) -> list[float]:
+    """Average precision on a part's rows of the first `step` trees, of twice as many, and so on."""
+    booster = xgboost.Booster({"nthread": 1})
+    booster.load_model(bytearray(model))
+    total, scores = int(booster.num_boosted_rounds()), np.zeros(len(part.rows))
+    found = []
+    for end in range(step, total + 1, step):
+        for start in range(0, len(part.rows), CHUNK_ROWS):
+            here = slice(start, start + CHUNK_ROWS)
+            scores[here] += booster.inplace_predict(
+                part.chunk(start), iteration_range=(end - step, end), predict_type="margin"
+            )
+        found.append(average_precision(part.fraud, scores.astype(np.float32)) or 0.0)
+    return found
+
+
+@contextmanager
+def _room(part: Part, names: tuple[str, ...], memory_mb: int) -> Iterator[str | None]:
+    """How the files of the quantised rows begin, where memory does not hold them."""
+    if part.fraud.size * len(names) * BIN_BYTES <= memory_mb << 20:
+        yield None
+        return
+    folder = Path(part.values.filename).parent if isinstance(part.values, np.memmap) and part.values.filename else None
+    with TemporaryDirectory(dir=folder) as place:
+        yield str(Path(place) / "rows")
+
+
+class _Chunks(xgboost.DataIter):  # type: ignore[misc]  # xgboost ships no complete types
+    """A part's rows, for XGBoost to read as often as it likes."""
+
+    def __init__(self, part: Part, names: tuple[str, ...], files: str | None = None) -> None:
+        super().__init__(cache_prefix=files)
+        self._part, self._names, self._at = part, list(names), 0
+
+    def next(self, input_data: Callable[..., None]) -> bool:
+        if self._at >= len(self._part.rows):
+            return False
+        truth = self._part.fraud[self._at : self._at + CHUNK_ROWS]
+        input_data(data=self._part.chunk(self._at), label=truth, feature_names=self._names)
+        self._at += CHUNK_ROWS
+        return True
+
+    def reset(self) -> None:
+        self._at = 0
+
+
+class _Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
     """Tells the progress after each tree."""
 
     def __init__(self, text: str, trees: int, progress: Progress) -> None:

@@ -1,21 +1,20 @@
 """Trains a bundle: two models, thresholds for an alert budget, a few rules, and what they achieved on later payments.
 
-What was chosen, on 200,000 simulated payments with 0.5 % fraud (average precision on the test part):
+Windows of time follow one another (see `models.windows`). On all but the newest, what has to be chosen is chosen: the
+number of trees, the line that makes scores probabilities, the thresholds. The newest is the test. Then the models are
+fitted once more, to everything that was known at the end.
 
-- Fraud is rare, and no class weight is used: `scale_pos_weight` 1 gave 0.70, 15 gave 0.69 and 200 gave 0.67, and
-  unweighted scores stay probabilities.
-- `max_bin` 1024 and `base_score` 0.5: XGBoost's defaults blur rare amounts and cost 0.05 to 0.08.
-- Depth 5 and half of the columns a tree: depth 6 gains 0.01 and costs a third more a score and twice as much a reason.
-
-Equal inputs and options give the same bytes.
+Equal inputs, options and threads give the same bytes on the CPU.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,18 +23,22 @@ from features.catalog import DEFAULT, Catalog
 from features.errors import ConfigError
 from models import dataset, evaluate
 from models.bundle_writer import Recipe, check_place, write
-from models.dataset import ALL_LABELS, DAY_MS, Dataset, Mask, Progress, Split, Values
-from models.fit import TreeOptions, fit, score
+from models.calibrate import Line, calibrated, with_line
+from models.dataset import DAY_MS, Dataset, Mask, Progress, Values
+from models.facts import FIELDS
+from models.fit import TREE_STEP, Part, TreeOptions, fit, margins, precision_by_trees
 from models.policy import Policy, Thresholds
 from models.starter_rules import starter_rules
+from models.thresholds import chosen_thresholds
+from models.windows import Plan, Window, plan
 
 Scores = npt.NDArray[np.float32]
 
-MIN_TRAIN_FRAUDS: Final = 10
-MIN_VALID_FRAUDS: Final = 3
+MIN_LEARN_FRAUDS: Final = 10
+MIN_JUDGE_FRAUDS: Final = 3
 _GOLDEN_SAMPLE: Final = 32
-_NOT_METRICS: Final = frozenset({"name", "version", "created_ms"})
-_STAGES: Final = {"features": (0.0, 0.6), "model": (0.6, 0.9), "no_features": (0.9, 0.98)}
+_RULES_SAMPLE: Final = 1_000_000  # payments that starter rules are drawn from
+_NOT_METRICS: Final = frozenset({"name", "version", "created_ms", "memory_mb"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +47,21 @@ class TrainOptions:
 
     Attributes:
         alert_share: the alert budget: the share of payments that may be reviewed or blocked.
-        block_precision: block only where this share of the blocked validation payments was fraud.
-        label_gap_days: payments left out between the training and validation parts, for labels to arrive.
-        trees: at most so many; early stopping on the validation part takes the best number.
+        alerts_per_day: in place of that share: so many a day.
+        review_precision: in place of either: as many as keep this share of the alerts fraud.
+        alert_cost_minor: in place of all these: what working an alert costs; review where stopping fraud saves more.
+        block_precision: block only where this share of the blocked payments was fraud.
+        decline_cost_minor: in place of that: what a good payment that is blocked costs.
+        segment_thresholds: a field of the payments: each of its common values gets thresholds of its own, chosen in the
+            same way.
+        from_ms: older payments are not learned from; their history still counts.
+        to_ms: the moment at which the model is made: what happened or was labelled from then on is not known.
+        label_delay_days: how long labels take: younger payments are not learned from.
+        windows: of validation, the newest of them the test.
+        trees: at most so many; the windows say how many are best.
         threads: CPU threads. On a machine that is busy otherwise, two were seen to take 60 s where one takes 10: the
             threads wait for each other, spinning.
+        memory_mb: for features, and for quantised rows; what is more waits in files.
         created_ms: when the bundle counts as made; None for the time of the newest payment, so that equal inputs give
             equal bytes.
 
@@ -57,16 +70,27 @@ class TrainOptions:
     """
 
     alert_share: float = 0.01
+    alerts_per_day: float | None = None
+    review_precision: float | None = None
+    alert_cost_minor: float | None = None
     block_precision: float = 0.9
-    valid_share: float = 0.15
-    test_share: float = 0.2
-    label_gap_days: float = 7.0
-    trees: int = 400
-    depth: int = 5
-    learning_rate: float = 0.1
-    early_stopping_rounds: int = 40
+    decline_cost_minor: float | None = None
+    segment_thresholds: str | None = None
+    from_ms: int | None = None
+    to_ms: int | None = None
+    label_delay_days: float = 7.0
+    windows: int = 3
+    trees: int = 600
+    depth: int = 4
+    learning_rate: float = 0.05
+    min_child_weight: float = 1.0
+    subsample: float = 0.8
+    columns_per_tree: float = 0.5
+    l2: float = 1.0
     seed: int = 7
     threads: int = 1
+    device: Literal["cpu", "cuda"] = "cpu"
+    memory_mb: int = 2_048
     name: str = "fraudline"
     version: str = "1"
     created_ms: int | None = None
@@ -75,24 +99,105 @@ class TrainOptions:
         for name, least, most in (
             ("alert_share", 0.0, 1.0),
             ("block_precision", 0.0, 1.0),
-            ("valid_share", 0.01, 0.5),
-            ("test_share", 0.01, 0.45),
-            ("label_gap_days", 0.0, 3_650.0),
-            ("trees", 1, 10_000),
+            ("label_delay_days", 0.0, 3_650.0),
+            ("windows", 2, 50),
+            ("trees", TREE_STEP, 10_000),
             ("depth", 1, 12),
             ("learning_rate", 0.001, 1.0),
-            ("early_stopping_rounds", 1, 10_000),
+            ("min_child_weight", 0.0, 1e6),
+            ("subsample", 0.05, 1.0),
+            ("columns_per_tree", 0.05, 1.0),
+            ("l2", 0.0, 1e6),
             ("seed", 0, 2**31 - 1),
             ("threads", 1, 1_024),
+            ("memory_mb", 16, 1 << 24),
+            ("alerts_per_day", 0.0, 1e9),
+            ("review_precision", 0.0, 1.0),
+            ("alert_cost_minor", 0.0, 1e12),
+            ("decline_cost_minor", 0.0, 1e12),
         ):
-            if not least <= getattr(self, name) <= most:  # NaN is refused too
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:  # NaN is refused too
                 raise ConfigError(
                     f"Training's {name} must lie between {least:,} and {most:,}; give a value inside that range."
                 )
+        if self.segment_thresholds is not None and FIELDS.get(self.segment_thresholds) != "text":
+            raise ConfigError(
+                f"Thresholds can't be chosen by {self.segment_thresholds}: give a text field of a payment, as channel."
+            )
+        if self.from_ms is not None and self.to_ms is not None and self.from_ms >= self.to_ms:
+            raise ConfigError("Training's --from must lie before its --to.")
+
+    def tree_options(self, trees: int) -> TreeOptions:
+        """How to grow so many trees."""
+        return TreeOptions(
+            trees=trees,
+            depth=self.depth,
+            learning_rate=self.learning_rate,
+            min_child_weight=self.min_child_weight,
+            subsample=self.subsample,
+            columns_per_tree=self.columns_per_tree,
+            l2=self.l2,
+            seed=self.seed,
+            threads=self.threads,
+            device=self.device,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a model that knew nothing of a window said about its payments.
+
+    Attributes:
+        window: which.
+        rows: (m,) the payments' places in the dataset.
+        fraud: (m,) what they were.
+        scores: (m,) calibrated.
+    """
+
+    window: Window
+    rows: npt.NDArray[np.int64]
+    fraud: Mask
+    scores: Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """One model, and how it came about.
+
+    Attributes:
+        model: UBJ.
+        trees: how many it has.
+        thresholds: chosen on all windows but the last.
+        judged: the windows, the last of them the test.
+        curve: mean average precision over the choosing windows by number of trees, every `TREE_STEP`.
+    """
+
+    model: bytes
+    trees: int
+    line: Line
+    thresholds: Thresholds
+    judged: tuple[Judged, ...]
+    curve: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What training gives: the metrics that the manifest keeps, and all that a report needs."""
+
+    metrics: dict[str, Any]
+    data: Dataset
+    plan: Plan
+    models: dict[str, Fitted]
+    names: dict[str, tuple[str, ...]]
 
 
 def _silent(_stage: str, _share: float) -> None:
     """Progress that nobody watches."""
+
+
+def _unused(_trained: Trained) -> None:
+    """Nobody looks at the data any more."""
 
 
 def train(
@@ -104,19 +209,25 @@ def train(
     progress: Progress = _silent,
     catalog: Catalog = DEFAULT,
     is_card_number: Callable[[str], bool] = lambda _text: False,
+    choose: Callable[[Dataset, Plan, TrainOptions], TrainOptions] | None = None,
+    report: Callable[[Trained], None] = _unused,
+    segments: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Train a bundle from a payments file in log order and a labels file, and write it to `out`.
 
-    Lines that are no records are skipped and counted.
+    Rows that are no records are skipped and counted.
 
     Args:
-        payments: JSON lines, one payment each.
-        labels: JSON lines, one label each, in any order.
+        payments: Parquet, CSV or JSON lines; a file in the order of the log, or a folder of such files.
+        labels: likewise, in any order.
         out: the bundle's directory; a bundle that is there is replaced.
         options: how to train.
         progress: told what is being done and the share of all work that is done.
         catalog: the features.
         is_card_number: tells a card number from a token; records with one are skipped and counted too.
+        choose: looks for better options on the windows that are for choosing; see `models.search`.
+        report: given everything, while the data are still there.
+        segments: columns of the payments that a report needs.
 
     Returns:
         The metrics that the manifest keeps: counts, and for each model average precision, ROC AUC, and precision and
@@ -132,116 +243,212 @@ def train(
             "The catalog has no feature of the payment alone, which the model for outages needs; "
             "switch on its group payment."
         )
-    data = dataset.read(payments, labels, catalog, _part_of(progress, "features"), is_card_number)
-    parts = _split(data, options)
-    known, truth = data.fraud_known_by(parts.cut_ms), data.fraud_known_by(ALL_LABELS)
-    narrow = np.ascontiguousarray(data.values[:, list(catalog.payment_columns)])
-    narrow_names = tuple(catalog.names[column] for column in catalog.payment_columns)
-    trees = TreeOptions(
-        options.trees,
-        options.depth,
-        options.learning_rate,
-        options.early_stopping_rounds,
-        options.seed,
-        options.threads,
-    )
-    models: dict[str, bytes] = {}
-    thresholds: dict[Any, Thresholds] = {}
-    metrics: dict[str, Any] = _counts(data, parts, known, truth, options)
-    for tier, stage, values, names in (
-        ("full", "model", data.values, catalog.names),
-        ("no_features", "no_features", narrow, narrow_names),
-    ):
-        model = fit(
-            (values[parts.train], known[parts.train]),
-            (values[parts.valid], truth[parts.valid]),
-            names,
-            trees,
-            _part_of(progress, stage),
+    with _scratch(out) as folder:
+        data = dataset.read(
+            payments,
+            labels,
+            catalog,
+            folder,
+            _part_of(progress, 0.0, 0.4),
+            is_card_number,
+            columns=tuple(dict.fromkeys([*segments, *filter(None, [options.segment_thresholds])])),
+            memory_mb=options.memory_mb,
+            threads=options.threads,
         )
-        thresholds[tier] = _thresholds(truth[parts.valid], score(model, values[parts.valid]), options)
-        metrics[tier] = _quality(truth[parts.test], score(model, values[parts.test]), thresholds[tier])
-        models[tier] = model
-    recipe = Recipe(
-        name=options.name,
-        version=options.version,
-        created_ms=int(data.event_time.max()) if options.created_ms is None else options.created_ms,
-        model=models["full"],
-        no_features=models["no_features"],
-        policy=Policy(catalog.names, thresholds, starter_rules(data.values[parts.train], catalog.names)),
-        golden_rows=_golden_rows(data.values[parts.test]),
-        window=(int(data.event_time[parts.train].min()), int(data.event_time[parts.train].max())),
-        metrics=metrics,
-    )
-    written = write(out, recipe, catalog)
-    metrics["trees"] = dict(written.manifest.trees)
+        steps = _plan(data, options)
+        if choose is not None:
+            options = choose(data, steps, options)
+        columns = {
+            "full": np.arange(len(catalog.names)),
+            "no_features": np.asarray(catalog.payment_columns, np.int64),
+        }
+        names = {tier: tuple(catalog.names[column] for column in some) for tier, some in columns.items()}
+        fitted = {
+            tier: _fitted(data, steps, some, names[tier], options, _part_of(progress, start, end))
+            for (tier, some), (start, end) in zip(columns.items(), ((0.4, 0.85), (0.85, 0.98)), strict=True)
+        }
+        metrics = _counts(data, steps, fitted, options) | {tier: _quality(each) for tier, each in fitted.items()}
+        learned = np.flatnonzero(steps.learn)
+        sample = data.values[learned[:: len(learned) // _RULES_SAMPLE + 1]]
+        recipe = Recipe(
+            name=options.name,
+            version=options.version,
+            created_ms=int(data.event_time.max()) if options.created_ms is None else options.created_ms,
+            model=fitted["full"].model,
+            no_features=fitted["no_features"].model,
+            policy=Policy(
+                catalog.flags,
+                {tier: each.thresholds for tier, each in fitted.items()},  # type: ignore[misc]  # its tiers
+                starter_rules(sample, catalog.names),
+            ),
+            golden_rows=_golden_rows(data.values[fitted["full"].judged[-1].rows]),
+            window=(int(data.event_time[learned].min()), int(data.event_time[learned].max())),
+            metrics=metrics,
+        )
+        written = write(out, recipe, catalog)
+        metrics["trees"] = dict(written.manifest.trees)
+        report(Trained(metrics, data, steps, fitted, names))
     progress("done", 1.0)
     return metrics
 
 
-def _part_of(progress: Progress, stage: str) -> Progress:
+@contextmanager
+def _scratch(out: Path) -> Any:
+    """A folder beside the bundle: features of a long history are larger than most places for temporary files."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"There is no room to work beside {out} ({error.strerror}); free some, or give another place."
+        ) from None
+
+
+def _part_of(progress: Progress, start: float, end: float) -> Progress:
     """Progress of one stage as a share of all work."""
-    start, end = _STAGES[stage]
     return lambda text, share: progress(text, start + (end - start) * share)
 
 
-def _split(data: Dataset, options: TrainOptions) -> Split:
+def _plan(data: Dataset, options: TrainOptions) -> Plan:
+    """As many windows as were asked for, or as there is fraud for, but at least two."""
     if not len(data.values):
-        raise ConfigError("The payments file holds no payment; give one JSON payment a line, in log order.")
+        raise ConfigError("The payments file holds no payment; give payments in log order.")
     if not data.label_fraud.any():
         raise ConfigError("The labels file calls none of the payments fraud; give the labels of these payments.")
-    parts = dataset.split(
-        data.event_time,
-        valid_share=options.valid_share,
-        test_share=options.test_share,
-        gap_ms=round(options.label_gap_days * DAY_MS),
+    newest = int(max(data.event_time.max(), data.label_at.max(initial=0))) + 1
+    end_ms = newest if options.to_ms is None else options.to_ms
+    gap_ms = round(options.label_delay_days * DAY_MS)
+    for windows in range(options.windows, 1, -1):
+        steps = plan(data.event_time, start_ms=options.from_ms or 0, end_ms=end_ms, gap_ms=gap_ms, windows=windows)
+        truth = data.fraud_known_by(steps.known_ms)
+        counts = [
+            (int(data.fraud_known_by(each.known_ms)[each.learn].sum()), int(truth[each.judge].sum()))
+            for each in steps.windows
+        ]
+        if counts and all(a >= MIN_LEARN_FRAUDS and b >= MIN_JUDGE_FRAUDS for a, b in counts):
+            return steps
+    learned, judged = (min(each) for each in zip(*counts, strict=True)) if counts else (0, 0)
+    raise ConfigError(
+        f"There is too little to learn from: of two windows one has {learned:,} known frauds to learn from "
+        f"({MIN_LEARN_FRAUDS} needed) and {judged:,} to be judged on ({MIN_JUDGE_FRAUDS} needed); give a longer "
+        "history, or a smaller --label-delay-days."
     )
-    known = int(data.fraud_known_by(parts.cut_ms)[parts.train].sum())
-    later = int(data.fraud_known_by(ALL_LABELS)[parts.valid].sum())
-    if known < MIN_TRAIN_FRAUDS or later < MIN_VALID_FRAUDS:
-        raise ConfigError(
-            f"There is too little to learn from: {int(parts.train.sum()):,} training payments with {known:,} known "
-            f"frauds ({MIN_TRAIN_FRAUDS} needed) and {int(parts.valid.sum()):,} validation payments with {later:,} "
-            f"({MIN_VALID_FRAUDS} needed); give more payments, or a smaller label_gap_days."
-        )
-    return parts
 
 
-def _thresholds(fraud: Mask, scores: Scores, options: TrainOptions) -> Thresholds:
-    """Review what the alert budget allows, and block where nearly all was fraud, over at least ten payments."""
-    review = evaluate.threshold_for_share(scores, options.alert_share)
-    block = evaluate.threshold_for_precision(fraud, scores, options.block_precision, least_flagged=10)
-    return Thresholds(review, None if block is None else max(block, review))
+def judged_part(data: Dataset, window: Window, columns: npt.NDArray[np.int64], known_ms: int) -> Part:
+    """A window's payments, and what is known of them at the end."""
+    rows = np.flatnonzero(window.judge)
+    return Part(data.values, rows, columns, data.fraud_known_by(known_ms)[rows])
 
 
-def _quality(fraud: Mask, scores: Scores, thresholds: Thresholds) -> dict[str, Any]:
+def choosing_models(
+    data: Dataset,
+    steps: Plan,
+    columns: npt.NDArray[np.int64],
+    names: tuple[str, ...],
+    options: TrainOptions,
+    progress: Progress,
+) -> tuple[list[bytes], npt.NDArray[np.float64]]:
+    """A model for each window but the test, and the mean over them of average precision by trees, every `TREE_STEP`."""
+    windows = steps.windows[:-1]
+    models, curves = [], []
+    for number, window in enumerate(windows):
+        judge = judged_part(data, window, columns, steps.known_ms)
+        part = _part_of(progress, number / len(windows), (number + 1) / len(windows))
+        most = options.tree_options(options.trees // TREE_STEP * TREE_STEP)
+        learned = _learned_part(data, window.learn, columns, window.known_ms)
+        models.append(fit(learned, names, most, part, options.memory_mb, judge))
+        curves.append(precision_by_trees(models[-1], judge, TREE_STEP))
+    longest = max(map(len, curves))
+    padded = [
+        curve + [curve[-1]] * (longest - len(curve)) for curve in curves
+    ]  # where growing stopped, none was better
+    return models, np.asarray(np.mean(padded, axis=0), np.float64)
+
+
+def _learned_part(data: Dataset, learn: Mask, columns: npt.NDArray[np.int64], known_ms: int) -> Part:
+    rows = np.flatnonzero(learn)
+    return Part(data.values, rows, columns, data.fraud_known_by(known_ms)[rows])
+
+
+def _fitted(
+    data: Dataset,
+    steps: Plan,
+    columns: npt.NDArray[np.int64],
+    names: tuple[str, ...],
+    options: TrainOptions,
+    progress: Progress,
+) -> Fitted:
+    models, curve = choosing_models(data, steps, columns, names, options, _part_of(progress, 0, 0.6))
+    trees = (int(curve.argmax()) + 1) * TREE_STEP
+    chosen, test = options.tree_options(trees), steps.windows[-1]
+    learned = _learned_part(data, test.learn, columns, test.known_ms)
+    models.append(fit(learned, names, chosen, _part_of(progress, 0.6, 0.8), options.memory_mb))
+    parts = [judged_part(data, window, columns, steps.known_ms) for window in steps.windows]
+    told = [margins(model, part, trees) for model, part in zip(models, parts, strict=True)]
+    chosen_on = np.concatenate([part.fraud for part in parts[:-1]])
+    line = calibrated(np.concatenate(told[:-1]), chosen_on)
+    scores = [_probabilities(each, line) for each in told]
+    learned = _learned_part(data, steps.learn, columns, steps.known_ms)
+    model = fit(learned, names, chosen, _part_of(progress, 0.8, 1), options.memory_mb)
+    return Fitted(
+        model=with_line(model, line),
+        trees=trees,
+        line=line,
+        thresholds=chosen_thresholds(
+            data, np.concatenate([part.rows for part in parts[:-1]]), chosen_on, np.concatenate(scores[:-1]), options
+        ),
+        judged=tuple(
+            Judged(window, part.rows, part.fraud, each)
+            for window, part, each in zip(steps.windows, parts, scores, strict=True)
+        ),
+        curve=tuple(curve.tolist()),
+    )
+
+
+def _probabilities(margin: npt.NDArray[np.float64], line: Line) -> Scores:
+    return (1 / (1 + np.exp(-(line.slope * margin + line.offset)))).astype(np.float32)
+
+
+def _quality(fitted: Fitted) -> dict[str, Any]:
+    test, thresholds = fitted.judged[-1], fitted.thresholds
     blocked = thresholds.block
     return {
-        "average_precision": evaluate.average_precision(fraud, scores),
-        "roc_auc": evaluate.roc_auc(fraud, scores),
-        "review": evaluate.at_threshold(fraud, scores, thresholds.review).to_dict(),
-        "block": None if blocked is None else evaluate.at_threshold(fraud, scores, blocked).to_dict(),
+        "average_precision": evaluate.average_precision(test.fraud, test.scores),
+        "roc_auc": evaluate.roc_auc(test.fraud, test.scores),
+        "recall_at_precision_90": evaluate.recall_at_precision(test.fraud, test.scores, 0.9),
+        "review": evaluate.at_threshold(test.fraud, test.scores, thresholds.review).to_dict(),
+        "block": None if blocked is None else evaluate.at_threshold(test.fraud, test.scores, blocked).to_dict(),
+        "average_precision_by_window": [evaluate.average_precision(each.fraud, each.scores) for each in fitted.judged],
+        "calibration": asdict(fitted.line),
     }
 
 
-def _counts(data: Dataset, parts: Split, known: Mask, truth: Mask, options: TrainOptions) -> dict[str, Any]:
+def _counts(data: Dataset, steps: Plan, fitted: dict[str, Fitted], options: TrainOptions) -> dict[str, Any]:
+    known = data.fraud_known_by(steps.known_ms)
+    choosing = [each.rows for each in fitted["full"].judged[:-1]]
+
+    def counted(rows: npt.NDArray[Any]) -> dict[str, int]:
+        return {"payments": len(rows), "fraud": int(known[rows].sum())}
+
     return {
         "payments": len(data.values),
-        "fraud": int(truth.sum()),
+        "fraud": int(known.sum()),
         "bad_payment_lines": data.bad_payments,
         "bad_label_lines": data.bad_labels,
         "repeated_payments": data.repeated,
+        "validation_gap_days": steps.gap_ms / DAY_MS,
         "unmatched_labels": data.unmatched_labels,
-        "train": {"payments": int(parts.train.sum()), "fraud": int(known[parts.train].sum())},
-        "valid": {"payments": int(parts.valid.sum()), "fraud": int(truth[parts.valid].sum())},
-        "test": {"payments": int(parts.test.sum()), "fraud": int(truth[parts.test].sum())},
+        "train": counted(np.flatnonzero(steps.learn)),
+        "valid": counted(np.concatenate(choosing)),
+        "test": counted(fitted["full"].judged[-1].rows),
         "options": {name: value for name, value in asdict(options).items() if name not in _NOT_METRICS},
     }
 
 
 def _golden_rows(values: Values) -> Values:
     """A sample of real rows, the same with every other column missing, and rows of nothing, zero and extremes."""
-    sample = values[np.linspace(0, len(values) - 1, min(_GOLDEN_SAMPLE, len(values))).astype(int)]
+    sample = np.array(values[np.linspace(0, len(values) - 1, min(_GOLDEN_SAMPLE, len(values))).astype(int)])
     holes = sample.copy()
     holes[::2, ::2] = np.nan
     holes[1::2, 1::2] = np.nan

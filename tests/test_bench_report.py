@@ -15,6 +15,7 @@ from bench.loadgen import SENT
 from bench.processes import BenchError, Child
 from bench.reader import RECEIVED
 from bench.report import STAGES, render
+from bench.report_quality import MEASURES, quality
 from bench.saturation import ratios
 from bench.tables import table, verdict
 
@@ -177,3 +178,14 @@ def test_results_are_merged_by_section_and_hold_no_nan(tmp_path: Path) -> None:
 def test_a_child_that_fails_is_told_with_what_it_said() -> None:
     with Child("bench.reader", {"nonsense": 1}) as child, pytest.raises(BenchError, match="--brokers"):
         child.wait_ready()
+
+
+def test_quality_is_reported_with_every_run_and_a_verdict() -> None:
+    run_ = {"setup": "default", "week": 94, "payments": 57_182, "frauds": 416, "trees": 300, "train_s": 60.0}
+    run_ |= {"score_s": 13.0, "auc": 0.886, "ap": 0.7648, "recall_at_precision_90": 0.7, "card_precision_100": 0.31}
+    summary = {name: {"mean": run_[name], "deviation": 0.01} for name in MEASURES}
+    section = {"command": "python -m bench.quality FILE", "date": "2026", "commit": "abc", "machine": {"cpu": "a CPU"}}
+    text = "\n".join(quality(section | {"setups": {"default": {"runs": [run_], "summary": summary}}}))
+    assert "AP: at least 0.755. Measured 0.76: **met.**" in text
+    assert "recall at precision 0.9: at least 0.72. Measured 0.70: **not met.**" in text
+    assert "| default | 94 | 57,182 | 416 | 0.8860 | 0.7648 | 0.7000 | 0.3100 | 300 | 60.0 | 13.0 |" in text

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,14 +28,16 @@ from models.evaluate import (
     at_threshold,
     average_precision,
     roc_auc,
+    threshold_for_cost,
     threshold_for_precision,
     threshold_for_share,
 )
-from models.manifest import CONTENT, MANIFEST, MODEL, NO_FEATURES
+from models.manifest import CONTENT, GOLDEN, MANIFEST, MODEL, NO_FEATURES, POLICY
 from models.score import Scorer
-from models.train import TrainOptions, train
+from models.train import Trained, TrainOptions, train
+from models.windows import Plan, plan
 
-OPTIONS = TrainOptions(trees=20, depth=4, learning_rate=0.3, label_gap_days=1.0, early_stopping_rounds=10, threads=1)
+OPTIONS = TrainOptions(trees=20, depth=4, learning_rate=0.3, label_delay_days=1.0, windows=2, threads=1)
 SIMULATION = Simulation(payments=6_000, seed=3, days=12, fraud_rate=0.05)
 DAY_MS = 86_400_000
 
@@ -70,15 +74,33 @@ def test_a_trained_bundle_loads_and_says_how_good_it_is(trained: tuple[Path, dic
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
 
 
-def test_the_alert_budget_holds_on_the_validation_part(history: Path, trained: tuple[Path, dict[str, Any]]) -> None:
-    path, _ = trained
-    data = read(history)
-    valid = data.values[split(data).valid]
-    bundle = load(path, DEFAULT)
-    scorer = Scorer(bundle)
-    for tier, scores in (("full", scorer.score(valid)), ("no_features", scorer.score_payment_only(valid))):
-        decided = bundle.policy.decide(scores, valid, tier).decision  # type: ignore[arg-type]  # a tuple loses literals
-        assert 0 < np.count_nonzero(decided) <= OPTIONS.alert_share * len(valid)
+def test_the_alert_budget_holds_on_the_windows_that_it_was_chosen_on(history: Path, tmp_path: Path) -> None:
+    seen: list[Trained] = []
+    train(*files(history), tmp_path / "bundle", options=OPTIONS, report=seen.append)
+    for fitted in seen[0].models.values():
+        scores = np.concatenate([each.scores for each in fitted.judged[:-1]])
+        assert 0 < np.count_nonzero(scores >= np.float32(fitted.thresholds.review)) <= OPTIONS.alert_share * len(scores)
+
+
+def test_scores_are_calibrated_and_the_bundle_gives_what_was_calibrated(history: Path, tmp_path: Path) -> None:
+    seen: list[Trained] = []
+    path = tmp_path / "bundle"
+    options = dataclasses.replace(OPTIONS, windows=3)
+    train(*files(history), path, options=options, report=lambda each: seen.append(with_copy(each)))
+    fitted, scorer = seen[0].models["full"], Scorer(load(path, DEFAULT))
+    chosen_on = list(fitted.judged[:-1])
+    told = sum(float(each.scores.sum()) for each in chosen_on)
+    assert told == pytest.approx(sum(int(each.fraud.sum()) for each in chosen_on), rel=0.2)
+    rows = np.ascontiguousarray(seen[0].data.values[fitted.judged[-1].rows])
+    booster = xgboost.Booster({"nthread": 1})
+    booster.load_model(path / MODEL)
+    margin = booster.inplace_predict(rows, predict_type="margin")
+    assert np.allclose(scorer.score(rows), 1 / (1 + np.exp(-margin)), atol=1e-6)
+
+
+def with_copy(trained: Trained) -> Trained:
+    """The values lie in a file that is gone afterwards."""
+    return dataclasses.replace(trained, data=dataclasses.replace(trained.data, values=np.array(trained.data.values)))
 
 
 def test_training_twice_gives_the_same_bytes(
@@ -89,16 +111,24 @@ def test_training_twice_gives_the_same_bytes(
         assert (tmp_path / "again" / name).read_bytes() == (trained[0] / name).read_bytes()
 
 
-def read(history: Path) -> dataset.Dataset:
-    return dataset.read(history / PAYMENTS_FILE, history / LABELS_FILE, DEFAULT, lambda _text, _share: None)
+def files(history: Path) -> tuple[Path, Path]:
+    return history / PAYMENTS_FILE, history / LABELS_FILE
 
 
-def split(data: dataset.Dataset) -> dataset.Split:
-    return dataset.split(
+def read(history: Path, catalog: Catalog = DEFAULT) -> dataset.Dataset:
+    with tempfile.TemporaryDirectory() as folder:
+        data = dataset.read(*files(history), catalog, Path(folder), lambda _text, _share: None, looks_like_card_number)
+        return dataclasses.replace(data, values=np.array(data.values))
+
+
+def planned(data: dataset.Dataset, options: TrainOptions = OPTIONS) -> Plan:
+    newest = int(max(data.event_time.max(), data.label_at.max())) + 1
+    return plan(
         data.event_time,
-        valid_share=OPTIONS.valid_share,
-        test_share=OPTIONS.test_share,
-        gap_ms=round(OPTIONS.label_gap_days * DAY_MS),
+        start_ms=options.from_ms or 0,
+        end_ms=newest if options.to_ms is None else options.to_ms,
+        gap_ms=round(options.label_delay_days * DAY_MS),
+        windows=options.windows,
     )
 
 
@@ -124,70 +154,79 @@ def trees(path: Path, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("change", [flipped, lambda _label: None], ids=["flipped", "left out"])
-def test_labels_that_arrive_after_the_cut_change_nothing_that_was_learned(
-    history: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path, change: Callable[[Label], Label | None]
+def test_labels_and_payments_from_the_end_on_change_nothing(
+    history: Path, tmp_path: Path, change: Callable[[Label], Label | None]
 ) -> None:
-    cut_ms = split(read(history)).cut_ms
+    """A model that is made as at a moment can't know what comes later."""
+    start_ms = int(read(history).event_time.min())
+    options = dataclasses.replace(OPTIONS, to_ms=start_ms + 10 * DAY_MS, created_ms=1)
     touched = 0
 
     def late(label: Label) -> Label | None:
         nonlocal touched
-        if label.event_time >= cut_ms or label.labelled_at < cut_ms:
+        if label.labelled_at < options.to_ms:
             return label
         touched += 1
         return change(label)
 
     changed = with_labels(history, tmp_path / "late", late)
-    before, after = read(history), read(changed)
-    learned = split(before).train
+    lines = (changed / PAYMENTS_FILE).read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["event_time"] < options.to_ms]
     assert touched > 20
-    assert np.array_equal(before.values[learned], after.values[learned], equal_nan=True)
-    assert not np.array_equal(before.values, after.values, equal_nan=True), "later payments know them"
-    train_on(changed, tmp_path / "bundle")
-    for name in (MODEL, NO_FEATURES):
-        ours, theirs = trees(tmp_path / "bundle", name), trees(trained[0], name)
-        kept = min(len(ours), len(theirs))  # how many of them are best is judged on payments that know these labels
-        assert kept > 1
-        assert ours[:kept] == theirs[:kept]
+    assert len(kept) < len(lines)
+    (changed / PAYMENTS_FILE).write_bytes(b"".join(kept))
+    train_on(history, tmp_path / "before", options)
+    train_on(changed, tmp_path / "after", options)
+    for name in (MODEL, NO_FEATURES, POLICY, GOLDEN):
+        assert (tmp_path / "before" / name).read_bytes() == (tmp_path / "after" / name).read_bytes()
 
 
-def test_labels_that_arrive_before_the_cut_are_learned_from(
+def test_labels_that_arrive_before_the_end_are_learned_from(
     history: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    cut_ms = split(read(history)).cut_ms - DAY_MS
-    early = with_labels(history, tmp_path / "early", lambda one: flipped(one) if one.labelled_at < cut_ms else one)
+    middle = int(np.median(read(history).event_time))
+    early = with_labels(history, tmp_path / "early", lambda one: flipped(one) if one.labelled_at < middle else one)
     train_on(early, tmp_path / "bundle")
     assert (tmp_path / "bundle" / MODEL).read_bytes() != (trained[0] / MODEL).read_bytes()
 
 
-def test_parts_follow_each_other_with_a_gap(history: Path) -> None:
+def test_only_payments_from_the_start_on_are_learned_from_and_older_ones_still_count(
+    history: Path, tmp_path: Path
+) -> None:
     data = read(history)
-    parts = split(data)
-    ends = [data.event_time[part] for part in (parts.train, parts.valid, parts.test)]
-    assert ends[1].min() - ends[0].max() > OPTIONS.label_gap_days * DAY_MS
-    assert ends[1].max() < ends[2].min()
-    assert not (parts.train & parts.valid).any()
-    assert abs(parts.test.mean() - OPTIONS.test_share) < 0.01
-    assert abs(parts.valid.mean() - OPTIONS.valid_share) < 0.01
+    start_ms = int(data.event_time.min()) + 4 * DAY_MS
+    seen: list[Trained] = []
+    options = dataclasses.replace(OPTIONS, from_ms=start_ms)
+    train(*files(history), tmp_path / "bundle", options=options, report=lambda each: seen.append(with_copy(each)))
+    window = load(tmp_path / "bundle", DEFAULT).manifest.training_window
+    assert window.first_ms >= start_ms
+    assert all((data.event_time[each.learn] >= start_ms).all() for each in seen[0].plan.windows)
+    assert np.array_equal(seen[0].data.values, data.values, equal_nan=True), "features of all history"
 
 
 @given(
     hnp.arrays(np.int64, st.integers(1, 60), elements=st.integers(0, 50)),
-    st.floats(0.01, 0.5),
-    st.floats(0.01, 0.45),
-    st.integers(0, 60),
+    st.integers(0, 30),
+    st.integers(1, 80),
+    st.integers(0, 40),
+    st.integers(2, 5),
 )
-def test_parts_never_overlap_or_reach_into_the_gap(
-    times: np.ndarray[Any, np.dtype[np.int64]], valid_share: float, test_share: float, gap: int
+def test_windows_follow_each_other_and_never_learn_from_what_they_are_judged_on(
+    times: np.ndarray[Any, np.dtype[np.int64]], start: int, end: int, gap: int, count: int
 ) -> None:
-    parts = dataset.split(times, valid_share=valid_share, test_share=test_share, gap_ms=gap)
-    assert (parts.train.astype(int) + parts.valid + parts.test).max(initial=0) <= 1
-    assert parts.test.any()
-    if parts.train.any():
-        assert times[parts.train].max() + gap < parts.cut_ms
-        assert times[~parts.train & ~parts.test].min(initial=10**9) >= parts.cut_ms - gap
-    if parts.valid.any():
-        assert parts.cut_ms <= times[parts.valid].min() <= times[parts.valid].max() < times[parts.test].min()
+    steps = plan(times, start_ms=start, end_ms=end, gap_ms=gap, windows=count)
+    assert not (steps.learn & ((times < start) | (times >= end - gap))).any()
+    assert len(steps.windows) in (0, count)
+    for window in steps.windows:
+        assert not (window.learn & window.judge).any()
+        assert (times[window.learn] + steps.gap_ms < window.start_ms).all()
+        assert (times[window.learn] >= start).all()
+        assert ((times[window.judge] >= window.start_ms) & (times[window.judge] < window.end_ms)).all()
+        assert window.end_ms <= end - gap
+        assert window.known_ms == (window.start_ms if steps.gap_ms == gap else end)
+    for before, after in itertools.pairwise(steps.windows):
+        assert before.end_ms == after.start_ms
+        assert not (before.judge & after.judge).any()
 
 
 def payment(number: int, event_id: str | None = None) -> bytes:
@@ -249,7 +288,7 @@ def test_bad_lines_repeated_payments_and_reversed_labels_are_told_apart(tmp_path
     )
     data = read(tmp_path)
     assert data.values.shape == (4, len(DEFAULT.names))
-    assert (data.bad_payments, data.bad_labels, data.repeated, data.unmatched_labels) == (5, 1, 1, 2)
+    assert (data.bad_payments, data.bad_labels, data.repeated, data.unmatched_labels) == (4, 1, 1, 2)
     assert data.fraud_known_by(at).tolist() == [False, False, False, False]
     assert data.fraud_known_by(at + 1).tolist() == [False, True, False, False]
     assert data.fraud_known_by(at + 9).tolist() == [False, True, True, False]
@@ -278,36 +317,33 @@ def test_what_production_would_refuse_is_not_learned_from(tmp_path: Path) -> Non
     early = json.loads(label("e1", "fraud", 1_767_600_000_000)) | {"labelled_at": 1_767_571_199_999}
     numbered = json.loads(label("e1", "fraud", 1_767_600_000_000, card="4111111111111111"))
     (tmp_path / LABELS_FILE).write_text("\n".join(map(json.dumps, (early, numbered))))
-    files = (tmp_path / PAYMENTS_FILE, tmp_path / LABELS_FILE)
-    data = dataset.read(*files, DEFAULT, lambda _text, _share: None, looks_like_card_number)
+    data = read(tmp_path)
     assert (len(data.values), data.bad_payments, data.bad_labels, data.unmatched_labels) == (1, 2, 2, 0)
 
 
 def test_a_bundle_has_the_features_of_the_catalog_that_it_was_trained_with(history: Path, tmp_path: Path) -> None:
     path = tmp_path / "bundle"
-    files = (history / PAYMENTS_FILE, history / LABELS_FILE)
-    metrics = train(*files, path, options=OPTIONS, catalog=HANDBOOK)
+    metrics = train(*files(history), path, options=OPTIONS, catalog=HANDBOOK)
     bundle = load(path, HANDBOOK)
     assert bundle.manifest.features == HANDBOOK.names
     assert bundle.manifest.no_features == ("TX_AMOUNT", "TX_DURING_WEEKEND", "TX_DURING_NIGHT")
-    assert [rule.feature for rule in bundle.policy.rules] == ["TX_AMOUNT"]
+    assert [rule.when.split()[0] for rule in bundle.policy.rules] == ["TX_AMOUNT"]
     assert metrics["full"]["roc_auc"] > 0.5
     with pytest.raises(BundleError, match="a catalog of the profile handbook"):
         load(path, DEFAULT)
 
 
 def test_a_catalog_without_a_payments_own_features_is_refused(history: Path, tmp_path: Path) -> None:
-    files = (history / PAYMENTS_FILE, history / LABELS_FILE)
     part = Catalog(tuple(feature for feature in DEFAULT.features if feature.entity))
     with pytest.raises(ConfigError, match=r"switch on its group payment\.$"):
-        train(*files, tmp_path / "bundle", options=OPTIONS, catalog=part)
+        train(*files(history), tmp_path / "bundle", options=OPTIONS, catalog=part)
 
 
 @pytest.mark.parametrize(
     ("payments", "labels", "says"),
     [
-        (None, b"", "can't be read"),
-        (b"", None, "can't be read"),
+        (None, b"", "is not there"),
+        (b"", None, "is not there"),
         (b"", b"", "holds no payment"),
         (b"what\never\n", b"", "holds no payment"),
         (payment(0), b"", "none of the payments fraud"),
@@ -347,7 +383,7 @@ def test_progress_rises_to_the_end(history: Path, tmp_path: Path) -> None:
     assert told[-1] == ("done", 1.0)
 
 
-@pytest.mark.parametrize("options", [{"alert_share": 1.5}, {"trees": 0}, {"label_gap_days": float("nan")}])
+@pytest.mark.parametrize("options", [{"alert_share": 1.5}, {"trees": 0}, {"label_delay_days": float("nan")}])
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         TrainOptions(**options)
@@ -401,6 +437,63 @@ def test_the_precision_s_threshold_is_the_lowest_that_reaches_it(sample: Sample,
         if (scores >= value).sum() >= least and fraud[scores >= value].mean() >= precision
     ]
     assert threshold_for_precision(fraud, scores, precision, least) == (min(reaching) if reaching else None)
+
+
+@given(samples, st.integers(0, 3))
+def test_the_cost_s_threshold_is_the_best_of_all(sample: Sample, alert_cost: int) -> None:
+    fraud, scores = sample
+    saved, cost = np.where(fraud, 2.0, 0.0), np.full(len(fraud), float(alert_cost))
+    gains = {
+        value: float((saved - cost)[scores >= value].sum()) for value in sorted(set(scores.tolist()), reverse=True)
+    }
+    best = max(gains.values())
+    found = threshold_for_cost(scores, saved, cost)
+    assert found is None if best <= 0 else gains[found] == best  # type: ignore[index]  # it is one
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"alerts_per_day": 5.0},
+        {"review_precision": 0.8},
+        {"alert_cost_minor": 2_000.0},
+        {"decline_cost_minor": 3_000.0},
+    ],
+    ids=lambda asked: next(iter(asked)),
+)
+def test_thresholds_are_chosen_as_asked(history: Path, tmp_path: Path, asked: dict[str, float]) -> None:
+    seen: list[Trained] = []
+    options = dataclasses.replace(OPTIONS, **asked)
+    train(*files(history), tmp_path / "bundle", options=options, report=lambda each: seen.append(with_copy(each)))
+    fitted, data = seen[0].models["full"], seen[0].data
+    rows, fraud, scores = (
+        np.concatenate([getattr(each, name) for each in fitted.judged[:-1]]) for name in ("rows", "fraud", "scores")
+    )
+    bar = fitted.thresholds
+    alarm, saved = scores >= np.float32(bar.review), np.where(fraud, data.amount_minor[rows], 0)
+    days = (data.event_time[rows].max() - data.event_time[rows].min()) / DAY_MS
+    if "alerts_per_day" in asked:
+        assert 0 < alarm.sum() / days <= 5.0
+    elif "review_precision" in asked:
+        assert fraud[alarm].mean() >= 0.8
+    elif "alert_cost_minor" in asked:
+        gain = saved[alarm].sum() - 2_000 * alarm.sum()
+        assert gain >= max(saved[scores >= s].sum() - 2_000 * (scores >= s).sum() for s in np.unique(scores)[::7])
+    else:
+        assert bar.block is not None
+        blocked = scores >= np.float32(bar.block)
+        assert saved[blocked].sum() >= 3_000 * (blocked & ~fraud).sum()
+    assert load(tmp_path / "bundle", DEFAULT).policy.thresholds["full"] == bar
+
+
+def test_values_of_a_field_get_thresholds_of_their_own(history: Path, tmp_path: Path) -> None:
+    options = dataclasses.replace(OPTIONS, segment_thresholds="channel", review_precision=0.5)
+    train(*files(history), tmp_path / "bundle", options=options)
+    segments = load(tmp_path / "bundle", DEFAULT).policy.thresholds["full"].segments
+    assert segments
+    assert all(segment.when == f"channel = '{segment.name.split('_')[1]}'" for segment in segments)
+    with pytest.raises(ConfigError, match="give a text field"):
+        dataclasses.replace(options, segment_thresholds="event_time")
 
 
 def test_measures_of_a_worked_example() -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from features.catalog import DEFAULT, Catalog
 from models.bundle import Bundle
 from models.bundle_writer import Recipe, write
-from models.fit import TreeOptions, fit
+from models.fit import Part, TreeOptions, fit
 from models.manifest import MANIFEST
 from models.policy import Policy, Rule, Thresholds
 from models.starter_rules import starter_rules
@@ -52,12 +52,17 @@ def make_bundle(
     """Write a bundle to `path`: models of a dozen shallow trees, and a policy with the starting rules or `rules`."""
     values = rows(2_000, seed, catalog)
     fraud = looks_like_fraud(values, catalog)
-    narrow = np.ascontiguousarray(values[:, list(catalog.payment_columns)])
-    narrow_names = tuple(catalog.names[column] for column in catalog.payment_columns)
-    options = TreeOptions(trees=trees, depth=4, learning_rate=0.3, early_stopping_rounds=trees, seed=seed, threads=1)
+    options = TreeOptions(trees=trees, depth=4, learning_rate=0.3, seed=seed, threads=1)
+    rows_of = np.arange(len(values))
     models = [
-        fit((part[:1_500], fraud[:1_500]), (part[1_500:], fraud[1_500:]), names, options, lambda _text, _share: None)
-        for part, names in ((values, catalog.names), (narrow, narrow_names))
+        fit(
+            Part(values, rows_of, np.array(columns), fraud),
+            tuple(catalog.names[column] for column in columns),
+            options,
+            lambda _text, _share: None,
+            memory_mb=64,
+        )
+        for columns in (range(len(catalog.names)), catalog.payment_columns)
     ]
     bar = Thresholds(review, block)
     recipe = Recipe(
@@ -67,7 +72,7 @@ def make_bundle(
         model=models[0],
         no_features=models[1],
         policy=Policy(
-            catalog.names,
+            catalog.flags,
             {"full": bar, "no_features": bar},
             starter_rules(values, catalog.names) if rules is None else rules,
         ),
