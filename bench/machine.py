@@ -39,11 +39,11 @@ def machine() -> dict[str, Any]:
     }
 
 
-def occasion(arguments: Sequence[str]) -> dict[str, Any]:
+def occasion(arguments: Sequence[str], module: str = "bench.run") -> dict[str, Any]:
     """When, by which command, from which commit, and how busy the machine was when it began."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "bench.run", *arguments]),
+        "command": shlex.join(["python", "-m", module, *arguments]),
         "commit": _commit(),
         "load_before": round(os.getloadavg()[0], 2),
     }

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from bench.cause import MEANING
 from bench.report_features import features, memory
+from bench.report_quality import quality
 from bench.tables import number, spread, table, verdict
 
 Results = dict[str, Any]
@@ -52,6 +53,8 @@ def render(results: Results) -> str:
     ):
         if name in results:
             lines += ["", f"## {title}", "", *_about(results[name]), *body(results[name])]
+    if "quality" in results:
+        lines += ["", "## Quality: how well training finds fraud", "", *quality(results["quality"])]
     return "\n".join(lines) + "\n"
 
 

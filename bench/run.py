@@ -27,6 +27,7 @@ from tests.services.process import ServiceError
 from tests.services.redis_cluster import RedisCluster
 
 SECTIONS: Final = ("stages", "saturation", "latency", "features", "memory")
+QUALITY: Final = "quality"  # made by `bench.quality`, from data that are not ours to ship
 RESULTS: Final = "results.json"
 REPORT: Final = "RESULTS.md"
 ROUNDS: Final = 5
@@ -92,7 +93,8 @@ def merge(folder: Path, name: str, section: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RESULTS
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    results = {each: known[each] for each in SECTIONS if each in known} | {name: finite(section)}
+    found = known | {name: finite(section)}
+    results = {each: found[each] for each in (*SECTIONS, QUALITY) if each in found}
     path.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
     (folder / REPORT).write_text(render(results))
 
