@@ -82,7 +82,7 @@ def demo_bundle(seed: int, console: Console) -> Path:
             folder / "payments.jsonl",
             folder / "labels.jsonl",
             bundle,
-            options=TrainOptions(seed=seed, windows=2, trees=300, learning_rate=0.1),  # a quick one
+            options=TrainOptions(seed=seed, windows=2, trees=100, learning_rate=0.2),  # a quick one
             progress=lambda what, share: progress.update(bar, description=f"Training: {what}", completed=share),
         )
     return bundle

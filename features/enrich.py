@@ -17,6 +17,7 @@ from features.compaction import due, newly_of_period, summary
 from features.errors import StateBehind
 from features.event import UNIT_BYTES, UNIT_WORDS, LabelBatch, PaymentBatch, Words
 from features.grouping import Grouper, Grouping
+from features.kernels import readable
 from features.payment import PaymentReader
 from features.reader import EntityReader, Values, limits_array
 from features.store import Append, Applied, Replacement, Run, Span, StateStore
@@ -174,10 +175,11 @@ class Enricher:
     ) -> None:
         """Which logs to compact, and which to keep alive, with the next call."""
         self._upkeep_of = tuple(append.epoch for append in appends)
-        cuts = due(logs.words, logs.starts, logs.ends, self._floors, self._limits)
+        words = readable(logs.words)
+        cuts = due(words, logs.starts, logs.ends, self._floors, self._limits)
         for place in np.flatnonzero(cuts > logs.starts).tolist()[:COMPACTIONS]:
             start, cut = int(logs.starts[place]), int(cuts[place])
-            head = logs.words[start:cut]
+            head = words[start:cut]
             shard = 0 if shard_of_key is None else int(shard_of_key[place])
             self._upkeep[shard].replacements.append(
                 Replacement(
@@ -188,7 +190,7 @@ class Enricher:
                 )
             )
         for place in np.flatnonzero(
-            newly_of_period(logs.words, logs.starts, logs.ends, _new(appends, applied, shard_of_key))
+            newly_of_period(words, logs.starts, logs.ends, _new(appends, applied, shard_of_key))
         ).tolist():
             shard = 0 if shard_of_key is None else int(shard_of_key[place])
             self._upkeep[shard].refresh.append(keys[place])

@@ -149,4 +149,9 @@ def _find(words: Words, start: int, end: int, sources: Words, targets: Table, or
         targets[i] = unit if unit >= start else -1
         rising = rising and (i == 0 or targets[i] > targets[i - 1])
     if not rising:
-        order[:] = first + np.argsort(targets)
+        for i in range(count):
+            place = i
+            while place > 0 and targets[order[place - 1] - first] > targets[i]:
+                order[place] = order[place - 1]
+                place -= 1
+            order[place] = first + i

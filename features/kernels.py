@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 _F = TypeVar("_F", bound=Callable[..., object])
+_S = TypeVar("_S", bound=np.generic)
 
 _SOURCES: Final = (
     "event.py", "kernels.py", "units.py", "fold.py", "cells.py", "values.py", "compaction.py", "folding.py",
@@ -68,6 +69,16 @@ def borrowing(function: _F) -> _F:
 def inlined(function: _F) -> _F:
     """A part of each of its callers, whatever they are: for what is called once a record or a value."""
     return _jit(function, inline="always")
+
+
+def readable(array: npt.NDArray[_S]) -> npt.NDArray[_S]:
+    """A view that can't be written: one type for compiled code, whether it came as bytes or as an own array.
+
+    Else a function is compiled twice, and a warm-up with the one kind leaves the other to the first batch.
+    """
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _jit(function: _F, **options: object) -> _F:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from features.catalog import ROUND_AMOUNT_MINOR, Catalog
 from features.event import PaymentBatch, Words
-from features.kernels import Table, borrowing, compiled
+from features.kernels import Table, borrowing, compiled, readable
 from features.units import DAY, MINUTE
 
 Values = npt.NDArray[np.float32]
@@ -51,8 +51,8 @@ class PaymentReader:
 
     def _fill(self, batch: PaymentBatch, values: Values, columns: Words) -> None:
         read_payments(
-            batch.event_time,
-            batch.amount,
+            readable(batch.event_time),
+            readable(batch.amount),
             batch.channel,
             batch.mcc,
             batch.country,

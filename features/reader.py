@@ -11,6 +11,7 @@ from features.catalog import Catalog, Entity, Limits
 from features.cells import EXTRAS, REPEATED
 from features.event import Words
 from features.folding import read_logs
+from features.kernels import readable
 from features.operations import Plan
 
 Values = npt.NDArray[np.float32]
@@ -87,7 +88,7 @@ class EntityReader:
     ) -> None:
         plan = self._plan
         read_logs(
-            words,
+            readable(words),
             starts,
             ends,
             bounds,

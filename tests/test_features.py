@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 from features.catalog import COUNTERPARTS, DAY_MS, DEFAULT, FEATURES, HANDBOOK, Catalog, Limits
+from features.compaction import due, newly_of_period, summary
 from features.enrich import COMPACTIONS, Enriched, Enricher
 from features.errors import StateBehind
 from features.event import Payment, batch_of
-from features.payment import PAYMENT_OPS
+from features.folding import read_logs
+from features.payment import PAYMENT_OPS, read_payments
 from features.reader import limits_array
 from features.store import MemoryStore, Span
 from features.values import OPERATIONS
+from features.warm import warm_up
 
 TOPIC = "t"
 START_MS = 1_750_000_000_000
@@ -54,7 +57,17 @@ def test_every_declaration_can_be_computed(catalog: Catalog) -> None:
         assert 0 < feature.window_ms <= feature.window_ms + feature.delay_ms <= catalog.limits.horizon_ms - DAY_MS
         assert (feature.of is not None) == (operation.by_tag is not None or feature.op == "country_changed")
         assert feature.of is None or feature.of in (*COUNTERPARTS[feature.entity], "country", "mcc")
-        assert feature.delay_ms == 0 or feature.op in {"fraud_rate", "count_before", "risk"}
+        assert feature.delay_ms == 0 or feature.op in {"amount_to_mean", "amount_zscore", "count_before", "fraud_rate", "risk"}
+
+
+def test_a_loop_is_compiled_once_for_logs_that_came_as_bytes_and_for_own_arrays() -> None:
+    warm_up()
+    store = MemoryStore()
+    rig = Rig(store, limits=Limits(keep=2))
+    for start in range(3):
+        rig.enrich([payment(start)], start, start)
+    for loop in (read_logs, due, newly_of_period, summary, read_payments):
+        assert len(loop.signatures) == 1  # type: ignore[attr-defined]
 
 
 def test_the_handbook_profile_has_the_books_15_inputs() -> None:

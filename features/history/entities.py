@@ -12,7 +12,7 @@ from features.compaction import summary
 from features.event import UNIT_WORDS, Words
 from features.history.fields import Mask
 from features.history.tables import CARRIED, KEY, MOMENT, RECORD, ROW_WORDS, by_entity
-from features.kernels import Table
+from features.kernels import Table, readable
 from features.reader import EntityReader, Values, limits_array
 
 NO_ROWS = np.empty((0, ROW_WORDS), np.int64)
@@ -53,7 +53,7 @@ class PartitionReader:
 
     def _carry(self, units: Words, starts: Table, keys: Words) -> Words:
         """Every log's summary, as rows that come before all others."""
-        heads = [summary(units[start:end], self._limits) for start, end in pairwise(starts)]
+        heads = [summary(readable(units[start:end]), self._limits) for start, end in pairwise(starts)]
         rows = np.empty((sum(map(len, heads)), RECORD + UNIT_WORDS), np.int64)
         rows[:, KEY] = np.repeat(keys, [len(head) for head in heads])
         rows[:, MOMENT] = CARRIED
