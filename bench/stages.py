@@ -22,11 +22,12 @@ from bench.naive import Scorer as NaiveScorer
 from bench.naive_model import load_model as load_naive_model
 from bench.prepare import MAX_FUTURE_MS, MAX_PAYMENT_BYTES, PARTITIONS, as_partitioned_messages
 from bench.stack import Names, Stack
-from consumer.app import Model, load_model
 from consumer.decide import Decider
 from consumer.decode import Decoder, Message, in_log_order
 from consumer.journal import entries
-from consumer.publish import Decided
+from consumer.judge import Model
+from consumer.model_loader import load_model
+from consumer.publish import Decided, Outbox
 from consumer.settings import Settings
 from features.catalog import DEFAULT
 from features.enrich import Enricher
@@ -79,7 +80,7 @@ class Line:
         self._enricher = Enricher(DEFAULT, store)
         self._brain = model.brain
         self._decider = Decider(model.brain.policy)
-        self._outbox = model.outbox(Settings().topics)
+        self._outbox = Outbox(Settings().topics, model.reference, model.digests, model.device)
         self._messages = messages
         self._epochs = [position.epoch for position in store.positions()]
         self._position = dict.fromkeys(range(PARTITIONS), 0)

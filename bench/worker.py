@@ -29,9 +29,10 @@ import orjson
 
 from bench.stack import Names
 from consumer import logs
-from consumer.app import Processor, check_store, load_model, stop_on_signals
+from consumer.app import Processor, check_store, stop_on_signals
 from consumer.decode import Message
 from consumer.metrics import OUTCOMES, STAGES
+from consumer.model_loader import load_model
 from consumer.publish import Decided
 from consumer.settings import (
     KafkaSettings,

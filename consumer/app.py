@@ -9,15 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Final
 
 import structlog
 
-from consumer.decide import Decider
 from consumer.decode import Decoder
+from consumer.judge import LineUp, Model, Surroundings
 from consumer.kafka.client import within
 from consumer.kafka.compacted import CompactedReader
 from consumer.kafka.logreader import LogReader
@@ -25,15 +23,16 @@ from consumer.kafka.publisher import AcknowledgedPublisher, Publisher, Step, Tra
 from consumer.kafka.source import KafkaSource
 from consumer.lists import ListsReader
 from consumer.loop import Loop
+from consumer.model_loader import ModelLoader
 from consumer.pace import Pace
-from consumer.pipeline import Brain, Pipeline
-from consumer.publish import Outbox
-from consumer.records import Digests, JournalEntry, ModelRef
-from consumer.settings import Settings, TopicSettings
+from consumer.pipeline import Pipeline
+from consumer.publish import journal_records
+from consumer.records import JournalEntry
+from consumer.settings import Settings
 from consumer.spotcheck import SpotCheck
 from consumer.state import StateKeeper
 from consumer.telemetry import Health, Telemetry, serve
-from features.catalog import DEFAULT, Catalog
+from features.catalog import Catalog
 from features.enrich import Enricher
 from features.errors import StoreUnavailable
 from features.grouping import Grouper
@@ -41,42 +40,9 @@ from features.profiles import load_catalog
 from features.redis_store import RedisStore, Tls
 from features.store import StateStore
 from features.warm import warm_up
-from models.bundle import load
-from models.explain import Explainer
 from models.lists import Lists
-from models.score import Scorer
 
 _LOG: Final = structlog.get_logger("app")
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A loaded bundle, ready to decide."""
-
-    reference: ModelRef
-    digests: Digests
-    brain: Brain
-    device: str
-    catalog: Catalog
-
-    def outbox(self, topics: TopicSettings) -> Outbox:
-        """How its decisions are published."""
-        return Outbox(topics, self.reference, self.digests, self.device)
-
-
-def load_model(path: Path, *, device: str, threads: int, catalog: Catalog = DEFAULT) -> Model:
-    """Verify and load a bundle for the catalog. Raises BundleError, ConfigError."""
-    bundle = load(path, catalog)
-    scorer = Scorer(bundle, device=device, threads=threads)
-    scorer.warm_up()
-    explainer = Explainer(bundle, threads=threads)
-    return Model(
-        ModelRef(bundle.manifest.name, bundle.manifest.version, bundle.digest),
-        Digests(bundle=bundle.digest, catalog=bundle.manifest.catalog_fingerprint, policy=bundle.policy.digest),
-        Brain(scorer, bundle.policy, explainer.explain),
-        device,
-        catalog.only(bundle.manifest.features),
-    )
 
 
 class Processor:
@@ -86,28 +52,33 @@ class Processor:
         self,
         settings: Settings,
         *,
-        model: Model,
+        model: Model | Callable[[], LineUp],
         store: StateStore,
         telemetry: Telemetry,
         health: Health,
+        catalog: Catalog | None = None,
         lists: Callable[[], Lists | None] = lambda: None,
         step: Step = lambda _name: None,
         enricher: type[Enricher] = Enricher,
     ) -> None:
         """Connect to Kafka and join the parts. `lists` tells who is on them now.
 
-        `step` is told of each step; the fault tests crash in it, and their mutants bring an `enricher` of their own.
+        `model` judges, or whoever it says does now; `catalog` is all that such models may need (without it, what the
+        first one needs). `step` is told of each step; the fault tests crash in it, and their mutants bring an
+        `enricher` of their own.
         """
         kafka, topics, processing = settings.kafka, settings.topics, settings.processing
         self._health = health
         self._telemetry = telemetry
         self.source = KafkaSource(kafka, topics.payments, self._rebalanced, topics.labels)
-        outputs = (topics.decisions, topics.alerts, topics.dead_letters, topics.journal)
+        outputs = [topics.decisions, topics.alerts, topics.dead_letters, topics.journal]
+        if settings.challenger.enabled:
+            outputs.append(topics.shadow)
         self.source.start(outputs)
         delivery = TransactionalPublisher if processing.delivery == "exactly_once" else AcknowledgedPublisher
         self.publisher: Publisher = delivery(kafka, self.source, step)
-        outbox = model.outbox(topics)
-        enrich = enricher(model.catalog, store)
+        line_up = _always(LineUp(model)) if isinstance(model, Model) else model
+        enrich = enricher(catalog or line_up().champion.catalog, store)
         decoder = Decoder(
             max_payment_bytes=processing.max_payment_bytes,
             max_future_ms=processing.max_future_ms,
@@ -122,7 +93,7 @@ class Processor:
             enricher=enrich,
             decoder=decoder,
             log=self._log_reader,
-            journal=self._publish_journal(outbox),
+            journal=self._publish_journal(topics.journal),
             telemetry=telemetry,
             allow_cold_state=settings.store.allow_cold_state,
         )
@@ -130,15 +101,13 @@ class Processor:
             decoder=decoder,
             enricher=enrich,
             state=self.state,
-            brain=model.brain,
-            outbox=outbox,
+            line_up=line_up,
+            around=Surroundings(topics, lists, self.source.share),
             publisher=self.publisher,
             telemetry=telemetry,
             budget_ms=processing.budget_ms,
             pause_on_outage=pause,
-            labels_topic=topics.labels,
             positions=self.source.positions,
-            decider=Decider(model.brain.policy, lists=lists, share=self.source.share),
             step=step,
         )
         self._loop = Loop(
@@ -174,10 +143,10 @@ class Processor:
     def _rebalanced(self, kind: str) -> None:
         self._telemetry.rebalances[kind].inc()
 
-    def _publish_journal(self, outbox: Outbox) -> Callable[[Sequence[JournalEntry]], None]:
+    def _publish_journal(self, topic: str) -> Callable[[Sequence[JournalEntry]], None]:
         def publish(entries: Sequence[JournalEntry]) -> None:
             if entries:
-                self.publisher.publish(outbox.journal(entries))
+                self.publisher.publish(journal_records(topic, entries))
                 self.publisher.commit(())
 
         return publish
@@ -186,23 +155,29 @@ class Processor:
 def run(settings: Settings) -> int:
     """Run the processor until SIGTERM or SIGINT; returns the exit code. Raises FraudlineError."""
     catalog = load_catalog(settings.features.catalog)
-    model = load_model(
-        settings.model.bundle, device=settings.model.device, threads=settings.model.threads, catalog=catalog
-    )
+    telemetry, health = Telemetry(), Health(stale_after_s=settings.kafka.max_poll_interval_ms / 1000)
+    models = ModelLoader(settings, catalog, telemetry)
     store = open_store(settings, catalog)
     check_store(store)
     warm_up()
-    telemetry, health = Telemetry(), Health(stale_after_s=settings.kafka.max_poll_interval_ms / 1000)
-    telemetry.model(name=model.reference.name, version=model.reference.version, digest=model.reference.digest)
+    first = models.current().champion.reference
+    telemetry.model(name=first.name, version=first.version, digest=first.digest)
     server = serve(telemetry, health, settings.telemetry.host, settings.telemetry.port)
     lists = ListsReader(CompactedReader(settings.kafka, settings.topics.lists), telemetry)
     try:
         lists.start()
         processor = Processor(
-            settings, model=model, store=store, telemetry=telemetry, health=health, lists=lists.current
+            settings,
+            model=models.current,
+            catalog=catalog,
+            store=store,
+            telemetry=telemetry,
+            health=health,
+            lists=lists.current,
         )
         stop_on_signals(processor.stop, settings.processing.drain_deadline_ms / 1000)
-        _LOG.info("started", model=model.reference.version, delivery=settings.processing.delivery, port=server.port)
+        models.start()
+        _LOG.info("started", model=first.version, delivery=settings.processing.delivery, port=server.port)
         gc.collect()
         gc.freeze()  # what lives for ever need not be looked at again, in pauses that payments would feel
         try:
@@ -211,10 +186,15 @@ def run(settings: Settings) -> int:
         finally:
             processor.close()
     finally:
+        models.stop()
         lists.stop()
         server.close()
     _LOG.info("stopped")
     return 0
+
+
+def _always(line_up: LineUp) -> Callable[[], LineUp]:
+    return lambda: line_up
 
 
 def open_store(settings: Settings, catalog: Catalog) -> RedisStore:

@@ -18,7 +18,7 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from consumer import __version__, cli_features, cli_policy, cli_state
+from consumer import __version__, cli_features, cli_model, cli_policy, cli_state
 from consumer.cli_output import (
     error_line,
     print_features,
@@ -47,6 +47,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(features_app, name="features")
 app.add_typer(cli_state.app, name="state")
 app.add_typer(cli_policy.app, name="policy")
+app.add_typer(cli_model.app, name="model")
 features_app.command("build")(cli_features.build)
 
 ConfigFile = Annotated[

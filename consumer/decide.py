@@ -48,13 +48,16 @@ class Decider:
         lists: Callable[[], Lists | None] = lambda: None,
         share: Callable[[], float] = lambda: 1.0,
         is_live: bool = True,
+        before: Decider | None = None,
     ) -> None:
         """`lists` gives what holds now, `share` the part of all payments that this process sees.
 
         Where it is not live, as for files, there is no rate to hold: neither limiter nor alert rate are used.
+        `before` is the one whose place it takes: what that one blocked in the last minute counts on.
         """
         self._policy, self._lists, self._share = policy, lists, share
-        self._limiter = Limiter(policy.limiter if is_live else None)
+        counted = None if before is None else before._limiter
+        self._limiter: Limiter = Limiter(policy.limiter if is_live else None, counted)
         rate = policy.alert_rate if is_live else None
         self._rate = None if rate is None else AlertRateController(rate, policy.thresholds["full"].review)
 

@@ -14,11 +14,13 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from consumer.app import Model, Processor, load_model
+from consumer.app import Processor
 from consumer.demo_view import LiveView, summary_table
+from consumer.judge import Model
 from consumer.kafka.demo_client import DemoReader, produce_at_rate
 from consumer.kafka.embedded import EmbeddedBroker
 from consumer.logs import configure
+from consumer.model_loader import load_model
 from consumer.score_card import ScoreCard, Summary
 from consumer.settings import KafkaSettings, ProcessingSettings, Settings, TelemetrySettings
 from consumer.simulator import Simulation, simulate, write

@@ -12,14 +12,14 @@ from typing import BinaryIO
 import msgspec
 import numpy as np
 
-from consumer.app import load_model
-from consumer.decide import Decider
 from consumer.decode import Decoder
+from consumer.judge import LineUp, Surroundings
 from consumer.kafka.publisher import Outgoing
 from consumer.lines import LABELS_TOPIC, TOPIC, LabelLines, Line, batches
+from consumer.model_loader import load_model
 from consumer.pipeline import Pipeline
 from consumer.publish import Decided
-from consumer.settings import Settings
+from consumer.settings import Settings, TopicSettings
 from consumer.telemetry import Telemetry
 from features.catalog import DEFAULT, Catalog
 from features.enrich import Enriched, Enricher
@@ -95,7 +95,7 @@ def score_stream(
     Standard error gets a line at the start, which says that the state is empty, rejects if they have no stream of
     their own, and a summary; with labels, also how many frauds were caught. Raises BundleError, ConfigError.
     """
-    settings = Settings()
+    settings = Settings(topics=TopicSettings(labels=LABELS_TOPIC))
     model = load_model(bundle, device="cpu", threads=1, catalog=catalog)
     decoder = Decoder(
         max_payment_bytes=settings.processing.max_payment_bytes,
@@ -105,22 +105,20 @@ def score_stream(
     known = None if labels is None else LabelLines(labels, decoder)
     store = MemoryStore()
     store.adopt({(TOPIC, 0): 0, (LABELS_TOPIC, 0): 0})
-    enricher = Enricher(model.catalog, store)
+    enricher, line_up = Enricher(model.catalog, store), LineUp(model)
     errors = sys.stderr.buffer
     pipeline = Pipeline(
         decoder=decoder,
         enricher=enricher,
         state=TrustedState(enricher, store),
-        brain=model.brain,
-        outbox=model.outbox(settings.topics),
+        line_up=lambda: line_up,
+        around=Surroundings(settings.topics, is_live=False),
         publisher=StreamPublisher(
             settings.topics.decisions, settings.topics.dead_letters, decisions, errors if rejects is None else rejects
         ),
         telemetry=Telemetry(),
         budget_ms=settings.processing.budget_ms,
         pause_on_outage=False,
-        decider=Decider(model.brain.policy, is_live=False),
-        labels_topic=LABELS_TOPIC,
     )
     _say(f"scoring with {model.reference.name} {model.reference.version}; the state is empty at the start")
     arriving = batches(payments, as_of_ms, settings.processing.max_payment_bytes)

@@ -159,6 +159,28 @@ MODEL_INFO = Metric(
     "fraudline_model_info", "gauge", "Always 1; the labels name the model that scores.",
     "info", ("name", "version", "digest"), "More than one digest among the replicas for long: a roll-out is stuck.",
 )  # fmt: skip
+MODEL_SWAPS = Metric(
+    "fraudline_model_swaps_total", "counter",
+    "Bundles that the registry named, by what became of them: swapped in, or refused while the old one stays.",
+    "bundles", ("result",), "Any refused: the log says why; fraudline model rollback, or promote a sound one.",
+)  # fmt: skip
+SWAP_RESULTS: Final = ("swapped", "refused")
+REGISTRY_UP = Metric(
+    "fraudline_model_registry_up", "gauge", "1 while the model registry answers, or where none is set; else 0.",
+    "bool", (), "0: promotions are not seen; decisions go on with the model that is loaded.",
+)  # fmt: skip
+SHADOW_DECISIONS = Metric(
+    "fraudline_shadow_decisions_total", "counter", "Payments that champion and challenger judged, by both decisions.",
+    "payments", ("champion", "challenger"), "Much beside the diagonal: look at fraudline shadow report.",
+)  # fmt: skip
+CANARY_SHARE = Metric(
+    "fraudline_canary_share", "gauge", "The share of cards for which the challenger decides now.",
+    "ratio", (), "0 while a canary should run: it was rolled back; see canary_rollbacks.",
+)  # fmt: skip
+CANARY_ROLLBACKS = Metric(
+    "fraudline_canary_rollbacks_total", "counter", "Canaries that this process ended because a guard was passed.",
+    "canaries", (), "Any: the log and challenger.json of the registry say which guard; the champion decides again.",
+)  # fmt: skip
 BUILD_INFO = Metric(
     "fraudline_build_info", "gauge", "Always 1; the labels name the running build.",
     "info", ("version", "python"), "More than one version for long: a roll-out is stuck.",
@@ -174,6 +196,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     LAG_RECORDS, REBALANCED, TRANSACTIONS, STATE_REGRESSIONS, STATE_CAUGHT_UP, STORE_UP, MODEL_INFO, BUILD_INFO,
     HEARTBEAT, TOO_LATE, LABELS, CLOCK_SKEW, FEATURE_AGE, STATE_AGE, LABELS_LAG,
     RULES_FIRED, BLOCKS_LIMITED, REVIEW_THRESHOLD, LISTS_VERSION,
+    MODEL_SWAPS, REGISTRY_UP, SHADOW_DECISIONS, CANARY_SHARE, CANARY_ROLLBACKS,
 )  # fmt: skip
 
 

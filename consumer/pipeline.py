@@ -9,25 +9,26 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import structlog
 
-from consumer.decide import Decider
 from consumer.decode import Decoded, Decoder, Message, in_log_order
 from consumer.journal import entries
+from consumer.judge import Judge, LineUp, Opinion, Surroundings, Trial
 from consumer.kafka.publisher import Publisher, Step
-from consumer.publish import Decided, Outbox
+from consumer.publish import Decided
 from consumer.records import Source
+from consumer.shadow import ShadowOutbox
 from consumer.telemetry import Telemetry
+from features.catalog import Catalog
 from features.enrich import Enriched, Enricher
 from features.errors import StoreUnavailable
 from features.event import LabelBatch, PaymentBatch
-from features.reader import Values
 from features.store import Span
-from models.explain import Reason
-from models.policy import DECISIONS, Policy, Tier
-from models.score import Scores, Scoring, ScoringFailed
+from models.policy import DECISIONS, Tier
 
 _LOG: Final = structlog.get_logger("pipeline")
+Mask = npt.NDArray[np.bool_]
 STORE_SHARE: Final = 0.4  # of the budget: what a batch waits for the store at most, a reconnection included
 
 
@@ -40,15 +41,13 @@ class State(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Brain:
-    """What decides: one bundle's models, its policy, and how to explain.
+class _Heard:
+    """A judge's verdicts on a batch. `due`: for which payments they count; `decided`: as they are published."""
 
-    `explain` takes the alerts' feature rows and their tier, and gives each one's reasons.
-    """
-
-    scorer: Scoring
-    policy: Policy
-    explain: Callable[[Values, Tier], list[tuple[Reason, ...]]]
+    judge: Judge
+    opinion: Opinion
+    due: Mask
+    decided: Decided
 
 
 class Pipeline:
@@ -60,35 +59,41 @@ class Pipeline:
         decoder: Decoder,
         enricher: Enricher,
         state: State,
-        brain: Brain,
-        outbox: Outbox,
+        line_up: Callable[[], LineUp],
+        around: Surroundings,
         publisher: Publisher,
         telemetry: Telemetry,
         budget_ms: int,
         pause_on_outage: bool,
-        labels_topic: str | None = None,
         positions: Callable[[], Mapping[tuple[str, int], int]] = dict,
-        decider: Decider | None = None,
         step: Step = lambda _name: None,
-        clock: Callable[[], float] = time.time,
     ) -> None:
-        """What it is given. Without a `decider` the brain's policy decides, without lists.
+        """What it is given.
 
-        `positions` tells up to where (exclusive) each partition that is read was decided before this batch. `clock`
-        gives Unix time in seconds, for accounting and for rates; `step` is told of each step that a crash may hit.
+        `line_up` tells who judges now: a new answer holds from the next batch on. `positions` tells up to where
+        (exclusive) each partition that is read was decided before this batch; `step` is told of each step that a crash
+        may hit.
         """
-        self._decoder, self._enricher, self._state, self._brain = decoder, enricher, state, brain
-        self._outbox, self._publisher, self._telemetry = outbox, publisher, telemetry
+        self._decoder, self._enricher, self._state = decoder, enricher, state
+        self._ask_line_up, self._around = line_up, around
+        self._publisher, self._telemetry = publisher, telemetry
         self._budget_ms = budget_ms
         self._patience_s = budget_ms / 1000 * STORE_SHARE
         self._pause_on_outage = pause_on_outage
-        self._labels_topic = labels_topic
-        self._longest_ms = max((f.window_ms + f.delay_ms for f in enricher.catalog.features), default=0)
+        self._labels_topic = around.topics.labels
         self._positions = positions
-        self._decider = decider or Decider(brain.policy)
         self._step = step
-        self._clock = clock
+        self._clock = around.clock
         self._stage_ms: dict[str, float] = {}
+        self._whole: Catalog = enricher.catalog
+        self._shadow = ShadowOutbox(around.topics.shadow)
+        self._line_up = line_up()
+        self._champion, self._challenger = self._seat(None)
+
+    @property
+    def line_up(self) -> LineUp:
+        """Who judged the last batch."""
+        return self._line_up
 
     def process(self, messages: Sequence[Message], spans: tuple[Span, ...]) -> Decided:
         """Decide, publish and commit the records that `spans` cover.
@@ -99,22 +104,48 @@ class Pipeline:
         """
         read_ms = self._clock() * 1000
         self._stage_ms = {}
+        self._change_line_up()
         with self._stage("decode"):
             decoded = self._decoder.decode(in_log_order(messages, self._labels_topic))
         with self._stage("enrich"):
             enriched = self._enrich(decoded, spans)
         with self._stage("score"):
-            scores, values, tier = self._score(decoded.batch, enriched)
+            opinions = self._score(decoded.batch, enriched)
         with self._stage("decide"):
             offsets = () if enriched is None else self._offsets(spans)
-            decided = self._decide(decoded.batch, enriched, scores, values, tier, read_ms, offsets)
+            heard = self._decide(decoded.batch, enriched, opinions, read_ms, offsets)
         with self._stage("publish"):
-            self._publish(decoded, decided)
+            self._publish(decoded, heard)
         with self._stage("commit"):
             self._publisher.commit(spans)
-        self._decider.settle(scores, tier, decided.outcome, decided.due, self._clock())
-        self._account(decoded, decided)
-        return decided
+        for each in heard:
+            each.judge.settle(each.opinion, each.decided.outcome, each.due)
+        self._account(decoded, heard)
+        return heard[0].decided
+
+    def _seat(self, before: Judge | None) -> tuple[Judge, Judge | None]:
+        """The judges of the line-up, and the features that they need."""
+        catalog = self._line_up.catalog(self._whole)
+        champion = Judge(self._line_up.champion, catalog, self._around, before=before)
+        challenger = None
+        if self._line_up.challenger is not None:
+            challenger = Judge(self._line_up.challenger.model, catalog, self._around, role="challenger")
+        self._enricher.compute(catalog)
+        self._longest_ms = max((f.window_ms + f.delay_ms for f in catalog.features), default=0)
+        return champion, challenger
+
+    def _change_line_up(self) -> None:
+        """Between two batches: who judges from now on."""
+        line_up = self._ask_line_up()
+        if line_up is self._line_up:
+            return
+        before, self._line_up = self._line_up, line_up
+        self._champion, self._challenger = self._seat(self._champion)
+        reference = line_up.champion.reference
+        if reference != before.champion.reference:
+            self._telemetry.model(name=reference.name, version=reference.version, digest=reference.digest)
+            self._telemetry.model_swaps["swapped"].inc()
+            _LOG.info("model_swapped", model=reference.version, digest=reference.digest)
 
     def _enrich(self, decoded: Decoded, spans: tuple[Span, ...]) -> Enriched | None:
         enriched = self._state.enrich(decoded.batch, spans, self._patience_s, decoded.labels)
@@ -123,98 +154,137 @@ class Pipeline:
         self._step("after_apply")
         return enriched
 
-    def _score(self, batch: PaymentBatch, enriched: Enriched | None) -> tuple[Scores | None, Values, Tier]:
+    def _score(self, batch: PaymentBatch, enriched: Enriched | None) -> list[tuple[Judge, Opinion]]:
         values = self._enricher.payment_only(batch) if enriched is None else enriched.values
         tier: Tier = "no_features" if enriched is None else "full"
-        if not len(batch):
-            return np.zeros(0, np.float32), values, tier
-        predict = self._brain.scorer.score_payment_only if enriched is None else self._brain.scorer.score
-        try:
-            return _probabilities(predict(values)), values, tier
-        except ScoringFailed as error:
-            _LOG.warning("scoring_failed", error=str(error), payments=len(batch))
-            return None, values, "rules_only"
+        judges = (self._champion,) if self._challenger is None else (self._champion, self._challenger)
+        return [(judge, judge.score(values, tier)) for judge in judges]
 
     def _decide(
         self,
         batch: PaymentBatch,
         enriched: Enriched | None,
-        scores: Scores | None,
-        values: Values,
-        tier: Tier,
+        opinions: list[tuple[Judge, Opinion]],
         read_ms: float,
         offsets: tuple[Source, ...],
-    ) -> Decided:
+    ) -> list[_Heard]:
         due = np.ones(len(batch), np.bool_) if enriched is None else ~(enriched.repeated | enriched.stale)
-        outcome = self._decider.decide(scores, values, tier, batch, due, self._clock())
-        alerts = np.flatnonzero(due & (outcome.verdicts.decision > 0))
-        reasons: dict[int, tuple[Reason, ...]] = {}
-        if alerts.size and tier != "rules_only":
-            reasons = dict(zip(alerts.tolist(), self._brain.explain(values[alerts], tier), strict=True))
-        return Decided(batch, due, tier, enriched, scores, outcome, reasons, self._stage_ms, read_ms, offsets)
+        share, of_challenger = self._canary(batch)
+        heard = []
+        for judge, opinion in opinions:
+            own = due
+            if of_challenger is not None:
+                own = due & (of_challenger if judge is self._challenger else ~of_challenger)
+            elif judge is self._challenger:
+                own = np.zeros(len(batch), np.bool_)
+            outcome = judge.decide(opinion, batch, own)
+            reasons = judge.explain(opinion, np.flatnonzero(own & (outcome.verdicts.decision > 0)))
+            canary = judge.role if share else None
+            decided = Decided(
+                batch, own, opinion.tier, enriched, opinion.scores, outcome, reasons, self._stage_ms, read_ms, offsets,
+                canary,
+            )  # fmt: skip
+            heard.append(_Heard(judge, opinion, due if judge is self._challenger else own, decided))
+        return heard
+
+    def _canary(self, batch: PaymentBatch) -> tuple[float, Mask | None]:
+        """The share of the cards for which the challenger decides, and which payments are theirs; None for none."""
+        trial = self._line_up.challenger
+        share = 0.0 if trial is None else trial.canary.share(self._clock())
+        self._telemetry.canary_share.set(share)
+        if trial is None or not share:
+            return 0.0, None
+        return share, trial.canary.chosen([payment.card_id for payment in batch.payments], share)
 
     def _offsets(self, spans: tuple[Span, ...]) -> tuple[Source, ...]:
         """Up to where the state has what this worker reads: all that was decided before, and this batch."""
         ends = dict(self._positions()) | {(span.topic, span.partition): span.end for span in spans}
         return tuple(Source(topic, partition, end) for (topic, partition), end in ends.items())
 
-    def _publish(self, decoded: Decoded, decided: Decided) -> None:
-        records = self._outbox.decisions(decided)
-        records += self._outbox.alerts(decided)
-        records += self._outbox.dead_letters(decoded.rejected)
-        if decided.enriched is not None:
-            records += self._outbox.journal(entries(decided.enriched.recorded))
+    def _publish(self, decoded: Decoded, heard: Sequence[_Heard]) -> None:
+        records = []
+        for each in heard:
+            records += each.judge.outbox.decisions(each.decided)
+            records += each.judge.outbox.alerts(each.decided)
+        outbox, champion = self._champion.outbox, heard[0].decided
+        if len(heard) > 1:
+            records += self._shadow.records(champion, heard[1].decided, heard[0].judge.model, heard[1].judge.model)
+        records += outbox.dead_letters(decoded.rejected)
+        if champion.enriched is not None:
+            records += outbox.journal(entries(champion.enriched.recorded))
         self._publisher.publish(records)
 
-    def _account(self, decoded: Decoded, decided: Decided) -> None:
-        telemetry = self._telemetry
+    def _account(self, decoded: Decoded, heard: Sequence[_Heard]) -> None:
+        telemetry, batch, enriched = self._telemetry, decoded.batch, heard[0].decided.enriched
         for stage, spent_ms in self._stage_ms.items():
             telemetry.stage[stage].observe(spent_ms / 1000)
-        telemetry.batch_size.observe(len(decided.batch) + len(decoded.labels) + len(decoded.rejected))
+        telemetry.batch_size.observe(len(batch) + len(decoded.labels) + len(decoded.rejected))
         repeated = stale = 0
-        if decided.enriched is not None:
-            stale = int(np.count_nonzero(decided.enriched.stale))
-            repeated = int(np.count_nonzero(decided.enriched.repeated & ~decided.enriched.stale))
+        if enriched is not None:
+            stale = int(np.count_nonzero(enriched.stale))
+            repeated = int(np.count_nonzero(enriched.repeated & ~enriched.stale))
         refused = sum(rejected.message.topic() != self._labels_topic for rejected in decoded.rejected)
-        telemetry.payments.inc(len(decided.batch) - stale + refused)  # stale ones are another worker's
+        telemetry.payments.inc(len(batch) - stale + refused)  # stale ones are another worker's
         telemetry.duplicates.inc(repeated)
-        counts = np.bincount(decided.verdicts.decision[decided.due], minlength=len(DECISIONS)).tolist()
-        for name, count in zip(DECISIONS, counts, strict=True):
-            if count:
-                telemetry.decisions[name, decided.tier].inc(count)
-        telemetry.alerts.inc(sum(counts[1:]))
-        self._account_policy(decided)
+        for each in heard:
+            self._account_decisions(each.decided)
         for rejected in decoded.rejected:
             telemetry.rejected(rejected.stage, rejected.reason)
         for label in decoded.labels.labels:
             telemetry.labels[label.label, label.source].inc()
-        self._account_times(decided)
+        self._account_times(batch, enriched)
+        due = heard[0].decided.due
+        if len(heard) > 1:
+            due = due | heard[1].decided.due
+            self._account_trial(heard[0], heard[1], due)
         telemetry.committed(
             now_ms=self._clock() * 1000,
-            timestamps_ms=decided.batch.ingest_time[decided.due],
+            timestamps_ms=batch.ingest_time[due],
             budget_ms=self._budget_ms,
         )
 
-    def _account_policy(self, decided: Decided) -> None:
-        """Which rules fired, and what held them back."""
+    def _account_decisions(self, decided: Decided) -> None:
+        """What was decided, which rules fired, and what held them back."""
         telemetry, due, outcome = self._telemetry, decided.due, decided.outcome
+        counts = np.bincount(decided.verdicts.decision[due], minlength=len(DECISIONS)).tolist()
+        for name, count in zip(DECISIONS, counts, strict=True):
+            if count:
+                telemetry.decisions[name, decided.tier].inc(count)
+        telemetry.alerts.inc(sum(counts[1:]))
         for kind, fired in (("live", outcome.verdicts.fired), ("shadow", outcome.verdicts.shadow)):
             for rule, mask in fired:
                 telemetry.rule(rule, kind, int(np.count_nonzero(mask & due)))
         if outcome.limited is not None:
             telemetry.blocks_limited.inc(int(np.count_nonzero(outcome.limited & due)))
-        telemetry.review_threshold.set(self._decider.review)
+        telemetry.review_threshold.set(self._champion.decider.review)
 
-    def _account_times(self, decided: Decided) -> None:
+    def _account_trial(self, champion: _Heard, challenger: _Heard, due: Mask) -> None:
+        """How both judged the same payments, and whether the canary may go on."""
+        trial: Trial | None = self._line_up.challenger
+        ours, theirs = challenger.decided.verdicts.decision, champion.decided.verdicts.decision
+        pairs = np.bincount(theirs[due] * len(DECISIONS) + ours[due], minlength=len(DECISIONS) ** 2).tolist()
+        for place, count in enumerate(pairs):
+            if count:
+                names = DECISIONS[place // len(DECISIONS)], DECISIONS[place % len(DECISIONS)]
+                self._telemetry.shadow_decisions[names].inc(count)
+        if trial is None:
+            return
+        failed = challenger.opinion.scores is None and champion.opinion.scores is not None
+        reason = trial.canary.watch(theirs, ours, due, failed=failed, now_s=self._clock())
+        if reason is not None and trial.canary.stop(reason):
+            _LOG.error("canary_rolled_back", reason=reason, model=trial.model.reference.version)
+            self._telemetry.canary_rollbacks.inc()
+
+    def _account_times(self, batch: PaymentBatch, enriched: Enriched | None) -> None:
         """Clocks, late payments, and how old what was known is."""
-        batch, telemetry = decided.batch, self._telemetry
+        telemetry = self._telemetry
         if not len(batch):
             return
         ahead_ms = batch.event_time - batch.ingest_time
         telemetry.clocks(batch.partition, ahead_ms)
         telemetry.too_late.inc(int(np.count_nonzero(-ahead_ms > self._longest_ms)))
-        if decided.enriched is not None:
-            ages_ms = decided.enriched.age_ms[decided.enriched.age_ms >= 0]
+        if enriched is not None:
+            ages_ms = enriched.age_ms[enriched.age_ms >= 0]
             telemetry.feature_age.observe_many(ages_ms / 1_000.0)
             telemetry.state_age.set(max(0.0, self._clock() - float(batch.ingest_time.max()) / 1_000.0))
 
@@ -223,10 +293,3 @@ class Pipeline:
         begun = time.perf_counter()
         yield
         self._stage_ms[name] = round((time.perf_counter() - begun) * 1000, 3)
-
-
-def _probabilities(scores: Scores) -> Scores:
-    """The scores as they are, or ScoringFailed: a model that gives one impossible number is not trusted at all."""
-    if not ((scores >= 0) & (scores <= 1)).all():  # false for NaN too
-        raise ScoringFailed("the model gave a score that is no probability")
-    return scores

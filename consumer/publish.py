@@ -42,7 +42,8 @@ KEY_TRUNCATED: Final = "fraudline.key_truncated_from_bytes"
 HEADERS_DROPPED: Final = "fraudline.headers_dropped_bytes"
 
 GIVEN_LIMIT: Final = 4_096
-_Given = tuple[Tier, float | None, float | None, bool, int | None]  # tier, thresholds, limited, version of the lists
+# tier, thresholds, limited, version of the lists, canary
+_Given = tuple[Tier, float | None, float | None, bool, int | None, str | None]
 
 
 class _Decision(msgspec.Struct, frozen=True, gc=False):
@@ -84,6 +85,7 @@ class Decided:
         state_offsets: up to where the state has the partitions that this worker reads.
         stage_ms: milliseconds of each stage so far.
         read_ms: when the batch was read, ms since the epoch.
+        canary: who decides these while a canary runs, `champion` or `challenger`; None while none does.
     """
 
     batch: PaymentBatch
@@ -96,6 +98,7 @@ class Decided:
     stage_ms: dict[str, float]
     read_ms: float
     state_offsets: tuple[Source, ...] = ()
+    canary: str | None = None
 
     @property
     def verdicts(self) -> Verdicts:
@@ -168,10 +171,12 @@ class Outbox:
         verdicts, outcome, n = decided.verdicts, decided.outcome, len(decided.batch)
         limited = [False] * n if outcome.limited is None else outcome.limited.tolist()
         if verdicts.review is None or verdicts.block is None:
-            return [self._given((decided.tier, None, None, held, outcome.lists_version)) for held in limited]
+            return [
+                self._given((decided.tier, None, None, held, outcome.lists_version, decided.canary)) for held in limited
+            ]
         blocks = [None if math.isnan(block) else block for block in verdicts.block.tolist()]
         return [
-            self._given((decided.tier, review, block, held, outcome.lists_version))
+            self._given((decided.tier, review, block, held, outcome.lists_version, decided.canary))
             for review, block, held in zip(verdicts.review.tolist(), blocks, limited, strict=True)
         ]
 
@@ -180,7 +185,7 @@ class Outbox:
         if known is None:
             if len(self._encoded_inputs) >= GIVEN_LIMIT:  # the alert rate moves the threshold all the time
                 self._encoded_inputs.clear()
-            tier, review, block, held, lists_version = given
+            tier, review, block, held, lists_version, canary = given
             inputs = Inputs(
                 tier=tier,
                 device=self._device,
@@ -188,6 +193,7 @@ class Outbox:
                 block_threshold=block,
                 limiter="review" if held else None,
                 lists_version=lists_version,
+                canary=canary,
             )
             known = self._encoded_inputs[given] = msgspec.Raw(self._encode(inputs))
         return known

@@ -49,7 +49,8 @@ class Digests(msgspec.Struct, frozen=True, gc=False):
 class Inputs(msgspec.Struct, frozen=True, gc=False):
     """Every outcome that depended on time or load; a replay takes them as given. Thresholds are null in rules_only.
 
-    `limiter` is `review` where the payment would have been blocked but for the decline limiter.
+    `limiter` is `review` where the payment would have been blocked but for the decline limiter. `canary` tells who
+    decided while a challenger decides for a share of the cards: `champion` or `challenger`; null while none does.
     """
 
     tier: Tier
@@ -131,6 +132,32 @@ class Alert(msgspec.Struct, frozen=True, gc=False):
     schema_version: int = SCHEMA_VERSION
 
 
+class Verdict(msgspec.Struct, frozen=True, gc=False):
+    """What one bundle made of a payment; `digest` is the bundle's."""
+
+    model: str
+    digest: str
+    tier: Tier
+    score: Score | None
+    decision: DecisionName
+
+
+class ShadowDecision(msgspec.Struct, frozen=True, gc=False):
+    """How champion and challenger judged one payment: a record of the shadow topic, keyed by `card_id`.
+
+    Both saw the same features. `decided_by` is the one whose decision is on the `decisions` topic.
+    """
+
+    event_id: str
+    card_id: str
+    event_time: int
+    source: Source
+    champion: Verdict
+    challenger: Verdict
+    decided_by: Literal["champion", "challenger"]
+    schema_version: int = SCHEMA_VERSION
+
+
 class JournalEntry(msgspec.Struct, frozen=True, gc=False):
     """The order of a run of applied payments or labels: a record of the journal topic, keyed by shard.
 
@@ -168,6 +195,7 @@ def json_schemas() -> dict[str, dict[str, Any]]:
         "alerts": Alert,
         "journal": JournalEntry,
         "lists": ListEntry,
+        "shadow": ShadowDecision,
     }
     schemas = {}
     for name, kind in types.items():

@@ -18,8 +18,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from consumer.app import load_model
 from consumer.decode import looks_like_card_number
+from consumer.model_loader import load_model
 from features.catalog import Catalog
 from features.errors import ConfigError
 from features.history import local

@@ -25,7 +25,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from consumer.settings_source import (
     CONFIG_VARIABLE,
@@ -112,7 +112,7 @@ class KafkaSettings(_Section):
 
 
 class TopicSettings(_Section):
-    """The topics, all different: two read, three written for others, the processor's own journal, and the lists."""
+    """The topics, all different: two read, four written for others, the processor's own journal, and the lists."""
 
     payments: Topic = "payments"
     labels: Topic = "labels"
@@ -121,6 +121,7 @@ class TopicSettings(_Section):
     dead_letters: Topic = "payments.dlq"
     journal: Topic = "fraudline.journal"
     lists: Topic = "fraudline.lists"
+    shadow: Topic = "fraudline.shadow"
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -188,11 +189,45 @@ class ProcessingSettings(_Section):
 
 
 class ModelSettings(_Section):
-    """Which bundle scores, and on what."""
+    """Which bundle scores, and on what. With a `registry` its champion does, and `bundle` is not looked at."""
 
     bundle: Path = Path("bundle")
+    registry: str | None = None
+    poll_s: Annotated[float, Field(ge=0.1, le=3_600)] = 2.0
     device: Annotated[Literal["cpu", "cuda"], BeforeValidator(_lower)] = "cpu"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
+
+
+class ChallengerSettings(_Section):
+    """Whether the registry's challenger is tried, for which share of cards it decides, and what ends that.
+
+    It holds `canary_shares[k]` from `canary_step_s * k` seconds after its promotion on; without shares it decides
+    nothing. A ratio is its number over the champion's, of the same payments, in the last `guard_window_s` seconds.
+    """
+
+    enabled: bool = False
+    canary_shares: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], NoDecode] = ()
+    canary_step_s: Annotated[int, Field(ge=1, le=2_592_000)] = 3_600
+    guard_window_s: Annotated[int, Field(ge=10, le=86_400)] = 600
+    guard_min_payments: Annotated[int, Field(ge=1)] = 1_000
+    max_alert_ratio: Annotated[float, Field(ge=1)] = 2.0
+    min_alert_ratio: Annotated[float, Field(ge=0, le=1)] = 0.25
+    max_block_ratio: Annotated[float, Field(ge=1)] = 2.0
+    max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+    @field_validator("canary_shares", mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(part.strip() for part in value.strip("[]() ").split(",") if part.strip())
+
+    @field_validator("canary_shares")
+    @classmethod
+    def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if list(value) != sorted(value):
+            raise ValueError("must rise, as 0.01, 0.05, 0.25: a card never goes back to the champion but by a rollback")
+        return value
 
 
 class FeatureSettings(_Section):
@@ -227,6 +262,7 @@ class Settings(BaseSettings):
     store: StoreSettings = Field(default_factory=StoreSettings)
     processing: ProcessingSettings = Field(default_factory=ProcessingSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
+    challenger: ChallengerSettings = Field(default_factory=ChallengerSettings)
     features: FeatureSettings = Field(default_factory=FeatureSettings)
     telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
@@ -312,4 +348,6 @@ def _shown(dotted: str, value: object) -> str:
         return shown_url(value.get_secret_value()) if dotted == "store.url" else MASK
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
     return "" if value is None else str(value)

@@ -77,6 +77,15 @@ class Telemetry:
         self.review_threshold = self._gauge(metrics.REVIEW_THRESHOLD)
         self.lists_version = self._gauge(metrics.LISTS_VERSION)
         self._model_info = self._gauge(metrics.MODEL_INFO)
+        swaps = self._counter(metrics.MODEL_SWAPS)
+        self.model_swaps = {result: swaps.labels(result) for result in metrics.SWAP_RESULTS}
+        self.registry_up = self._gauge(metrics.REGISTRY_UP)
+        shadow = self._counter(metrics.SHADOW_DECISIONS)
+        self.shadow_decisions = {
+            (old, new): shadow.labels(old, new) for old in metrics.DECISIONS for new in metrics.DECISIONS
+        }
+        self.canary_share = self._gauge(metrics.CANARY_SHARE)
+        self.canary_rollbacks = self._counter(metrics.CANARY_ROLLBACKS)
         self._gauge(metrics.BUILD_INFO).labels(__version__, platform.python_version()).set(1)
         self.heartbeat = self._gauge(metrics.HEARTBEAT)
         self.too_late = self._counter(metrics.TOO_LATE)

@@ -85,16 +85,23 @@ class Enricher:
 
     def __init__(self, catalog: Catalog, store: StateStore) -> None:
         """Compile the catalog: which operation fills which column from which entity and window."""
-        self.catalog = catalog
         self._store = store
         self._limits = limits_array(catalog.limits)
-        self._payments = PaymentReader(catalog)
-        self._readers = [EntityReader(catalog, entity) for entity in catalog.logged]
         self._grouper = Grouper(catalog.logged)
+        self.catalog = catalog
+        self.compute(catalog)
         self._floors = np.full(1 << 16, -1, np.int64)
         self._upkeep = [_Upkeep() for _ in range(store.shards)]
         self._upkeep_of: tuple[int, ...] = ()  # the epochs that it was planned in
         self._calls = 0
+
+    def compute(self, catalog: Catalog) -> None:
+        """From now on compute these features, over the same logs. Raises ValueError when they need others."""
+        if (catalog.logged, catalog.limits) != (self.catalog.logged, self.catalog.limits):
+            raise ValueError("the features of a running enricher may change, its logs and limits may not")
+        self.catalog = catalog
+        self._payments = PaymentReader(catalog)
+        self._readers = [EntityReader(catalog, entity) for entity in catalog.logged]
 
     def enrich(
         self, batch: PaymentBatch, spans: tuple[Span, ...], epochs: Sequence[int], labels: LabelBatch | None = None

@@ -3,6 +3,7 @@
     FraudlineError                  the root: its text is one plain sentence that says what, where and what to do
     ├── ConfigError                 a setting, a command-line argument or an input file can't be used
     ├── BundleError                 a model bundle is missing, damaged, tampered with or does not fit this catalog
+    ├── RegistryUnavailable         the registry of models can't be read or written now
     ├── StoreError                  the state store
     │   ├── StoreUnavailable        it did not answer in time or can't be reached; the call may or may not have applied
     │   ├── StoreUnsuitable         it answers, but is set up so that state could be lost or read stale
@@ -30,6 +31,10 @@ class ConfigError(FraudlineError):
 
 class BundleError(FraudlineError):
     """A model bundle is missing, damaged, tampered with or does not fit this catalog."""
+
+
+class RegistryUnavailable(FraudlineError):
+    """The registry of models can't be read or written now."""
 
 
 class StoreError(FraudlineError):

@@ -104,7 +104,7 @@ def load(path: Path, catalog: CatalogLike) -> Bundle:
     Raises:
         BundleError: any of these fails; the sentence names the file and the mend.
     """
-    manifest, digest, files = _read(path)
+    _, manifest, digest, files = read_files(path)
     catalog = _fitting(path, manifest, catalog)
     try:
         rules = policy.parse(files[POLICY].decode(), catalog.flags, where=str(path / POLICY))
@@ -116,7 +116,15 @@ def load(path: Path, catalog: CatalogLike) -> Bundle:
     return Bundle(path, manifest, digest, rules, files[MODEL], files[NO_FEATURES], catalog.payment_columns)
 
 
-def _read(path: Path) -> tuple[Manifest, str, dict[str, bytes]]:
+def read_files(path: Path) -> tuple[bytes, Manifest, str, dict[str, bytes]]:
+    """Read a bundle's files and hold them to the manifest; nothing of what they say is checked.
+
+    Returns:
+        The manifest's bytes, what it says, the bundle's digest, and every other file.
+
+    Raises:
+        BundleError: one is missing or not what the manifest vouches for.
+    """
     try:
         directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -142,7 +150,7 @@ def _read(path: Path) -> tuple[Manifest, str, dict[str, bytes]]:
             )
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise BundleError(f"{path / name} is not the file that the manifest vouches for; copy the bundle again.")
-    return manifest, digest_of(raw), files
+    return raw, manifest, digest_of(raw), files
 
 
 def _fitting(path: Path, manifest: Manifest, catalog: CatalogLike) -> CatalogLike:

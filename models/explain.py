@@ -45,6 +45,12 @@ class Explainer:
         self._main = open_model(bundle.model, manifest.features, MODEL, threads=threads)
         self._second = open_model(bundle.no_features, manifest.no_features, NO_FEATURES, threads=threads)
 
+    def warm_up(self) -> None:
+        """Pay the costs of the first call now."""
+        blank = np.full((1, len(self._names)), np.nan, np.float32)
+        self.contributions(blank, "full")
+        self.contributions(blank, "no_features")
+
     def explain(self, values: Values, tier: Tier, top: int = DEFAULT_TOP) -> list[tuple[Reason, ...]]:
         """The features that raised each row's score most, the strongest first.
 

@@ -30,11 +30,12 @@ class _Batch:
 class Limiter:
     """Counts what was blocked in the last minute. One a processor; `hold` a batch, then `settle` it once committed."""
 
-    def __init__(self, options: LimiterOptions | None) -> None:
-        """Without options nothing is limited."""
+    def __init__(self, options: LimiterOptions | None, before: Limiter | None = None) -> None:
+        """Without options nothing is limited. What `before` counted in the last minute is counted on."""
         self._options = options
-        self._batches: deque[_Batch] = deque()
-        self._decided = self._blocked = 0
+        self._batches: deque[_Batch] = deque(() if before is None else before._batches)
+        self._decided: int = 0 if before is None else before._decided
+        self._blocked: int = 0 if before is None else before._blocked
         self._pending: _Batch | None = None
 
     def hold(self, decision: npt.NDArray[np.uint8], due: Mask, now_s: float) -> Mask | None:
@@ -49,14 +50,12 @@ class Limiter:
             (n,) which were lowered; None for none.
         """
         self._pending = None
-        if self._options is None:
-            return None
         while self._batches and self._batches[0].at_s <= now_s - WINDOW_S:
             gone = self._batches.popleft()
             self._decided -= gone.decided
             self._blocked -= gone.blocked
         blocks, decided = np.flatnonzero(due & (decision == BLOCK)), int(np.count_nonzero(due))
-        allowed = max(0, self._room(decided))
+        allowed = max(0, self._room(decided, len(blocks)))
         self._pending = _Batch(now_s, decided, min(len(blocks), allowed))
         if len(blocks) <= allowed:
             return None
@@ -73,10 +72,12 @@ class Limiter:
             self._blocked += self._pending.blocked
             self._pending = None
 
-    def _room(self, decided: int) -> int:
+    def _room(self, decided: int, wanted: int) -> int:
         options, rooms = self._options, []
-        if options is not None and options.max_blocks_per_minute is not None:
+        if options is None:
+            return wanted
+        if options.max_blocks_per_minute is not None:
             rooms.append(options.max_blocks_per_minute)
-        if options is not None and options.max_block_share is not None:
+        if options.max_block_share is not None:
             rooms.append(int(options.max_block_share * max(self._decided + decided, FEW)))
         return min(rooms, default=decided + self._blocked) - self._blocked

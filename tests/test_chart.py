@@ -196,7 +196,8 @@ def test_every_setting_of_the_chart_arrives_in_the_program(
     for section, settings in changed.items():
         for name, value in settings.items():
             arrived = getattr(getattr(loaded, section), name)
-            assert (str(arrived) if isinstance(arrived, Path) else arrived) == value, f"{section}.{name}"
+            plain = list(arrived) if isinstance(arrived, tuple) else arrived
+            assert (str(plain) if isinstance(plain, Path) else plain) == value, f"{section}.{name}"
 
 
 def another(default: object, schema: Document) -> object:
@@ -206,6 +207,10 @@ def another(default: object, schema: Document) -> object:
         return not default
     if isinstance(default, int):
         return default + 1
+    if isinstance(default, float):
+        return (default + schema["minimum"]) / 2
+    if isinstance(default, list):
+        return [0.25, 0.5]
     return f"{default}-2"
 
 
@@ -335,6 +340,9 @@ def test_objects_and_volumes_come_and_go_with_their_values(render: Render) -> No
     assert (cluster.volume("redis-tls") or {})["secret"]["secretName"] == "fraudline-redis-tls"
     assert {name for name in plain.env if name.endswith("_FILE")} == {"FRAUDLINE_STORE__URL_FILE"}
     assert len([name for name in full.env if name.endswith("_FILE")]) == 3
+    registry = render(tree("bundle.existingClaim", "") | tree("config.model.registry", "s3://models"))
+    assert registry.volume("bundle") is None
+    assert registry.mount("bundle") is None
     subpath = render(scenario="redis-outage-pause-values.yaml").mount("bundle") or {}
     assert subpath["subPath"] == "2025-06-01"
     assert "subPath" not in (plain.mount("bundle") or {})
@@ -429,6 +437,7 @@ SASL = {"security_protocol": "sasl_ssl", "sasl_mechanism": "PLAIN", "sasl_userna
         (tree("config.kafka.brokers", ""), "config.kafka.brokers is empty"),
         (tree("secrets.redisUrl.existingSecret", ""), "secrets.redisUrl.existingSecret is empty"),
         (tree("bundle.existingClaim", ""), "The model bundle is missing"),
+        (tree("config.challenger.enabled", True), "needs config.model.registry"),
         (tree("bundle.image", {"repository": "b", "tag": "1"}), "are both set"),
         ({"bundle": {"existingClaim": "", "image": {"repository": "b"}}}, "needs bundle.image.tag"),
         ({"config": {"kafka": SASL}}, "also needs secrets.saslPassword.existingSecret"),

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from consumer.decode import Decoder
+from consumer.judge import Brain, LineUp, Model, Surroundings
 from consumer.metrics import DECISIONS_MADE
-from consumer.pipeline import STORE_SHARE, Brain, Pipeline
-from consumer.publish import Decided, Outbox
+from consumer.pipeline import STORE_SHARE, Pipeline
+from consumer.publish import Decided
 from consumer.records import Alert, Decision, Digests, JournalEntry, ModelRef
 from consumer.settings import TopicSettings
 from consumer.telemetry import Telemetry
-from features.catalog import DEFAULT
+from features.catalog import DEFAULT, Catalog
 from features.enrich import Enriched, Enricher
 from features.errors import StoreUnavailable
 from features.event import LabelBatch, PaymentBatch
@@ -69,6 +70,17 @@ class Broken:
         raise ScoringFailed("the device is gone")
 
 
+def model(
+    version: str,
+    scorer: Scoring,
+    policy: Policy = POLICY,
+    explain: Callable[[Values, Tier], list[tuple[Reason, ...]]] = lambda values, _tier: [(REASON,)] * len(values),
+    catalog: Catalog = DEFAULT,
+) -> Model:
+    reference = ModelRef("test", version, version.rjust(64, "0"))
+    return Model(reference, Digests("0", "1", "2"), Brain(scorer, policy, explain), "cpu", catalog)
+
+
 @dataclass(slots=True)
 class Rig:
     """A pipeline with its parts at hand. Time stands at `NOW_MS`."""
@@ -85,8 +97,10 @@ class Rig:
     next_offset: int = 0
     state: Switch = field(init=False)
     pipeline: Pipeline = field(init=False)
+    line_up: LineUp = field(init=False)
 
     def __post_init__(self) -> None:
+        self.line_up = LineUp(model("1", self.scorer, self.policy, self.explain))
         self.store.adopt({("payments", 0): 0, ("labels", 0): 0})
         enricher = Enricher(DEFAULT, self.store)
         self.state = Switch(enricher, [position.epoch for position in self.store.positions()])
@@ -94,16 +108,14 @@ class Rig:
             decoder=Decoder(max_payment_bytes=65_536, max_future_ms=300_000, labels_topic=TOPICS.labels),
             enricher=enricher,
             state=self.state,
-            brain=Brain(self.scorer, self.policy, self.explain),
-            outbox=Outbox(TOPICS, ModelRef("test", "1", "0" * 64), Digests("0", "1", "2"), "cpu"),
+            line_up=lambda: self.line_up,
+            around=Surroundings(TOPICS, clock=lambda: NOW_MS / 1_000),
             publisher=self.publisher,
             telemetry=self.telemetry,
             budget_ms=BUDGET_MS,
             pause_on_outage=self.pause,
-            labels_topic=TOPICS.labels,
             positions=lambda: self.positions,
             step=self.steps.append,
-            clock=lambda: NOW_MS / 1_000,
         )
 
     def process(self, *values: bytes | None, age_ms: Sequence[int] | None = None, floor: int = 0) -> Decided:

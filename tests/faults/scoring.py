@@ -8,8 +8,7 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from consumer.app import Model
-from consumer.pipeline import Brain
+from consumer.judge import Brain, Model
 from consumer.records import Digests, ModelRef
 from features.catalog import DEFAULT
 from models.policy import Policy, Thresholds

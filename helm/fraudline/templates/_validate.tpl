@@ -20,11 +20,14 @@ What the schema can't say: values that depend on each other. Each of these would
 {{- if and $claim $image.repository }}
 {{- fail "bundle.existingClaim and bundle.image.repository are both set: keep one of them." }}
 {{- end }}
-{{- if not (or $claim $image.repository) }}
-{{- fail "The model bundle is missing: set bundle.existingClaim or bundle.image.repository." }}
+{{- if not (or $claim $image.repository .Values.config.model.registry) }}
+{{- fail "The model bundle is missing: set bundle.existingClaim, bundle.image.repository or config.model.registry." }}
 {{- end }}
 {{- if and $image.repository (not (or $image.tag $image.digest)) }}
 {{- fail "bundle.image.repository needs bundle.image.tag or bundle.image.digest." }}
+{{- end }}
+{{- if and .Values.config.challenger.enabled (not .Values.config.model.registry) }}
+{{- fail "config.challenger.enabled needs config.model.registry, where the challenger is promoted." }}
 {{- end }}
 {{- if and .Values.bundle.subPath (not $claim) }}
 {{- fail "bundle.subPath belongs to bundle.existingClaim: with an image, set bundle.image.path." }}

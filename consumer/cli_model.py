@@ -1,0 +1,226 @@
+"""`fraudline model`: the bundles of a registry, and which of them decide."""
+
+# ruff: noqa: PLC0415  heavy imports stay inside the commands, so that `fraudline --help` answers at once
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from consumer.cli_output import print_json, print_mapping, print_table
+from features.errors import ConfigError
+
+if TYPE_CHECKING:
+    from models.manifest import Manifest
+    from models.registry import Registry
+
+app = typer.Typer(help="Look at bundles, and say which of them decide.")
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Settings in TOML (default: FRAUDLINE_CONFIG, if set).")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+RegistryUrl = Annotated[
+    str | None,
+    typer.Option("--registry", metavar="URL", help="A directory or a URL of fsspec (default: model.registry)."),
+]
+BundleName = Annotated[
+    str, typer.Argument(metavar="BUNDLE", help="A bundle's directory; or one of the registry: its name, version, role.")
+]
+CatalogName = Annotated[
+    str | None,
+    typer.Option("--catalog", metavar="NAME|FILE", help="A profile or a catalog file (default: features.catalog)."),
+]
+
+
+class RoleArgument(StrEnum):
+    """What a bundle can be."""
+
+    CHAMPION = "champion"
+    CHALLENGER = "challenger"
+
+
+RoleOption = Annotated[RoleArgument, typer.Option("--role", help="champion decides, challenger is tried beside it.")]
+
+
+@app.command(name="list")
+def list_bundles(*, registry: RegistryUrl = None, config: ConfigFile = None, as_json: AsJson = False) -> int:
+    """Show the registry's bundles, and their roles."""
+    known = _registry(registry, config)
+    rows = []
+    for entry in known.entries():
+        manifest = entry.manifest
+        ap = None if manifest is None else _metric(manifest, "ap")
+        rows.append(
+            (
+                entry.bundle,
+                ", ".join(entry.roles),
+                None if manifest is None else _moment(manifest.created_ms),
+                None if manifest is None else len(manifest.features),
+                ap if as_json or ap is None else f"{ap:.4f}",
+                entry.problem,
+            )
+        )
+    print_table(
+        f"Models of {known.url}", ("bundle", "role", "made", "features", "ap", "problem"), rows, as_json=as_json
+    )
+    return 0
+
+
+@app.command()
+def verify(
+    bundle: BundleName,
+    *,
+    registry: RegistryUrl = None,
+    catalog: CatalogName = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> int:
+    """Check a bundle as the processor would before it decides; refuse it with the cause."""
+    from models.bundle import load
+
+    with _place(bundle, registry, config) as (path, _):
+        loaded = load(path, _catalog(catalog, config))
+    print_mapping(f"{bundle} can be used", _facts(loaded.manifest, loaded.digest), as_json=as_json)
+    return 0
+
+
+@app.command()
+def promote(
+    bundle: BundleName,
+    *,
+    role: RoleOption = RoleArgument.CHAMPION,
+    registry: RegistryUrl = None,
+    catalog: CatalogName = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> int:
+    """Verify a bundle and give it a role; running processors take it within seconds."""
+    known = _registry(registry, config)
+    with _place(bundle, registry, config) as (path, folder):
+        promotion = known.promote(path, role.value, _catalog(catalog, config), known=folder)
+    _print_standing(role, f"{promotion.bundle} is the {role.value} now", known, as_json=as_json)
+    return 0
+
+
+@app.command()
+def rollback(
+    *,
+    role: RoleOption = RoleArgument.CHAMPION,
+    registry: RegistryUrl = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> int:
+    """Give a role back to the bundle that had it before."""
+    known = _registry(registry, config)
+    promotion = known.rollback(role.value)
+    _print_standing(role, f"{promotion.bundle} is the {role.value} again", known, as_json=as_json)
+    return 0
+
+
+@app.command()
+def withdraw(*, registry: RegistryUrl = None, config: ConfigFile = None, as_json: AsJson = False) -> int:
+    """End the trial of the challenger."""
+    known = _registry(registry, config)
+    promotion = known.withdraw("challenger")
+    _print_standing(RoleArgument.CHALLENGER, f"{promotion.bundle} is no longer the challenger", known, as_json=as_json)
+    return 0
+
+
+@app.command()
+def diff(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="A bundle, as for verify.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The one to compare with it.")],
+    *,
+    registry: RegistryUrl = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> int:
+    """Say how two bundles differ: features, measured quality, thresholds and rules, libraries."""
+    from models.compare import difference
+
+    with _place(old, registry, config) as (old_path, _), _place(new, registry, config) as (new_path, _):
+        found = difference(old_path, new_path)
+    if as_json:
+        print_json([dict(zip(("what", "old", "new"), row, strict=True)) for row in found])
+    else:
+        print_table(f"From {old} to {new}", ("what", "old", "new"), found, as_json=False)
+    return 0
+
+
+def _registry(url: str | None, config: Path | None) -> Registry:
+    from consumer import settings
+    from models.registry import Registry
+
+    place = url or settings.load(config).model.registry
+    if not place:
+        raise ConfigError("No registry of models is known; set model.registry, or give --registry.")
+    return Registry(place)
+
+
+def _catalog(name: str | None, config: Path | None) -> Any:
+    from consumer import settings
+    from features.profiles import load_catalog
+
+    return load_catalog(name or settings.load(config).features.catalog)
+
+
+@contextmanager
+def _place(name: str, url: str | None, config: Path | None) -> Iterator[tuple[Path, str | None]]:
+    """A bundle's directory, and its folder in the registry if it was fetched from there."""
+    if Path(name).is_dir():
+        yield Path(name), None
+        return
+    try:
+        registry = _registry(url, config)
+    except ConfigError:
+        raise ConfigError(
+            f"There is no directory {name}, and no registry is known; give a bundle's directory, or --registry."
+        ) from None
+    entry = registry.find(name)
+    with registry.bundle(entry.bundle) as path:
+        yield path, entry.bundle
+
+
+def _print_standing(role: RoleArgument, title: str, registry: Registry, *, as_json: bool) -> None:
+    import msgspec
+
+    standing = registry.standing(role.value)
+    if as_json:
+        print_json(msgspec.to_builtins(standing))
+        return
+    rows = [] if standing.current is None else [("now", standing.current)]
+    rows += [("before", promotion) for promotion in standing.earlier[:5]]
+    cells = [(when, each.bundle, _moment(each.at_ms), each.by) for when, each in rows]
+    print_table(title, (role.value, "bundle", "since", "by"), cells, as_json=False)
+
+
+def _facts(manifest: Manifest, digest: str) -> dict[str, Any]:
+    window = manifest.training_window
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "digest": digest,
+        "made": _moment(manifest.created_ms),
+        "trained_on": f"{_moment(window.first_ms)} to {_moment(window.last_ms)}",
+        "features": len(manifest.features),
+        "trees": dict(manifest.trees),
+        "ap": _metric(manifest, "ap"),
+        "auc": _metric(manifest, "auc"),
+        "libraries": dict(manifest.libraries),
+    }
+
+
+def _metric(manifest: Manifest, name: str) -> float | None:
+    from models.compare import metric
+
+    return metric(manifest, name)
+
+
+def _moment(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1_000, UTC).isoformat(timespec="seconds")

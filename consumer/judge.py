@@ -1,0 +1,170 @@
+"""A judge: one bundle at work. It scores, decides, explains and writes its decisions down.
+
+The champion judges every payment. A challenger may stand beside it: it judges the same payments from the same features,
+its verdicts go to the shadow topic, and in a canary they count for a share of the cards.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from consumer.canary import Canary
+from consumer.decide import Decider, Outcome
+from consumer.publish import Outbox
+from consumer.records import Digests, ModelRef
+from consumer.settings import TopicSettings
+from features.catalog import Catalog
+from features.event import PaymentBatch
+from features.reader import Values
+from models.explain import Reason
+from models.lists import Lists
+from models.policy import Policy, Tier
+from models.score import Scores, Scoring, ScoringFailed
+
+_LOG: Final = structlog.get_logger("judge")
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Brain:
+    """What decides: one bundle's models, its policy, and how to explain.
+
+    `explain` takes the alerts' feature rows and their tier, and gives each one's reasons.
+    """
+
+    scorer: Scoring
+    policy: Policy
+    explain: Callable[[Values, Tier], list[tuple[Reason, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A loaded bundle, ready to decide."""
+
+    reference: ModelRef
+    digests: Digests
+    brain: Brain
+    device: str
+    catalog: Catalog
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A challenger, and for which cards it decides."""
+
+    model: Model
+    canary: Canary
+
+
+@dataclass(frozen=True, slots=True)
+class LineUp:
+    """Who judges from the next batch on."""
+
+    champion: Model
+    challenger: Trial | None = None
+
+    def catalog(self, whole: Catalog) -> Catalog:
+        """The features that they need, of all that can be computed."""
+        if self.challenger is None or self.challenger.model.catalog.names == self.champion.catalog.names:
+            return self.champion.catalog
+        needed = {*self.champion.catalog.names, *self.challenger.model.catalog.names}
+        return whole.only(tuple(name for name in whole.names if name in needed))
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What a judge makes of n payments.
+
+    Attributes:
+        scores: (n,) float32, None in `rules_only`.
+        values: (n, its features) float32.
+    """
+
+    scores: Scores | None
+    values: Values
+    tier: Tier
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """What every judge of a processor is told of the world: topics, lists, its share of all payments, the clock."""
+
+    topics: TopicSettings
+    lists: Callable[[], Lists | None] = lambda: None
+    share: Callable[[], float] = lambda: 1.0
+    is_live: bool = True
+    clock: Callable[[], float] = field(default=time.time)
+
+
+class Judge:
+    """One model at work in one processor. One thread at a time."""
+
+    def __init__(
+        self,
+        model: Model,
+        catalog: Catalog,
+        around: Surroundings,
+        *,
+        role: Literal["champion", "challenger"] = "champion",
+        before: Judge | None = None,
+    ) -> None:
+        """Settle where the model's features lie among those of `catalog`, which are computed.
+
+        `before` is the judge whose place it takes: what was blocked in the last minute still counts for the limiter.
+        """
+        self.model, self.role = model, role
+        names = catalog.names
+        own = model.catalog.names
+        self._columns = None if own == names else np.array([names.index(name) for name in own], np.intp)
+        self._clock = around.clock
+        self.decider: Decider = Decider(
+            model.brain.policy,
+            lists=around.lists,
+            share=around.share,
+            is_live=around.is_live,
+            before=None if before is None else before.decider,
+        )
+        self.outbox = Outbox(around.topics, model.reference, model.digests, model.device)
+
+    def score(self, values: Values, tier: Tier) -> Opinion:
+        """Score n payments from all values that were computed; `tier` is `full` or `no_features`."""
+        if self._columns is not None:
+            values = values.take(self._columns, axis=1)
+        if not len(values):
+            return Opinion(np.zeros(0, np.float32), values, tier)
+        scorer = self.model.brain.scorer
+        predict = scorer.score_payment_only if tier == "no_features" else scorer.score
+        try:
+            return Opinion(_probabilities(predict(values)), values, tier)
+        except ScoringFailed as error:
+            _LOG.warning("scoring_failed", role=self.role, error=str(error), payments=len(values))
+            return Opinion(None, values, "rules_only")
+
+    def decide(self, opinion: Opinion, batch: PaymentBatch, due: Mask) -> Outcome:
+        """The policy's verdicts; `due` are the payments for which they count."""
+        return self.decider.decide(opinion.scores, opinion.values, opinion.tier, batch, due, self._clock())
+
+    def explain(self, opinion: Opinion, alerts: npt.NDArray[np.intp]) -> dict[int, tuple[Reason, ...]]:
+        """The reasons of these rows, by row."""
+        if not alerts.size or opinion.tier == "rules_only":
+            return {}
+        reasons = self.model.brain.explain(opinion.values[alerts], opinion.tier)
+        return dict(zip(alerts.tolist(), reasons, strict=True))
+
+    def settle(self, opinion: Opinion, outcome: Outcome, due: Mask) -> None:
+        """Learn from a batch that was committed."""
+        self.decider.settle(opinion.scores, opinion.tier, outcome, due, self._clock())
+
+
+def _probabilities(scores: Scores) -> Scores:
+    """The scores as they are, or ScoringFailed: a model that gives one impossible number is not trusted at all."""
+    if not ((scores >= 0) & (scores <= 1)).all():  # false for NaN too
+        raise ScoringFailed("the model gave a score that is no probability")
+    return scores
