@@ -48,6 +48,7 @@ app.add_typer(features_app, name="features")
 app.add_typer(cli_state.app, name="state")
 app.add_typer(cli_policy.app, name="policy")
 app.add_typer(cli_model.app, name="model")
+app.add_typer(cli_model.shadow_app, name="shadow")
 features_app.command("build")(cli_features.build)
 
 ConfigFile = Annotated[

@@ -224,3 +224,51 @@ def _metric(manifest: Manifest, name: str) -> float | None:
 
 def _moment(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1_000, UTC).isoformat(timespec="seconds")
+
+
+shadow_app = typer.Typer(help="Look at the challenger beside the champion.")
+
+
+@shadow_app.callback()
+def _shadow() -> None:
+    pass
+
+
+@shadow_app.command()
+def report(
+    *,
+    mature: Annotated[
+        str, typer.Option(metavar="TIME", help="A payment this old that nobody called fraud is genuine: 12h, 7d.")
+    ] = "7d",
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> int:
+    """Compare champion and challenger on the payments that both judged and the labels that have come."""
+    from contextlib import closing
+
+    from consumer import logs, settings, shadow_report
+    from consumer.cli_output import duration_ms, progress_stages
+    from consumer.kafka.logreader import LogReader
+
+    mature_ms = duration_ms(mature, "--mature")
+    logs.configure("warning")
+    loaded = settings.load(config)
+    reading = closing(LogReader(loaded.kafka, loaded.topics.shadow, loaded.topics.labels))
+    with reading as log, progress_stages() as tell:
+        collected = shadow_report.collect(log, loaded.topics.shadow, lambda share: tell("reading", share))
+    found = shadow_report.report(collected, mature_ms)
+    if as_json:
+        print_json(found)
+        return 0
+    quality = found.pop("quality")
+    names = list(quality["champion"])
+    rows = [(name, *(_shown(quality[side][name]) for side in ("champion", "challenger"))) for name in names]
+    print_mapping("Judged", found, as_json=False)
+    print_table("On the same payments", ("", found["champion"], found["challenger"]), rows, as_json=False)
+    return 0
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4f}"
+    return "" if value is None else f"{value:,}"

@@ -3,16 +3,27 @@
 # ruff: noqa: PLC0415  rich and orjson are imported when something is printed, so that `--help` answers at once
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from features.errors import ConfigError
 
 if TYPE_CHECKING:
     from features.catalog import Feature
 
 WIDTH_WITHOUT_TERMINAL: Final = 200
 WIDE: Final = 110  # columns that a feature and its facts need on one line
+
+
+def duration_ms(text: str, option: str) -> int:
+    """A time that was typed, such as 90m, 12h or 30d, in milliseconds. Raises ConfigError."""
+    matched = re.fullmatch(r"([1-9][0-9]{0,5})([mhd])", text)
+    if not matched:
+        raise ConfigError(f"{option} is not a time such as 90m, 12h or 30d.")
+    return int(matched[1]) * {"m": 60_000, "h": 3_600_000, "d": 86_400_000}[matched[2]]
 
 
 def error_line(text: str) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import getpass
-import re
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from consumer.cli_output import print_mapping, print_table
+from consumer.cli_output import duration_ms, print_mapping, print_table
 from consumer.cli_state import epoch_ms
 from features.errors import ConfigError
 
@@ -152,7 +151,7 @@ def add(
     now_ms = round(time.time() * 1_000)
     expires_at = None if until is None else epoch_ms(until, "--until")
     if lasting is not None:
-        expires_at = now_ms + _duration_ms(lasting)
+        expires_at = now_ms + duration_ms(lasting, "--for")
     _refuse_card_number(kind, value)
     entry = checked(ListEntry(list_name.value, kind.value, value, reason, getpass.getuser(), now_ms, expires_at))
     import msgspec
@@ -219,13 +218,6 @@ def _number(given: dict[str, str], name: str, default: float) -> float:
         return float(given[name]) if name in given else default
     except ValueError:
         raise ConfigError(f"--fact {name} must be a number.") from None
-
-
-def _duration_ms(text: str) -> int:
-    matched = re.fullmatch(r"([1-9][0-9]{0,5})([mhd])", text)
-    if not matched:
-        raise ConfigError("--for is not a time such as 90m, 12h or 30d.")
-    return int(matched[1]) * {"m": 60_000, "h": 3_600_000, "d": 86_400_000}[matched[2]]
 
 
 def _refuse_card_number(kind: KindArgument, value: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +28,7 @@ from tests.services.reader import ReadCommitted
 from tests.services.redis import RedisServer
 from tests.support.bundles import edit_manifest, make_bundle, replace_file
 from tests.test_bundle import BAD
-from tests.test_end_to_end import DEADLINE_S, Plant, Worker, ask, counted, environment
+from tests.test_end_to_end import DEADLINE_S, Plant, Worker, ask, counted, environment, label
 
 RATE = 100  # payments a second
 Damage = Callable[[Path], object]
@@ -239,6 +241,18 @@ def test_a_challenger_is_tried_on_real_topics_and_a_rollback_is_told_to_all(
         reader.wait_until(lambda seen: len(seen) >= 2 * load.sent, DEADLINE_S)
         seen = reader.read_to_end(DEADLINE_S)
     assert stopped.digest == greedy.digest
+    for number in range(0, load.sent, 10):
+        told = label(f"evt-{number}", "fraud")
+        load.producer.produce(plant.topics["labels"], told, b"key")
+    assert load.producer.flush(DEADLINE_S) == 0
+    command = [sys.executable, "-c", "from consumer.cli import main; main()", "shadow", "report", "--json"]
+    done = subprocess.run(command, env=plant.environment, capture_output=True, timeout=DEADLINE_S, check=True)
+    found = json.loads(done.stdout)
+    assert (found["payments"], found["fraud"]) == (load.sent, len(range(0, load.sent, 10)))
+    assert (found["champion"][:6], found["challenger"][:6]) == ("test@1", "test@3")
+    assert found["quality"]["champion"]["alerts"] == 0
+    assert found["quality"]["challenger"]["alerts"] == found["decisions"]["approve to review"] == load.sent
+    assert 0 < found["decided_by_challenger"] < load.sent
     decided = {d["event_id"]: d for r in seen if r.topic == topics[0] for d in [json.loads(r.value or b"")]}
     shadow = {d["event_id"]: d for r in seen if r.topic == topics[1] for d in [json.loads(r.value or b"")]}
     assert len(seen) == 2 * load.sent
