@@ -6,6 +6,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
+JOBS ?= 2
 PYTHONS ?= python3.14 python3.13 python3.12 python3.11 python3
 USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
@@ -39,8 +40,8 @@ $(STAMP): requirements-dev.txt pyproject.toml
 demo: setup ## Watch fraud being caught; needs nothing but Python
 	@$(BIN)/fraudline demo $(ARGS)
 
-test: setup ## Run the whole suite; ARGS="-k name" narrows it, REQUIRE_KAFKA=1 forbids skipping
-	$(BIN)/pytest $(ARGS)
+test: setup ## Run the whole suite in JOBS=2 processes; ARGS="-k name" narrows it, REQUIRE_KAFKA=1 forbids skipping
+	$(BIN)/pytest --numprocesses=$(JOBS) --dist=loadfile $(ARGS)
 
 test-fast: setup ## Run the tests that need nothing but Python
 	$(BIN)/pytest -m fast $(ARGS)

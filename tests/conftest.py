@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import NoReturn
 
@@ -25,11 +26,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 _SERVICE_OF_FIXTURE = {"kafka": "kafka", "redis_server": "redis", "redis_cluster": "redis"}
 _MISSING: Mapping[str, Callable[[], str | None]] = {"kafka": kafka_service.missing, "redis": redis_service.missing}
-_skipped = pytest.StashKey[dict[str, int]]()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_skipped] = {}
+_UNAVAILABLE = "unavailable"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,8 +55,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             _unavailable(item, f"{service}: {reason}")
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for reason, count in config.stash[_skipped].items():
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = [each for each in terminalreporter.stats.get("skipped", []) if isinstance(each, pytest.TestReport)]
+    reasons = Counter(str(told) for each in skipped for name, told in each.user_properties if name == _UNAVAILABLE)
+    for reason, count in reasons.items():
         tests = "1 test was" if count == 1 else f"{count} tests were"
         line = f"NOT TESTED: {tests} skipped, {reason} Install it, or set REQUIRE_KAFKA=1 to make this a failure."
         terminalreporter.write_line(line, red=True, bold=True)
@@ -68,8 +67,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def _unavailable(item: pytest.Item, reason: str) -> NoReturn:
     if os.environ.get("REQUIRE_KAFKA") == "1":
         pytest.fail(f"{reason} REQUIRE_KAFKA=1 forbids skipping.", pytrace=False)
-    counts = item.config.stash[_skipped]
-    counts[reason] = counts.get(reason, 0) + 1
+    item.user_properties.append((_UNAVAILABLE, reason))
     pytest.skip(reason)
 
 

@@ -6,11 +6,12 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
-from tests.faults.report import Report
+from tests.faults.report import Report, Row
 from tests.faults.scene import Scene
 from tests.services.kafka import KafkaBroker
 from tests.services.redis import RedisServer
@@ -18,7 +19,7 @@ from tests.services.redis import RedisServer
 EVERYTHING = os.environ.get("FAULTS") == "all"
 """Whether every position of every fault is to be run; otherwise a representative part."""
 
-_report = pytest.StashKey[Report]()
+FAULT = "fault"
 MakeScene = Callable[..., Scene]
 
 
@@ -29,8 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    report = config.stash.get(_report, None)
-    if report is not None and report.rows:
+    done = [
+        each for reports in terminalreporter.stats.values() for each in reports if isinstance(each, pytest.TestReport)
+    ]
+    told = [value for each in done for name, value in each.user_properties if name == FAULT and each.when == "call"]
+    report = Report([Row(**row) for row in told])
+    if report.rows:
         text = io.StringIO()
         report.show(text)
         terminalreporter.write(f"\n{text.getvalue()}")
@@ -39,7 +44,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Report:
-    return request.config.stash.setdefault(_report, Report())
+    properties = request.node.user_properties  # they reach the process that prints the table
+    return Report(keep=lambda row: properties.append((FAULT, asdict(row))))
 
 
 @pytest.fixture
