@@ -33,6 +33,7 @@ from features.catalog import DEFAULT
 from features.enrich import Enricher
 from features.redis_store import RedisStore
 from features.store import Span
+from models.explain import Explanation
 
 STAGES: Final = ("decode", "enrich", "score", "decide", "explain", "encode")  # to explain alerts is a part of decide
 ROUND_PAYMENTS: Final = {1: 1_000, 8: 4_000, 32: 8_000, 128: 12_800, 512: 12_800, 1024: 12_288}
@@ -107,7 +108,9 @@ class Line:
         outcome = self._decider.decide(scores, enriched.values, "full", batch, due, 0.0)
         laps.end("decide")
         alerts = np.flatnonzero(due & (outcome.verdicts.decision > 0))
-        reasons = brain.explain(enriched.values[alerts], "full") if alerts.size else []
+        currencies = [batch.payments[row].currency for row in alerts.tolist()]
+        told = brain.explain(enriched.values[alerts], "full", currencies=currencies) if alerts.size else []
+        reasons = [Explanation(each) for each in told]
         why = dict(zip(alerts.tolist(), reasons, strict=True))
         laps.end("explain")
         stage_ms = dict.fromkeys(STAGES, 0.0)

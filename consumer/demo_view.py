@@ -69,7 +69,7 @@ def _alerts(alerts: Iterable[Alert]) -> Table:
 
 def _row(alert: Alert) -> tuple[Text | str, ...]:
     style = "bold red" if alert.decision == "block" else "yellow"
-    why = ", ".join(f"{r.feature}={'none' if r.value is None else format(r.value, ',.4g')}" for r in alert.reasons[:3])
+    why = "; ".join(reason.text for reason in alert.reasons[:2])
     if alert.rules:
         why = ", ".join((*(f"rule {rule}" for rule in alert.rules), *([why] if why else [])))
     return (

@@ -6,6 +6,7 @@ its verdicts go to the shadow topic, and in a canary they count for a share of t
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,13 +18,13 @@ import structlog
 
 from consumer.canary import Canary
 from consumer.decide import Decider, Outcome
+from consumer.explaining import Clear, Explain, Job
 from consumer.publish import Outbox
 from consumer.records import Digests, ModelRef
 from consumer.settings import TopicSettings
 from features.catalog import Catalog
 from features.event import PaymentBatch
 from features.reader import Values
-from models.explain import Reason
 from models.lists import Lists
 from models.policy import Policy, Tier
 from models.score import Scores, Scoring, ScoringFailed
@@ -36,12 +37,13 @@ Mask = npt.NDArray[np.bool_]
 class Brain:
     """What decides: one bundle's models, its policy, and how to explain.
 
-    `explain` takes the alerts' feature rows and their tier, and gives each one's reasons.
+    `explain` gives alerts their reasons; `clear`, if there is one, what would have cleared them.
     """
 
     scorer: Scoring
     policy: Policy
-    explain: Callable[[Values, Tier], list[tuple[Reason, ...]]]
+    explain: Explain
+    clear: Clear | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +153,24 @@ class Judge:
         """The policy's verdicts; `due` are the payments for which they count."""
         return self.decider.decide(opinion.scores, opinion.values, opinion.tier, batch, due, self._clock())
 
-    def explain(self, opinion: Opinion, alerts: npt.NDArray[np.intp]) -> dict[int, tuple[Reason, ...]]:
-        """The reasons of these rows, by row."""
-        if not alerts.size or opinion.tier == "rules_only":
-            return {}
-        reasons = self.model.brain.explain(opinion.values[alerts], opinion.tier)
-        return dict(zip(alerts.tolist(), reasons, strict=True))
+    def explain(
+        self, opinion: Opinion, outcome: Outcome, batch: PaymentBatch, alerts: npt.NDArray[np.intp], limit_s: float
+    ) -> Job | None:
+        """The work of explaining these rows; None where there is nothing to explain."""
+        review = outcome.verdicts.review
+        if not alerts.size or opinion.scores is None or review is None:
+            return None
+        brain, payments = self.model.brain, batch.payments
+        return Job(
+            brain.explain,
+            None if math.isinf(limit_s) else brain.clear,
+            opinion.values[alerts],
+            opinion.tier,
+            opinion.scores[alerts],
+            review[alerts],
+            [payments[row].currency for row in alerts.tolist()],
+            limit_s,
+        )
 
     def settle(self, opinion: Opinion, outcome: Outcome, due: Mask) -> None:
         """Learn from a batch that was committed."""

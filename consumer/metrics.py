@@ -143,6 +143,10 @@ RULES_FIRED = Metric(
     "fraudline_rules_fired_total", "counter", "Decided payments for which a rule or a list fired.",
     "payments", ("rule", "kind"), "A jump: an attack, or a rule that is too wide; kind shadow decides nothing yet.",
 )  # fmt: skip
+UNEXPLAINED = Metric(
+    "fraudline_alerts_unexplained_total", "counter", "Alerts that left without reasons because there was no time.",
+    "alerts", (), "Many: more alerts at once than can be explained; see alert_rate, or give the pod more CPU.",
+)  # fmt: skip
 BLOCKS_LIMITED = Metric(
     "fraudline_blocks_limited_total", "counter", "Payments reviewed instead of blocked, by the decline limiter.",
     "payments", (), "Any: a rule or the model blocks too much; look at rules_fired and the scores, then the policy.",
@@ -196,7 +200,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     LAG_RECORDS, REBALANCED, TRANSACTIONS, STATE_REGRESSIONS, STATE_CAUGHT_UP, STORE_UP, MODEL_INFO, BUILD_INFO,
     HEARTBEAT, TOO_LATE, LABELS, CLOCK_SKEW, FEATURE_AGE, STATE_AGE, LABELS_LAG,
     RULES_FIRED, BLOCKS_LIMITED, REVIEW_THRESHOLD, LISTS_VERSION,
-    MODEL_SWAPS, REGISTRY_UP, SHADOW_DECISIONS, CANARY_SHARE, CANARY_ROLLBACKS,
+    UNEXPLAINED, MODEL_SWAPS, REGISTRY_UP, SHADOW_DECISIONS, CANARY_SHARE, CANARY_ROLLBACKS,
 )  # fmt: skip
 
 

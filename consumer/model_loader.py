@@ -42,12 +42,12 @@ def load_model(
         raise BundleError(f"{path} is not the bundle that was promoted; promote it again.")
     scorer = Scorer(bundle, device=device, threads=threads)
     scorer.warm_up()
-    explainer = Explainer(bundle, threads=threads)
+    explainer = Explainer(bundle, catalog, threads=threads)
     explainer.warm_up()
     return Model(
         ModelRef(bundle.manifest.name, bundle.manifest.version, bundle.digest),
         Digests(bundle=bundle.digest, catalog=bundle.manifest.catalog_fingerprint, policy=bundle.policy.digest),
-        Brain(scorer, bundle.policy, explainer.explain),
+        Brain(scorer, bundle.policy, explainer.explain, explainer.clear),
         device,
         catalog.only(bundle.manifest.features),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,9 +14,10 @@ import numpy.typing as npt
 import structlog
 
 from consumer.decode import Decoded, Decoder, Message, in_log_order
+from consumer.explaining import Explaining, Job
 from consumer.journal import entries
 from consumer.judge import Judge, LineUp, Opinion, Surroundings, Trial
-from consumer.kafka.publisher import Publisher, Step
+from consumer.kafka.publisher import Outgoing, Publisher, Step
 from consumer.publish import Decided
 from consumer.records import Source
 from consumer.shadow import ShadowOutbox
@@ -25,9 +27,11 @@ from features.enrich import Enriched, Enricher
 from features.errors import StoreUnavailable
 from features.event import LabelBatch, PaymentBatch
 from features.store import Span
+from models.explain import NOT_EXPLAINED
 from models.policy import DECISIONS, Tier
 
 _LOG: Final = structlog.get_logger("pipeline")
+EXPLAIN_SHARE: Final = 0.15  # of the budget: what a batch waits for the reasons of its alerts at most
 Mask = npt.NDArray[np.bool_]
 STORE_SHARE: Final = 0.4  # of the budget: what a batch waits for the store at most, a reconnection included
 
@@ -48,6 +52,8 @@ class _Heard:
     opinion: Opinion
     due: Mask
     decided: Decided
+    job: Job | None
+    alerts: list[int]
 
 
 class Pipeline:
@@ -86,6 +92,8 @@ class Pipeline:
         self._clock = around.clock
         self._stage_ms: dict[str, float] = {}
         self._whole: Catalog = enricher.catalog
+        limit_s = budget_ms / 1000 * EXPLAIN_SHARE if around.is_live else math.inf
+        self._explaining = Explaining(limit_s)
         self._shadow = ShadowOutbox(around.topics.shadow)
         self._line_up = line_up()
         self._champion, self._challenger = self._seat(None)
@@ -178,13 +186,17 @@ class Pipeline:
             elif judge is self._challenger:
                 own = np.zeros(len(batch), np.bool_)
             outcome = judge.decide(opinion, batch, own)
-            reasons = judge.explain(opinion, np.flatnonzero(own & (outcome.verdicts.decision > 0)))
+            alerts = np.flatnonzero(own & (outcome.verdicts.decision > 0))
+            job = judge.explain(opinion, outcome, batch, alerts, self._explaining.limit_s)
+            if job is not None:
+                self._explaining.begin(job)
             canary = judge.role if share else None
             decided = Decided(
-                batch, own, opinion.tier, enriched, opinion.scores, outcome, reasons, self._stage_ms, read_ms, offsets,
+                batch, own, opinion.tier, enriched, opinion.scores, outcome, {}, self._stage_ms, read_ms, offsets,
                 canary,
             )  # fmt: skip
-            heard.append(_Heard(judge, opinion, due if judge is self._challenger else own, decided))
+            counts = due if judge is self._challenger else own
+            heard.append(_Heard(judge, opinion, counts, decided, job, alerts.tolist()))
         return heard
 
     def _canary(self, batch: PaymentBatch) -> tuple[float, Mask | None]:
@@ -202,17 +214,24 @@ class Pipeline:
         return tuple(Source(topic, partition, end) for (topic, partition), end in ends.items())
 
     def _publish(self, decoded: Decoded, heard: Sequence[_Heard]) -> None:
-        records = []
-        for each in heard:
-            records += each.judge.outbox.decisions(each.decided)
-            records += each.judge.outbox.alerts(each.decided)
+        self._publisher.publish(self._records(decoded, heard))
+
+    def _records(self, decoded: Decoded, heard: Sequence[_Heard]) -> Iterator[Outgoing]:
+        """Everything that leaves; alerts come last, so that the rest is on its way while they are explained."""
         outbox, champion = self._champion.outbox, heard[0].decided
+        for each in heard:
+            yield from each.judge.outbox.decisions(each.decided)
         if len(heard) > 1:
-            records += self._shadow.records(champion, heard[1].decided, heard[0].judge.model, heard[1].judge.model)
-        records += outbox.dead_letters(decoded.rejected)
+            yield from self._shadow.records(champion, heard[1].decided, heard[0].judge.model, heard[1].judge.model)
+        yield from outbox.dead_letters(decoded.rejected)
         if champion.enriched is not None:
-            records += outbox.journal(entries(champion.enriched.recorded))
-        self._publisher.publish(records)
+            yield from outbox.journal(entries(champion.enriched.recorded))
+        for each in heard:
+            if each.job is not None:
+                found = each.job.result()
+                each.decided.reasons.update(zip(each.alerts, found, strict=True))
+                self._telemetry.unexplained.inc(sum(why is NOT_EXPLAINED for why in found))
+            yield from each.judge.outbox.alerts(each.decided)
 
     def _account(self, decoded: Decoded, heard: Sequence[_Heard]) -> None:
         telemetry, batch, enriched = self._telemetry, decoded.batch, heard[0].decided.enriched

@@ -29,7 +29,7 @@ from consumer.records import (
 from consumer.settings import TopicSettings
 from features.enrich import Enriched
 from features.event import PaymentBatch
-from models.explain import Reason
+from models.explain import NOT_EXPLAINED, Explanation
 from models.policy import DECISIONS, Tier, Verdicts
 
 # Together below the brokers' default limit of 1,048,588: one dead letter that can't be written would stop everything.
@@ -94,7 +94,7 @@ class Decided:
     enriched: Enriched | None
     scores: npt.NDArray[np.float32] | None
     outcome: Outcome
-    reasons: dict[int, tuple[Reason, ...]]
+    reasons: dict[int, Explanation]
     stage_ms: dict[str, float]
     read_ms: float
     state_offsets: tuple[Source, ...] = ()
@@ -220,6 +220,7 @@ class Outbox:
 
     def _alert(self, decided: Decided, row: int) -> Alert:
         batch, payment, enriched = decided.batch, decided.batch.payments[row], decided.enriched
+        why = decided.reasons.get(row, NOT_EXPLAINED)
         age_ms = -1 if enriched is None else int(enriched.age_ms[row])
         return Alert(
             alert_id=alert_id(payment.card_id, payment.event_id, payment.event_time),
@@ -233,7 +234,7 @@ class Outbox:
             decision=DECISIONS[decided.verdicts.decision[row]],
             score=None if decided.scores is None else float(decided.scores[row]),
             tier=decided.tier,
-            reasons=decided.reasons.get(row, ()),
+            reasons=why.reasons,
             rules=tuple(rule for rule, mask in decided.verdicts.fired if mask[row]),
             model=self._model,
             feature_age_ms=None if age_ms < 0 else age_ms,
@@ -250,6 +251,7 @@ class Outbox:
             if enriched is None
             else State(int(enriched.shard[row]), int(enriched.epoch[row]), int(enriched.sequence[row])),
             state_offsets=list(decided.state_offsets),
+            cleared_by=why.cleared_by,
         )
 
     def _dead_letter(self, rejected: Rejected) -> Outgoing:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from features.event import Label, Payment
+from models.clearing import Clearing
 from models.explain import Reason
 from models.lists import ListEntry
 from models.policy import Tier
@@ -105,8 +106,10 @@ class StageTimes(msgspec.Struct, frozen=True, gc=False):
 class Alert(msgspec.Struct, frozen=True, gc=False):
     """One for every payment that is not approved: a record of the `alerts` topic, keyed by `card_id`.
 
-    `state` is as in the decision; `state_offsets` tells up to which offset (exclusive) the partitions of payments and
-    labels that the deciding processor reads had been taken into the state.
+    `reasons` are empty where only rules decided, or where there was no time to explain. `cleared_by`, where it was
+    found, is the smallest change of what a customer could have done otherwise that would have kept the score below the
+    review threshold. `state` is as in the decision; `state_offsets` tells up to which offset (exclusive) the partitions
+    of payments and labels that the deciding processor reads had been taken into the state.
     """
 
     alert_id: str
@@ -129,6 +132,7 @@ class Alert(msgspec.Struct, frozen=True, gc=False):
     account_id: str | None = None
     state: State | None = None
     state_offsets: list[Source] = []
+    cleared_by: Clearing | None = None
     schema_version: int = SCHEMA_VERSION
 
 

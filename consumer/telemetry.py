@@ -58,6 +58,7 @@ class Telemetry:
         decisions = self._counter(metrics.DECISIONS_MADE)
         self.decisions = {(d, t): decisions.labels(d, t) for d in metrics.DECISIONS for t in metrics.TIERS}
         self.alerts = self._counter(metrics.ALERTS)
+        self.unexplained = self._counter(metrics.UNEXPLAINED)
         self._rejected = self._counter(metrics.REJECTED)
         self.duplicates = self._counter(metrics.DUPLICATES)
         self.late = self._counter(metrics.LATE)

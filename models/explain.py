@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -9,21 +11,41 @@ import numpy as np
 import numpy.typing as npt
 import xgboost
 
+from features.catalog import DEFAULT, Catalog
 from models.bundle import Bundle
+from models.clearing import Clearer, Clearing
 from models.manifest import MODEL, NO_FEATURES
+from models.native import CpuPredictor
 from models.policy import Tier
+from models.reasons import code_of, sentence
 from models.score import open_model
 
 Values = npt.NDArray[np.float32]
+Scores = npt.NDArray[np.float32]
 DEFAULT_TOP: Final = 4
 
 
 class Reason(msgspec.Struct, frozen=True, gc=False):
-    """One feature's part in a score: its value (null where missing) and what it added, in log-odds."""
+    """One feature's part in a score: its value (null where missing) and what it added, in log-odds.
+
+    `code` is a stable word for the kind of reason, `text` a sentence for people.
+    """
 
     feature: str
     value: float | None
     contribution: float
+    code: str = ""
+    text: str = ""
+
+
+class Explanation(msgspec.Struct, frozen=True, gc=False):
+    """Why a payment was flagged, and the smallest change that would have cleared it, if one was found in time."""
+
+    reasons: tuple[Reason, ...]
+    cleared_by: Clearing | None = None
+
+
+NOT_EXPLAINED: Final = Explanation(())
 
 
 class Explainer:
@@ -34,16 +56,26 @@ class Explainer:
 
     Args:
         bundle: a bundle that `models.bundle.load` has verified.
+        catalog: declares the bundle's features.
         threads: CPU threads; one is quickest for the few alerts of a batch.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int = 1) -> None:
+    def __init__(self, bundle: Bundle, catalog: Catalog = DEFAULT, *, threads: int = 1) -> None:
         manifest = bundle.manifest
+        self._features = catalog.only(manifest.features).features
         self._threads = threads
         self._names = manifest.features
         self._columns = np.asarray(bundle.payment_columns, np.intp)
         self._main = open_model(bundle.model, manifest.features, MODEL, threads=threads)
         self._second = open_model(bundle.no_features, manifest.no_features, NO_FEATURES, threads=threads)
+        self._clearer = {
+            "full": Clearer(self._main, CpuPredictor(self._main), self._features),
+            "no_features": Clearer(
+                self._second,
+                CpuPredictor(self._second),
+                [self._features[column] for column in bundle.payment_columns],
+            ),
+        }
 
     def warm_up(self) -> None:
         """Pay the costs of the first call now."""
@@ -51,20 +83,31 @@ class Explainer:
         self.contributions(blank, "full")
         self.contributions(blank, "no_features")
 
-    def explain(self, values: Values, tier: Tier, top: int = DEFAULT_TOP) -> list[tuple[Reason, ...]]:
+    def explain(
+        self, values: Values, tier: Tier, *, top: int = DEFAULT_TOP, currencies: Sequence[str] | None = None
+    ) -> list[tuple[Reason, ...]]:
         """The features that raised each row's score most, the strongest first.
 
         Args:
             values: (n, features) float32 rows of alerts, all columns of the bundle.
             tier: which model scored them; `rules_only` has no reasons, its rules are told by the policy.
             top: at most so many reasons a row; features that lowered the score are none.
+            currencies: (n,) of the payments, for the sentences.
         """
+        told: Sequence[str | None] = [None] * len(values) if currencies is None else currencies
         contributions = self.contributions(values, tier)[:, :-1]
         strongest = np.argsort(-contributions, axis=1, kind="stable")[:, :top]
         return [
-            tuple(self._reason(column, row, parts) for column in ranked if parts[column] > 0)
-            for row, parts, ranked in zip(values, contributions, strongest.tolist(), strict=True)
+            self._reasons(row, parts, [column for column in ranked if parts[column] > 0], currency)
+            for row, parts, ranked, currency in zip(values, contributions, strongest.tolist(), told, strict=True)
         ]
+
+    def clear(self, values: Values, tier: Tier, scores: Scores, bars: Scores, until: float) -> list[Clearing | None]:
+        """What would have cleared each of n alerts; see `models.clearing.Clearer.clear`."""
+        if tier == "rules_only":
+            return [None] * len(values)
+        columns = values if tier == "full" else values[:, self._columns]
+        return self._clearer[tier].clear(columns, scores, bars, until)
 
     def contributions(self, values: Values, tier: Tier) -> npt.NDArray[np.float32]:
         """(n, features + 1) log-odds that each feature added, and the constant in the last column; 0 where unused."""
@@ -82,6 +125,13 @@ class Explainer:
         shap: npt.NDArray[np.float32] = booster.predict(matrix, pred_contribs=True, validate_features=False)
         return shap
 
-    def _reason(self, column: int, row: Values, contributions: npt.NDArray[np.float32]) -> Reason:
-        value = float(row[column])
-        return Reason(self._names[column], None if np.isnan(value) else value, float(contributions[column]))
+    def _reasons(
+        self, row: Values, contributions: npt.NDArray[np.float32], columns: Sequence[int], currency: str | None
+    ) -> tuple[Reason, ...]:
+        known = {name: value for name, value in zip(self._names, row.tolist(), strict=True) if not math.isnan(value)}
+        reasons = []
+        for column in columns:
+            feature, value = self._features[column], known.get(self._names[column])
+            text = sentence(feature, value, known, currency)
+            reasons.append(Reason(feature.name, value, float(contributions[column]), code_of(feature), text))
+        return tuple(reasons)

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
-from features.catalog import DEFAULT
+from features.catalog import DEFAULT, HANDBOOK, Catalog
 from models.bundle import Bundle
 from models.explain import Explainer, Reason
 from models.policy import Tier
+from models.reasons import code_of, sentence
 from models.score import Scorer
 from tests.support.bundles import looks_like_fraud, make_bundle, rows
 
@@ -60,6 +63,46 @@ def test_without_state_only_the_payment_is_a_reason(explainer: Explainer) -> Non
 def test_a_row_is_explained_alike_whatever_is_beside_it(explainer: Explainer) -> None:
     values = rows(20, seed=8)
     assert explainer.explain(values, "full") == [explainer.explain(values[i : i + 1], "full")[0] for i in range(20)]
+
+
+@pytest.mark.parametrize("catalog", [DEFAULT, HANDBOOK], ids=["default", "handbook"])
+def test_every_feature_has_a_sentence_whatever_its_value(catalog: Catalog) -> None:
+    for feature in catalog.features:
+        for value in (None, 0.0, 1.0, 2.5, 1e12, -3.0):
+            text = sentence(feature, value, {"card_count_30d": 60.0}, "JPY")
+            assert text[0].isupper() or text[0].isdigit() or text[0] == "-"
+            assert not text.endswith(".")
+            assert "  " not in text
+        assert re.fullmatch(r"[a-z]+\.[a-z_]+", code_of(feature))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("card_count_5m", 9, "9 payments in 5 minutes with this card; usual is 2 a day"),
+        ("card_count_30d", 60, "60 payments in 30 days with this card"),
+        ("amount_minor", 125_000, "The amount is 1,250.00 EUR"),
+        ("card_amount_to_mean_30d", 12, "The amount is 12 times the usual with this card in 30 days"),
+        ("card_on_device_30d", 0, "The first payment on this device with this card in 30 days"),
+        ("card_countries_7d", 3, "3 different countries in 7 days with this card"),
+        ("merchant_fraud_rate_24h", 0.25,
+         "25.0% of the payments at this merchant in the 24 hours that ended 7 days ago were fraud"),
+        ("card_since_last_s", 90, "The last payment with this card was 1.5 minutes ago"),
+        ("channel", 2, "Its channel is ecom"),
+        ("hour", 3.5, "It is 03:30 UTC"),
+        ("ip_cards_24h", 7, "7 different cards in 24 hours from this address"),
+    ],
+)  # fmt: skip
+def test_a_sentence_is_one_that_people_read(name: str, value: float, says: str) -> None:
+    feature = DEFAULT.features[DEFAULT.names.index(name)]
+    assert sentence(feature, value, {"card_count_30d": 60.0}, "EUR") == says
+
+
+def test_a_reason_has_its_word_and_its_sentence_in_the_payments_currency(explainer: Explainer) -> None:
+    values = rows(1, seed=7)
+    values[0, DEFAULT.names.index("amount_minor")] = 250_000
+    (reason, *_) = explainer.explain(values, "full", currencies=["JPY"])[0]
+    assert (reason.code, reason.text) == ("payment.amount", "The amount is 250,000 JPY")
 
 
 def test_rules_alone_and_no_rows_have_no_reasons(explainer: Explainer) -> None:

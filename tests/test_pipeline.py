@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from consumer.decode import Decoder
+from consumer.explaining import Explain
 from consumer.judge import Brain, LineUp, Model, Surroundings
 from consumer.metrics import DECISIONS_MADE
 from consumer.pipeline import STORE_SHARE, Pipeline
@@ -74,7 +75,7 @@ def model(
     version: str,
     scorer: Scoring,
     policy: Policy = POLICY,
-    explain: Callable[[Values, Tier], list[tuple[Reason, ...]]] = lambda values, _tier: [(REASON,)] * len(values),
+    explain: Explain = lambda values, _tier, **_: [(REASON,)] * len(values),
     catalog: Catalog = DEFAULT,
 ) -> Model:
     reference = ModelRef("test", version, version.rjust(64, "0"))
@@ -88,7 +89,7 @@ class Rig:
     scorer: Scoring = field(default_factory=ConstantScorer)
     policy: Policy = POLICY
     pause: bool = False
-    explain: Callable[[Values, Tier], list[tuple[Reason, ...]]] = lambda values, _tier: [(REASON,)] * len(values)
+    explain: Explain = lambda values, _tier, **_: [(REASON,)] * len(values)
     publisher: ListPublisher = field(default_factory=ListPublisher)
     telemetry: Telemetry = field(default_factory=Telemetry)
     store: MemoryStore = field(default_factory=MemoryStore)
@@ -284,7 +285,8 @@ def test_only_what_is_not_approved_is_alerted_with_reasons_and_rules() -> None:
 def test_nothing_is_explained_for_those_who_are_approved() -> None:
     asked: list[int] = []
 
-    def explain(values: Values, _tier: Tier) -> list[tuple[Reason, ...]]:
+    def explain(values: Values, _tier: Tier, *, currencies: Sequence[str]) -> list[tuple[Reason, ...]]:
+        assert len(currencies) == len(values)
         asked.append(len(values))
         return [(REASON,)] * len(values)
 

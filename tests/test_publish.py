@@ -41,7 +41,7 @@ from consumer.records import (
 from consumer.settings import TopicSettings
 from features.enrich import Enriched
 from features.event import Payment, batch_of
-from models.explain import Reason
+from models.explain import Explanation, Reason
 from models.policy import BLOCK, REVIEW, Policy, Thresholds, Tier, Verdicts
 from tests.poison import FULL, FUTURE, FUTURE_READ_AT_MS, POISON, VALID, Record, payment
 
@@ -108,7 +108,7 @@ def decided(tier: Tier, **changes: Any) -> Decided:
                 *thresholds(tier),
             )
         ),
-        "reasons": {1: (Reason("amount_minor", 1_250.0, 0.75), Reason("mcc", None, 0.25))},
+        "reasons": {1: Explanation((Reason("amount_minor", 1_250.0, 0.75), Reason("mcc", None, 0.25)))},
         "stage_ms": {"decode": 0.5, "enrich": 1.25, "score": 2.0, "decide": 0.125},
         "read_ms": READ_MS,
         "state_offsets": (Source("payments", 0, 12),),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.records import Alert, Decision, JournalEntry, alert_id
+from consumer.records import Alert, Decision, JournalEntry, ShadowDecision, alert_id
 from features.event import Label
 from models.lists import ListEntry
 from tests.documents import EXAMPLES
@@ -22,6 +22,7 @@ TYPES: dict[str, Any] = {
     "alerts": Alert,
     "journal": JournalEntry,
     "lists": ListEntry,
+    "shadow": ShadowDecision,
 }
 
 

@@ -55,7 +55,7 @@ def model() -> Model:
     policy = Policy(
         DEFAULT.flags, {"full": Thresholds(REVIEW, BLOCK), "no_features": Thresholds(REVIEW, BLOCK)}, where="tests"
     )
-    brain = Brain(ChecksumScorer(), policy, lambda values, _tier: [()] * len(values))
+    brain = Brain(ChecksumScorer(), policy, lambda values, _tier, **_: [()] * len(values))
     digests = Digests(bundle="checksum", catalog=DEFAULT.fingerprint, policy=policy.digest)
     return Model(ModelRef("checksum", "1", "checksum"), digests, brain, "cpu", DEFAULT)
 
