@@ -13,7 +13,7 @@ from features.enrich import Enricher
 from features.event import Words
 from features.reader import EntityReader, Values
 from features.redis_store import APPLY
-from features.store import Append, Applied, MemoryStore, Replacement, Span, StateStore, _Shard
+from features.store import Append, Applied, MemoryStore, Replacement, Span, _Shard
 
 
 class WithoutMarkerGuard(MemoryStore):
@@ -95,8 +95,8 @@ class _WholeLogs(EntityReader):
 class WithoutOwnPrefix(Enricher):
     """Computes features over whole logs, so that a replay sees what came after the payment."""
 
-    def __init__(self, catalog: Catalog, store: StateStore) -> None:
-        super().__init__(catalog, store)
+    def compute(self, catalog: Catalog) -> None:
+        super().compute(catalog)
         entities: list[Entity] = [reader.entity for reader in self._readers]
         self._readers = [_WholeLogs(catalog, entity) for entity in entities]
 
