@@ -35,7 +35,7 @@ class TlsRedisServer(RedisServer):
         own.private_key_pem.write_to_path(str(self.data / "key.pem"))
         for blob in own.cert_chain_pems:
             blob.write_to_path(str(self.data / "cert.pem"), append=True)
-        self.authority.cert_pem.write_to_path(str(self.data / "ca.pem"))
+        self._own = self.tls(self.data)  # once: the server may be reading these files
 
     @property
     def url(self) -> str:
@@ -53,7 +53,6 @@ class TlsRedisServer(RedisServer):
         return Tls(ca, folder / "client.pem", folder / "client-key.pem")
 
     def client(self, *, timeout_s: float = 5.0) -> Redis:
-        tls = self.tls(self.data)
         return Redis(
             host="127.0.0.1",
             port=self.ports[0],
@@ -63,8 +62,8 @@ class TlsRedisServer(RedisServer):
             ssl=True,
             ssl_cert_reqs=ssl.CERT_NONE,  # the servers of some tests are not to be trusted
             ssl_check_hostname=False,
-            ssl_certfile=str(tls.certificate_file),
-            ssl_keyfile=str(tls.key_file),
+            ssl_certfile=str(self._own.certificate_file),
+            ssl_keyfile=str(self._own.key_file),
         )
 
     def command(self) -> Sequence[str]:
