@@ -163,7 +163,8 @@ def test_writes_that_a_new_primary_never_had_are_caught_up(
     after = pair.subject.epochs()
     assert after[busiest()] != before[busiest()]
     told = [each for each in pair.subject.journal if each.count == 0 and each.shard == busiest()]
-    assert [(each.parent_epoch, each.parent_sequence) for each in told] == [(before[busiest()], 3 * BATCH)]
+    first, *_ = told  # a doubt that lasts has another epoch begin
+    assert (first.parent_epoch, first.parent_sequence) == (before[busiest()], 3 * BATCH)
     for _ in range(3):
         assert pair.decide() is not None
 

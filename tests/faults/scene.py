@@ -215,8 +215,8 @@ class Scene:
     def wait_committed(self, timeout_s: float = DEADLINE_S) -> None:
         """Wait until every record is committed, asking the broker again and again."""
         deadline, pause = time.monotonic() + timeout_s, threading.Event()
-        while self._unfinished():
-            assert time.monotonic() < deadline, f"not all was committed in {timeout_s} s: {self.stories()}"
+        while missing := self._unfinished():
+            assert time.monotonic() < deadline, f"in {timeout_s} s not all was committed, {missing}: {self.stories()}"
             pause.wait(0.05)
 
     def wait_journaled(self, timeout_s: float = DEADLINE_S) -> None:
@@ -290,12 +290,13 @@ class Scene:
         except TimeoutError as error:
             raise AssertionError(f"{error}; {self.stories()}") from error
 
-    def _unfinished(self) -> bool:
+    def _unfinished(self) -> str:
+        """What is not committed yet; empty where all is."""
         try:
             committed, ends = self._progress()
-        except KafkaException:  # an open transaction, or a broker on its way up
-            return True
-        return committed != ends
+        except KafkaException as error:  # an open transaction, or a broker on its way up
+            return str(error)
+        return "" if committed == ends else f"{committed} of {ends}"
 
     def _progress(self) -> tuple[dict[tuple[str, int], int], dict[tuple[str, int], int]]:
         """Committed offset and end of each partition, of either topic, that holds anything."""
