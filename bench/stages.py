@@ -81,7 +81,7 @@ class Line:
         self._enricher = Enricher(DEFAULT, store)
         self._brain = model.brain
         self._decider = Decider(model.brain.policy)
-        self._outbox = Outbox(Settings().topics, model.reference, model.digests, model.device)
+        self._outbox = Outbox(Settings().topics, model.reference, model.digests)
         self._messages = messages
         self._epochs = [position.epoch for position in store.positions()]
         self._position = dict.fromkeys(range(PARTITIONS), 0)

@@ -18,7 +18,7 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from consumer import __version__, cli_features, cli_model, cli_policy, cli_state
+from consumer import __version__, cli_drift, cli_features, cli_model, cli_policy, cli_state
 from consumer.cli_output import (
     error_line,
     print_features,
@@ -49,6 +49,7 @@ app.add_typer(cli_state.app, name="state")
 app.add_typer(cli_policy.app, name="policy")
 app.add_typer(cli_model.app, name="model")
 app.add_typer(cli_model.shadow_app, name="shadow")
+app.add_typer(cli_drift.app, name="drift")
 features_app.command("build")(cli_features.build)
 
 ConfigFile = Annotated[

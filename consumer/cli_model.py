@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from consumer.cli_output import print_json, print_mapping, print_table
+from consumer.cli_output import print_json, print_mapping, print_table, progress_stages
 from features.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def verify(
     """Check a bundle as the processor would before it decides; refuse it with the cause."""
     from models.bundle import load
 
-    with _place(bundle, registry, config) as (path, _):
-        loaded = load(path, _catalog(catalog, config))
+    with place_of(bundle, registry, config) as (path, _):
+        loaded = load(path, catalog_of(catalog, config))
     print_mapping(f"{bundle} can be used", _facts(loaded.manifest, loaded.digest), as_json=as_json)
     return 0
 
@@ -102,8 +102,8 @@ def promote(
 ) -> int:
     """Verify a bundle and give it a role; running processors take it within seconds."""
     known = _registry(registry, config)
-    with _place(bundle, registry, config) as (path, folder):
-        promotion = known.promote(path, role.value, _catalog(catalog, config), known=folder)
+    with place_of(bundle, registry, config) as (path, folder):
+        promotion = known.promote(path, role.value, catalog_of(catalog, config), known=folder)
     _print_standing(role, f"{promotion.bundle} is the {role.value} now", known, as_json=as_json)
     return 0
 
@@ -144,12 +144,80 @@ def diff(
     """Say how two bundles differ: features, measured quality, thresholds and rules, libraries."""
     from models.compare import difference
 
-    with _place(old, registry, config) as (old_path, _), _place(new, registry, config) as (new_path, _):
+    with place_of(old, registry, config) as (old_path, _), place_of(new, registry, config) as (new_path, _):
         found = difference(old_path, new_path)
     if as_json:
         print_json([dict(zip(("what", "old", "new"), row, strict=True)) for row in found])
     else:
         print_table(f"From {old} to {new}", ("what", "old", "new"), found, as_json=False)
+    return 0
+
+
+@app.command()
+def optimize(
+    bundle: BundleName,
+    *,
+    payments: Annotated[
+        Path, typer.Option(metavar="PATH", help="The history that it was trained on, and that goes on after it.")
+    ],
+    labels: Annotated[Path, typer.Option(metavar="PATH", help="Its labels.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the new bundles are put.")],
+    techniques: Annotated[
+        str, typer.Option(metavar="LIST", help="Some of prune, quantize, distill, compile; commas between.")
+    ] = "prune,quantize,distill,compile",
+    student_trees: Annotated[int, typer.Option(min=1, max=10_000, help="Trees of the distilled model.")] = 60,
+    student_depth: Annotated[int, typer.Option(min=1, max=12, help="Their depth.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Of the student.")] = 7,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads; more than one pays on idle cores only.")] = 1,
+    memory_mb: Annotated[int, typer.Option(min=16, help="Memory for work; what is more waits in files.")] = 2_048,
+    registry: RegistryUrl = None,
+    catalog: CatalogName = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> int:
+    """Make smaller and faster forms of a bundle, and show what each costs in quality and saves in time."""
+    import msgspec
+
+    from consumer.decode import looks_like_card_number
+    from models.optimize import OptimizeOptions
+    from models.optimize import optimize as optimize_bundle
+
+    names = tuple(dict.fromkeys(name.strip() for name in techniques.split(",")))
+    options = OptimizeOptions(
+        techniques=names,  # type: ignore[arg-type]  # it refuses other words
+        student_trees=student_trees,
+        student_depth=student_depth,
+        seed=seed,
+        threads=threads,
+        memory_mb=memory_mb,
+    )
+    with place_of(bundle, registry, config) as (path, _), progress_stages() as progress:
+        found = optimize_bundle(
+            path, payments, labels, out, options, progress, catalog_of(catalog, config), looks_like_card_number
+        )
+    if as_json:
+        print_json(msgspec.to_builtins(found))
+        return 0
+    columns = (
+        "form", "engine", "trees", "AUC", "AP", "recall at P 0.9", "KB", "KB compiled", "1 row, us", "row of 128, us",
+        "CPU s per million", "largest difference",
+    )  # fmt: skip
+    cells = [
+        (
+            each.form,
+            each.engine,
+            each.trees,
+            *("" if value is None else f"{value:.4f}" for value in (each.auc, each.ap, each.recall_at_precision_90)),
+            f"{each.file_bytes / 1_024:.0f}",
+            "" if each.memory_bytes is None else f"{each.memory_bytes / 1_024:.0f}",
+            f"{each.one_row_us:.1f}",
+            f"{each.batch_row_us:.2f}",
+            f"{each.cpu_s_per_million:.2f}",
+            f"{each.largest_difference:.1e}",
+        )
+        for each in found
+    ]
+    print_table(f"Forms of {bundle}; bundles are in {out}", columns, cells, as_json=False)
     return 0
 
 
@@ -163,7 +231,8 @@ def _registry(url: str | None, config: Path | None) -> Registry:
     return Registry(place)
 
 
-def _catalog(name: str | None, config: Path | None) -> Any:
+def catalog_of(name: str | None, config: Path | None) -> Any:
+    """The catalog of that name, or the settings'."""
     from consumer import settings
     from features.profiles import load_catalog
 
@@ -171,7 +240,7 @@ def _catalog(name: str | None, config: Path | None) -> Any:
 
 
 @contextmanager
-def _place(name: str, url: str | None, config: Path | None) -> Iterator[tuple[Path, str | None]]:
+def place_of(name: str, url: str | None, config: Path | None) -> Iterator[tuple[Path, str | None]]:
     """A bundle's directory, and its folder in the registry if it was fetched from there."""
     if Path(name).is_dir():
         yield Path(name), None

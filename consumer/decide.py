@@ -5,19 +5,19 @@ Whatever depends on time or load is part of the outcome, so that every decision 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from features.event import PaymentBatch
+from features.event import Payment, PaymentBatch
 from models.alert_rate import AlertRateController
 from models.facts import fields_of
 from models.limiter import Limiter
 from models.lists import Lists
-from models.policy import DECISIONS, Policy, Scores, Tier, Values, Verdicts
+from models.policy import DECISIONS, Policy, Scores, Tier, Values, Verdicts, merged
 
 Mask = npt.NDArray[np.bool_]
 APPROVE: Final = DECISIONS.index("approve")
@@ -67,21 +67,56 @@ class Decider:
         return self._policy.thresholds["full"].review if self._rate is None else self._rate.review
 
     def decide(
-        self, scores: Scores | None, values: Values, tier: Tier, batch: PaymentBatch, due: Mask, now_s: float
+        self,
+        scores: Scores | None,
+        values: Values,
+        tier: Tier,
+        batch: PaymentBatch,
+        due: Mask,
+        now_s: float,
+        small: Mask | None = None,
     ) -> Outcome:
-        """Decide about the payments of a batch; `due` are those whose decisions will be published."""
+        """Decide about the payments of a batch.
+
+        `due` are those whose decisions will be published; `small` those of the tier `small`, if not all are of `tier`.
+        """
         lists = self._lists()
-        verdicts = self._policy.decide(
+        if small is None or scores is None:
+            verdicts = self._verdicts(scores, values, tier, batch.payments, batch.event_time, lists)
+        else:
+            parts: list[tuple[npt.NDArray[np.intp], Tier]] = [
+                (np.flatnonzero(~small), tier),
+                (np.flatnonzero(small), "small"),
+            ]
+            verdicts = merged(
+                [
+                    (rows, self._verdicts(scores[rows], values[rows], each, some, batch.event_time[rows], lists))
+                    for rows, each in parts
+                    for some in [[batch.payments[row] for row in rows.tolist()]]
+                ],
+                len(batch),
+            )
+        limited = self._limiter.hold(verdicts.decision, due, now_s)
+        return Outcome(verdicts, limited, None if lists is None else lists.version)
+
+    def _verdicts(
+        self,
+        scores: Scores | None,
+        values: Values,
+        tier: Tier,
+        payments: Sequence[Payment],
+        event_time: npt.NDArray[np.int64],
+        lists: Lists | None,
+    ) -> Verdicts:
+        return self._policy.decide(
             scores,
             values,
             tier,
-            fields=fields_of(batch.payments),
-            event_time=batch.event_time,
+            fields=fields_of(payments),
+            event_time=event_time,
             lists=lists,
             review=None if self._rate is None else self._rate.review,
         )
-        limited = self._limiter.hold(verdicts.decision, due, now_s)
-        return Outcome(verdicts, limited, None if lists is None else lists.version)
 
     def settle(self, scores: Scores | None, tier: Tier, outcome: Outcome, due: Mask, now_s: float) -> None:
         """Learn from a batch that was committed."""

@@ -43,15 +43,15 @@ class Job:
         explain: Explain,
         clear: Clear | None,
         values: Values,
-        tier: Tier,
+        tiers: Sequence[Tier],
         scores: Scores,
         bars: Scores,
         currencies: Sequence[str],
         limit_s: float,
     ) -> None:
-        """`bars` are the review thresholds; without `clear` only reasons are given."""
+        """`tiers` say which model scored each, `bars` are the review thresholds; without `clear` only reasons."""
         self._explain, self._clear = explain, clear
-        self._values, self._tier, self._scores, self._bars = values, tier, scores, bars
+        self._values, self._tiers, self._scores, self._bars = values, tiers, scores, bars
         self._currencies = currencies
         self._begun = time.monotonic()
         self._until = self._begun + limit_s
@@ -65,10 +65,12 @@ class Job:
         for first in range(0, len(order), AT_ONCE):
             if time.monotonic() >= self._until:
                 return
-            rows = order[first : first + AT_ONCE]
-            told = self._explain(self._values[rows], self._tier, currencies=[self._currencies[row] for row in rows])
-            for row, reasons in zip(rows, told, strict=True):
-                self._found[row] = Explanation(reasons)
+            some = order[first : first + AT_ONCE]
+            for tier in dict.fromkeys(self._tiers):
+                rows = [row for row in some if self._tiers[row] == tier]
+                told = self._explain(self._values[rows], tier, currencies=[self._currencies[row] for row in rows])
+                for row, reasons in zip(rows, told, strict=True):
+                    self._found[row] = Explanation(reasons)
         if self._clear is None:
             return
         until = min(self._until, time.monotonic() + CLEARING_SHARE * self._limit_s)
@@ -76,7 +78,7 @@ class Job:
             if time.monotonic() >= until:
                 return
             one = slice(row, row + 1)
-            (cleared,) = self._clear(self._values[one], self._tier, self._scores[one], self._bars[one], until)
+            (cleared,) = self._clear(self._values[one], self._tiers[row], self._scores[one], self._bars[one], until)
             self._found[row] = Explanation(self._found[row].reasons, cleared)
 
     def result(self) -> list[Explanation]:

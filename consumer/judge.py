@@ -26,6 +26,7 @@ from features.catalog import Catalog
 from features.event import PaymentBatch
 from features.reader import Values
 from models.lists import Lists
+from models.manifest import Reference
 from models.policy import Policy, Tier
 from models.score import Scores, Scoring, ScoringFailed
 
@@ -48,13 +49,14 @@ class Brain:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A loaded bundle, ready to decide."""
+    """A loaded bundle, ready to decide. `spread` is what drift is measured from, if the bundle has that."""
 
     reference: ModelRef
     digests: Digests
     brain: Brain
     device: str
     catalog: Catalog
+    spread: Reference | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +89,15 @@ class Opinion:
     Attributes:
         scores: (n,) float32, None in `rules_only`.
         values: (n, its features) float32.
+        tier: how they were scored; those of `small`, if there are any, by the small model instead.
+        device: where.
     """
 
     scores: Scores | None
     values: Values
     tier: Tier
+    small: Mask | None = None
+    device: str = "cpu"
 
 
 @dataclass(slots=True)
@@ -133,25 +139,40 @@ class Judge:
             is_live=around.is_live,
             before=None if before is None else before.decider,
         )
-        self.outbox = Outbox(around.topics, model.reference, model.digests, model.device)
+        self.outbox = Outbox(around.topics, model.reference, model.digests)
 
-    def score(self, values: Values, tier: Tier) -> Opinion:
-        """Score n payments from all values that were computed; `tier` is `full` or `no_features`."""
+    def score(self, values: Values, tier: Tier, hurried: Mask | None = None) -> Opinion:
+        """Score n payments from all values that were computed; `tier` is `full` or `no_features`.
+
+        Those that are `hurried` take the small model, if the bundle has one.
+        """
         if self._columns is not None:
             values = values.take(self._columns, axis=1)
         if not len(values):
-            return Opinion(np.zeros(0, np.float32), values, tier)
+            return Opinion(np.zeros(0, np.float32), values, tier, device=self.model.device)
         scorer = self.model.brain.scorer
-        predict = scorer.score_payment_only if tier == "no_features" else scorer.score
         try:
-            return Opinion(_probabilities(predict(values)), values, tier)
+            if hurried is not None and scorer.has_small and tier == "full":
+                return self._hurried(values, hurried)
+            predict = scorer.score_payment_only if tier == "no_features" else scorer.score
+            scores = _probabilities(predict(values))
+            return Opinion(scores, values, tier, device=scorer.device)
         except ScoringFailed as error:
             _LOG.warning("scoring_failed", role=self.role, error=str(error), payments=len(values))
-            return Opinion(None, values, "rules_only")
+            return Opinion(None, values, "rules_only", device=self.model.device)
+
+    def _hurried(self, values: Values, small: Mask) -> Opinion:
+        scorer, scores = self.model.brain.scorer, np.empty(len(values), np.float32)
+        scores[small] = scorer.score_small(values[small])
+        if not small.all():
+            scores[~small] = scorer.score(values[~small])
+        return Opinion(_probabilities(scores), values, "full", small, scorer.device)
 
     def decide(self, opinion: Opinion, batch: PaymentBatch, due: Mask) -> Outcome:
         """The policy's verdicts; `due` are the payments for which they count."""
-        return self.decider.decide(opinion.scores, opinion.values, opinion.tier, batch, due, self._clock())
+        return self.decider.decide(
+            opinion.scores, opinion.values, opinion.tier, batch, due, self._clock(), opinion.small
+        )
 
     def explain(
         self, opinion: Opinion, outcome: Outcome, batch: PaymentBatch, alerts: npt.NDArray[np.intp], limit_s: float
@@ -165,7 +186,7 @@ class Judge:
             brain.explain,
             None if math.isinf(limit_s) else brain.clear,
             opinion.values[alerts],
-            opinion.tier,
+            [opinion.tier if opinion.small is None or not opinion.small[row] else "small" for row in alerts.tolist()],
             opinion.scores[alerts],
             review[alerts],
             [payments[row].currency for row in alerts.tolist()],
@@ -174,6 +195,7 @@ class Judge:
 
     def settle(self, opinion: Opinion, outcome: Outcome, due: Mask) -> None:
         """Learn from a batch that was committed."""
+        due = due if opinion.small is None else due & ~opinion.small
         self.decider.settle(opinion.scores, opinion.tier, outcome, due, self._clock())
 
 

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 STAGES: Final = ("decode", "enrich", "score", "decide", "publish", "commit")
-TIERS: Final = ("full", "no_features", "rules_only")
+TIERS: Final = ("full", "small", "no_features", "rules_only")
 DECISIONS: Final = ("approve", "review", "block")
 REBALANCES: Final = ("assign", "revoke", "lost")
 OUTCOMES: Final = ("committed", "aborted", "lost")
@@ -185,6 +185,22 @@ CANARY_ROLLBACKS = Metric(
     "fraudline_canary_rollbacks_total", "counter", "Canaries that this process ended because a guard was passed.",
     "canaries", (), "Any: the log and challenger.json of the registry say which guard; the champion decides again.",
 )  # fmt: skip
+DEVICE_FALLBACKS = Metric(
+    "fraudline_device_fallbacks_total", "counter", "Payments scored on the CPU because the GPU had no room for them.",
+    "payments", (), "Any: another process uses the GPU, or processing.max_batch is too large for it.",
+)  # fmt: skip
+FEATURE_PSI = Metric(
+    "fraudline_feature_psi", "gauge", "How far a feature is from what it was in training (PSI), over a window.",
+    "index", ("feature", "window"), "Above 0.25 for a day: fraudline drift report; train again if it is the world.",
+)  # fmt: skip
+MISSING_SHIFT = Metric(
+    "fraudline_feature_missing_shift", "gauge", "The share of a feature that is missing, less its share in training.",
+    "ratio", ("feature", "window"), "A jump: a producer has stopped to send a field, or the state was lost.",
+)  # fmt: skip
+SCORE_PSI = Metric(
+    "fraudline_score_psi", "gauge", "How far the scores are from those of the bundle's test payments (PSI).",
+    "index", ("window",), "Above 0.25: thresholds no longer alert as often as was chosen; see which features moved.",
+)  # fmt: skip
 BUILD_INFO = Metric(
     "fraudline_build_info", "gauge", "Always 1; the labels name the running build.",
     "info", ("version", "python"), "More than one version for long: a roll-out is stuck.",
@@ -201,6 +217,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     HEARTBEAT, TOO_LATE, LABELS, CLOCK_SKEW, FEATURE_AGE, STATE_AGE, LABELS_LAG,
     RULES_FIRED, BLOCKS_LIMITED, REVIEW_THRESHOLD, LISTS_VERSION,
     UNEXPLAINED, MODEL_SWAPS, REGISTRY_UP, SHADOW_DECISIONS, CANARY_SHARE, CANARY_ROLLBACKS,
+    FEATURE_PSI, MISSING_SHIFT, SCORE_PSI, DEVICE_FALLBACKS,
 )  # fmt: skip
 
 

@@ -29,7 +29,13 @@ _LOG: Final = structlog.get_logger("model")
 
 
 def load_model(
-    path: Path, *, device: str, threads: int, catalog: Catalog = DEFAULT, digest: str | None = None
+    path: Path,
+    *,
+    device: str,
+    threads: int,
+    compiled: bool = False,
+    catalog: Catalog = DEFAULT,
+    digest: str | None = None,
 ) -> Model:
     """Verify a bundle, load it for the catalog and warm it up.
 
@@ -40,9 +46,9 @@ def load_model(
     bundle = load(path, catalog)
     if digest is not None and bundle.digest != digest:
         raise BundleError(f"{path} is not the bundle that was promoted; promote it again.")
-    scorer = Scorer(bundle, device=device, threads=threads)
+    scorer = Scorer(bundle, device=device, threads=threads, compiled=compiled)
     scorer.warm_up()
-    explainer = Explainer(bundle, catalog, threads=threads)
+    explainer = Explainer(bundle, catalog, device=device, threads=threads)
     explainer.warm_up()
     return Model(
         ModelRef(bundle.manifest.name, bundle.manifest.version, bundle.digest),
@@ -50,6 +56,7 @@ def load_model(
         Brain(scorer, bundle.policy, explainer.explain, explainer.clear),
         device,
         catalog.only(bundle.manifest.features),
+        bundle.manifest.reference,
     )
 
 
@@ -200,4 +207,11 @@ class ModelLoader:
 
     def _loaded(self, path: Path, digest: str | None = None) -> Model:
         options = self._options
-        return load_model(path, device=options.device, threads=options.threads, catalog=self._catalog, digest=digest)
+        return load_model(
+            path,
+            device=options.device,
+            threads=options.threads,
+            compiled=options.compiled,
+            catalog=self._catalog,
+            digest=digest,
+        )

@@ -14,7 +14,9 @@ import numpy.typing as npt
 import structlog
 
 from consumer.decode import Decoded, Decoder, Message, in_log_order
+from consumer.drift import Drift
 from consumer.explaining import Explaining, Job
+from consumer.hurry import Hurry
 from consumer.journal import entries
 from consumer.judge import Judge, LineUp, Opinion, Surroundings, Trial
 from consumer.kafka.publisher import Outgoing, Publisher, Step
@@ -94,9 +96,11 @@ class Pipeline:
         self._whole: Catalog = enricher.catalog
         limit_s = budget_ms / 1000 * EXPLAIN_SHARE if around.is_live else math.inf
         self._explaining = Explaining(limit_s)
+        self._hurry = Hurry(budget_ms)
         self._shadow = ShadowOutbox(around.topics.shadow)
         self._line_up = line_up()
         self._champion, self._challenger = self._seat(None)
+        self._drift = self._watch()
 
     @property
     def line_up(self) -> LineUp:
@@ -119,6 +123,7 @@ class Pipeline:
             enriched = self._enrich(decoded, spans)
         with self._stage("score"):
             opinions = self._score(decoded.batch, enriched)
+        scored = time.perf_counter()
         with self._stage("decide"):
             offsets = () if enriched is None else self._offsets(spans)
             heard = self._decide(decoded.batch, enriched, opinions, read_ms, offsets)
@@ -126,6 +131,7 @@ class Pipeline:
             self._publish(decoded, heard)
         with self._stage("commit"):
             self._publisher.commit(spans)
+        self._hurry.finished((time.perf_counter() - scored) * 1_000)
         for each in heard:
             each.judge.settle(each.opinion, each.decided.outcome, each.due)
         self._account(decoded, heard)
@@ -153,7 +159,17 @@ class Pipeline:
         if reference != before.champion.reference:
             self._telemetry.model(name=reference.name, version=reference.version, digest=reference.digest)
             self._telemetry.model_swaps["swapped"].inc()
+            self._drift = self._watch()
             _LOG.info("model_swapped", model=reference.version, digest=reference.digest)
+
+    def _watch(self) -> Drift | None:
+        """What counts drift from the champion's reference, from now on."""
+        model = self._line_up.champion
+        drift = None
+        if model.spread is not None:
+            drift = Drift(model.reference.digest, model.spread, model.catalog.names, self._clock)
+        self._telemetry.drift.current = drift
+        return drift
 
     def _enrich(self, decoded: Decoded, spans: tuple[Span, ...]) -> Enriched | None:
         enriched = self._state.enrich(decoded.batch, spans, self._patience_s, decoded.labels)
@@ -166,7 +182,15 @@ class Pipeline:
         values = self._enricher.payment_only(batch) if enriched is None else enriched.values
         tier: Tier = "no_features" if enriched is None else "full"
         judges = (self._champion,) if self._challenger is None else (self._champion, self._challenger)
-        return [(judge, judge.score(values, tier)) for judge in judges]
+        hurried = None
+        if self._around.is_live and tier == "full" and any(judge.model.brain.scorer.has_small for judge in judges):
+            hurried = self._hurry.chosen(batch.ingest_time, self._clock() * 1_000)
+        begun = time.perf_counter()
+        opinions = [(judge, judge.score(values, tier, hurried)) for judge in judges]
+        if tier == "full":
+            small = max(0 if each.small is None else int(each.small.sum()) for _, each in opinions)
+            self._hurry.scored(len(values) - small, small, (time.perf_counter() - begun) * 1_000)
+        return opinions
 
     def _decide(
         self,
@@ -193,7 +217,7 @@ class Pipeline:
             canary = judge.role if share else None
             decided = Decided(
                 batch, own, opinion.tier, enriched, opinion.scores, outcome, {}, self._stage_ms, read_ms, offsets,
-                canary,
+                canary, opinion.small, opinion.device,
             )  # fmt: skip
             counts = due if judge is self._challenger else own
             heard.append(_Heard(judge, opinion, counts, decided, job, alerts.tolist()))
@@ -252,6 +276,7 @@ class Pipeline:
         for label in decoded.labels.labels:
             telemetry.labels[label.label, label.source].inc()
         self._account_times(batch, enriched)
+        self._account_drift(heard[0])
         due = heard[0].decided.due
         if len(heard) > 1:
             due = due | heard[1].decided.due
@@ -265,11 +290,16 @@ class Pipeline:
     def _account_decisions(self, decided: Decided) -> None:
         """What was decided, which rules fired, and what held them back."""
         telemetry, due, outcome = self._telemetry, decided.due, decided.outcome
-        counts = np.bincount(decided.verdicts.decision[due], minlength=len(DECISIONS)).tolist()
-        for name, count in zip(DECISIONS, counts, strict=True):
-            if count:
-                telemetry.decisions[name, decided.tier].inc(count)
-        telemetry.alerts.inc(sum(counts[1:]))
+        small = np.zeros(len(due), np.bool_) if decided.small is None else decided.small
+        of_tiers: tuple[tuple[Tier, Mask], ...] = ((decided.tier, due & ~small), ("small", due & small))
+        for tier, rows in of_tiers:
+            counts = np.bincount(decided.verdicts.decision[rows], minlength=len(DECISIONS)).tolist()
+            for name, count in zip(DECISIONS, counts, strict=True):
+                if count:
+                    telemetry.decisions[name, tier].inc(count)
+            telemetry.alerts.inc(sum(counts[1:]))
+        if decided.scores is not None and decided.device != self._line_up.champion.device:
+            telemetry.device_fallbacks.inc(int(np.count_nonzero(due)))
         for kind, fired in (("live", outcome.verdicts.fired), ("shadow", outcome.verdicts.shadow)):
             for rule, mask in fired:
                 telemetry.rule(rule, kind, int(np.count_nonzero(mask & due)))
@@ -293,6 +323,13 @@ class Pipeline:
         if reason is not None and trial.canary.stop(reason):
             _LOG.error("canary_rolled_back", reason=reason, model=trial.model.reference.version)
             self._telemetry.canary_rollbacks.inc()
+
+    def _account_drift(self, champion: _Heard) -> None:
+        """What the champion scored from all features; with a canary too, its payments are a fair sample."""
+        opinion = champion.opinion
+        if self._drift is not None and opinion.tier == "full" and opinion.scores is not None:
+            rows = champion.due if opinion.small is None else champion.due & ~opinion.small
+            self._drift.count(opinion.scores[rows], opinion.values[rows])
 
     def _account_times(self, batch: PaymentBatch, enriched: Enriched | None) -> None:
         """Clocks, late payments, and how old what was known is."""

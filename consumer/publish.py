@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -42,8 +42,8 @@ KEY_TRUNCATED: Final = "fraudline.key_truncated_from_bytes"
 HEADERS_DROPPED: Final = "fraudline.headers_dropped_bytes"
 
 GIVEN_LIMIT: Final = 4_096
-# tier, thresholds, limited, version of the lists, canary
-_Given = tuple[Tier, float | None, float | None, bool, int | None, str | None]
+# tier, thresholds, limited, version of the lists, canary, device
+_Given = tuple[Tier, float | None, float | None, bool, int | None, str | None, str]
 
 
 class _Decision(msgspec.Struct, frozen=True, gc=False):
@@ -77,7 +77,7 @@ class Decided:
     Attributes:
         batch: the payments.
         due: (n,) where a decision is due: not repeated, not committed by another worker.
-        tier: how they were decided.
+        tier: how they were decided, but for those of `small`.
         enriched: what the state said; None when it was not asked or did not answer.
         scores: (n,) float32, None in `rules_only`.
         outcome: decisions, fired rules, and what they depended on.
@@ -86,6 +86,8 @@ class Decided:
         stage_ms: milliseconds of each stage so far.
         read_ms: when the batch was read, ms since the epoch.
         canary: who decides these while a canary runs, `champion` or `challenger`; None while none does.
+        small: (n,) which were decided by the small model; None for none.
+        device: where they were scored.
     """
 
     batch: PaymentBatch
@@ -99,6 +101,14 @@ class Decided:
     read_ms: float
     state_offsets: tuple[Source, ...] = ()
     canary: str | None = None
+    small: npt.NDArray[np.bool_] | None = None
+    device: str = "cpu"
+
+    def tiers(self) -> list[Tier]:
+        """How each payment was decided."""
+        if self.small is None:
+            return [self.tier] * len(self.batch)
+        return ["small" if small else self.tier for small in self.small.tolist()]
 
     @property
     def verdicts(self) -> Verdicts:
@@ -109,20 +119,19 @@ class Decided:
 class Outbox:
     """Turns batches into records. What does not change between batches is encoded once, here."""
 
-    def __init__(self, topics: TopicSettings, model: ModelRef, digests: Digests, device: str) -> None:
-        """Prepare for one bundle on one device (`cpu` or `cuda`)."""
+    def __init__(self, topics: TopicSettings, model: ModelRef, digests: Digests) -> None:
+        """Prepare for one bundle."""
         self._topics = topics
         self._model = model
         self._model_name = f"{model.name}@{model.version}"
         self._encode = msgspec.json.Encoder().encode
         self._digests = msgspec.Raw(self._encode(digests))
-        self._device: Literal["cpu", "cuda"] = "cuda" if device == "cuda" else "cpu"
         self._encoded_inputs: dict[_Given, msgspec.Raw] = {}
 
     def decisions(self, decided: Decided) -> list[Outgoing]:
         """One record for every payment that a decision is due for, in log order."""
         batch, encode, topic = decided.batch, self._encode, self._topics.decisions
-        tier, digests, model, fired = decided.tier, self._digests, self._model_name, decided.verdicts
+        digests, model, fired = self._digests, self._model_name, decided.verdicts
         n = len(batch)
         scores: Sequence[float | None] = [None] * n if decided.scores is None else decided.scores.tolist()
         states: Sequence[State | None] = [None] * n
@@ -150,13 +159,14 @@ class Outbox:
                     )
                 ),
             )
-            for payment, due, partition, offset, decision, score, state, inputs, rules, shadow_rules in zip(
+            for payment, due, partition, offset, decision, score, tier, state, inputs, rules, shadow_rules in zip(
                 batch.payments,
                 decided.due.tolist(),
                 batch.partition.tolist(),
                 batch.offset.tolist(),
                 decided.verdicts.decision.tolist(),
                 scores,
+                decided.tiers(),
                 states,
                 self._inputs(decided),
                 _by_row(fired.fired, n),
@@ -170,14 +180,15 @@ class Outbox:
         """What each payment's decision depended on; there are few different ones, each is encoded once."""
         verdicts, outcome, n = decided.verdicts, decided.outcome, len(decided.batch)
         limited = [False] * n if outcome.limited is None else outcome.limited.tolist()
+        common = outcome.lists_version, decided.canary, decided.device
         if verdicts.review is None or verdicts.block is None:
-            return [
-                self._given((decided.tier, None, None, held, outcome.lists_version, decided.canary)) for held in limited
-            ]
+            return [self._given((decided.tier, None, None, held, *common)) for held in limited]
         blocks = [None if math.isnan(block) else block for block in verdicts.block.tolist()]
         return [
-            self._given((decided.tier, review, block, held, outcome.lists_version, decided.canary))
-            for review, block, held in zip(verdicts.review.tolist(), blocks, limited, strict=True)
+            self._given((tier, review, block, held, *common))
+            for tier, review, block, held in zip(
+                decided.tiers(), verdicts.review.tolist(), blocks, limited, strict=True
+            )
         ]
 
     def _given(self, given: _Given) -> msgspec.Raw:
@@ -185,10 +196,10 @@ class Outbox:
         if known is None:
             if len(self._encoded_inputs) >= GIVEN_LIMIT:  # the alert rate moves the threshold all the time
                 self._encoded_inputs.clear()
-            tier, review, block, held, lists_version, canary = given
+            tier, review, block, held, lists_version, canary, device = given
             inputs = Inputs(
                 tier=tier,
-                device=self._device,
+                device="cuda" if device == "cuda" else "cpu",
                 review_threshold=review,
                 block_threshold=block,
                 limiter="review" if held else None,
@@ -233,7 +244,7 @@ class Outbox:
             source=Source(batch.topic, int(batch.partition[row]), int(batch.offset[row])),
             decision=DECISIONS[decided.verdicts.decision[row]],
             score=None if decided.scores is None else float(decided.scores[row]),
-            tier=decided.tier,
+            tier="small" if decided.small is not None and decided.small[row] else decided.tier,
             reasons=why.reasons,
             rules=tuple(rule for rule, mask in decided.verdicts.fired if mask[row]),
             model=self._model,

@@ -48,10 +48,10 @@ class ShadowOutbox:
 
 
 def _verdicts(decided: Decided, model: Model) -> list[Verdict]:
-    name, digest, tier = f"{model.reference.name}@{model.reference.version}", model.reference.digest, decided.tier
+    name, digest = f"{model.reference.name}@{model.reference.version}", model.reference.digest
     decisions = decided.verdicts.decision.tolist()
     scores: list[float | None] = [None] * len(decisions) if decided.scores is None else decided.scores.tolist()
     return [
         Verdict(name, digest, tier, score, DECISIONS[decision])
-        for score, decision in zip(scores, decisions, strict=True)
+        for score, decision, tier in zip(scores, decisions, decided.tiers(), strict=True)
     ]

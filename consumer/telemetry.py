@@ -17,6 +17,7 @@ from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import StartResponse, WSGIEnvironment
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from prometheus_client import (
@@ -30,6 +31,7 @@ from prometheus_client import (
 )
 
 from consumer import __version__, metrics
+from consumer.drift import DriftCollector
 from consumer.metrics import METRICS, BatchHistogram, Metric
 from features.errors import ConfigError
 
@@ -77,16 +79,7 @@ class Telemetry:
         self.blocks_limited = self._counter(metrics.BLOCKS_LIMITED)
         self.review_threshold = self._gauge(metrics.REVIEW_THRESHOLD)
         self.lists_version = self._gauge(metrics.LISTS_VERSION)
-        self._model_info = self._gauge(metrics.MODEL_INFO)
-        swaps = self._counter(metrics.MODEL_SWAPS)
-        self.model_swaps = {result: swaps.labels(result) for result in metrics.SWAP_RESULTS}
-        self.registry_up = self._gauge(metrics.REGISTRY_UP)
-        shadow = self._counter(metrics.SHADOW_DECISIONS)
-        self.shadow_decisions = {
-            (old, new): shadow.labels(old, new) for old in metrics.DECISIONS for new in metrics.DECISIONS
-        }
-        self.canary_share = self._gauge(metrics.CANARY_SHARE)
-        self.canary_rollbacks = self._counter(metrics.CANARY_ROLLBACKS)
+        self._add_models()
         self._gauge(metrics.BUILD_INFO).labels(__version__, platform.python_version()).set(1)
         self.heartbeat = self._gauge(metrics.HEARTBEAT)
         self.too_late = self._counter(metrics.TOO_LATE)
@@ -98,6 +91,22 @@ class Telemetry:
         self.registry.register(self.feature_age)
         self.state_age = self._gauge(metrics.STATE_AGE)
         self.labels_lag_records = self._gauge(metrics.LABELS_LAG)
+
+    def _add_models(self) -> None:
+        """What is told of the models that decide."""
+        self._model_info = self._gauge(metrics.MODEL_INFO)
+        swaps = self._counter(metrics.MODEL_SWAPS)
+        self.model_swaps = {result: swaps.labels(result) for result in metrics.SWAP_RESULTS}
+        self.registry_up = self._gauge(metrics.REGISTRY_UP)
+        shadow = self._counter(metrics.SHADOW_DECISIONS)
+        self.shadow_decisions = {
+            (old, new): shadow.labels(old, new) for old in metrics.DECISIONS for new in metrics.DECISIONS
+        }
+        self.canary_share = self._gauge(metrics.CANARY_SHARE)
+        self.canary_rollbacks = self._counter(metrics.CANARY_ROLLBACKS)
+        self.device_fallbacks = self._counter(metrics.DEVICE_FALLBACKS)
+        self.drift = DriftCollector()
+        self.registry.register(self.drift)
 
     def committed(self, *, now_ms: float, timestamps_ms: npt.NDArray[np.int64], budget_ms: float) -> int:
         """Account for a committed batch in one step: end-to-end seconds, late payments, lag seconds.
@@ -188,7 +197,7 @@ class Health:
 
 
 class Server:
-    """`/metrics`, `/livez` and `/readyz` on a thread of its own, until `close`."""
+    """`/metrics`, `/drift`, `/livez` and `/readyz` on a thread of its own, until `close`."""
 
     def __init__(self, server: WSGIServer) -> None:
         self._server = server
@@ -243,8 +252,12 @@ def _application(telemetry: Telemetry, health: Health) -> Callable[[WSGIEnvironm
         elif path == "/readyz":
             ready, why = health.readiness
             body = _say(start_response, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE, why)
+        elif path == "/drift" and telemetry.drift.current is not None:
+            body = _say(start_response, HTTPStatus.OK, msgspec.json.encode(telemetry.drift.current.document()).decode())
+        elif path == "/drift":
+            body = _say(start_response, HTTPStatus.NOT_FOUND, "the bundle has no reference that drift is measured from")
         else:
-            body = _say(start_response, HTTPStatus.NOT_FOUND, "try /metrics, /livez or /readyz")
+            body = _say(start_response, HTTPStatus.NOT_FOUND, "try /metrics, /drift, /livez or /readyz")
         return body if method == "GET" else []
 
     return application

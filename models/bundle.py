@@ -22,13 +22,12 @@ from features.catalog import PROFILES
 from features.errors import BundleError, ConfigError
 from models import golden, policy
 from models.manifest import (
-    CONTENT,
     GOLDEN,
     MANIFEST,
     MODEL,
-    MODELS,
     NO_FEATURES,
     POLICY,
+    SMALL,
     Manifest,
     check_model_bytes,
     digest_of,
@@ -58,12 +57,13 @@ class CatalogLike(Protocol):
     def only(self, names: tuple[str, ...]) -> CatalogLike: ...  # noqa: D102
 
 
-class GoldenRows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class GoldenRows(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """`golden.json`: rows (null where missing) and the score that each model gave them when it was made."""
 
     inputs: tuple[tuple[float | None, ...], ...]
     model: tuple[float, ...]
     no_features: tuple[float, ...]
+    small: tuple[float, ...] | None = None
 
     def matrix(self) -> Values:
         """(n, features) float32, NaN where missing."""
@@ -79,6 +79,7 @@ class Bundle:
         model: the main model as UBJ, over all of `manifest.features`.
         no_features: the second model as UBJ, over `payment_columns` of them.
         payment_columns: where the second model's columns lie in the main model's, in order.
+        small: a model over all of `manifest.features` for payments that the main one would answer too late, if any.
     """
 
     path: Path
@@ -88,6 +89,7 @@ class Bundle:
     model: bytes
     no_features: bytes
     payment_columns: tuple[int, ...]
+    small: bytes | None = None
 
 
 def load(path: Path, catalog: CatalogLike) -> Bundle:
@@ -113,7 +115,13 @@ def load(path: Path, catalog: CatalogLike) -> Bundle:
     except ConfigError as error:
         raise BundleError(str(error)) from error
     _check_golden(path, manifest, files, catalog.payment_columns)
-    return Bundle(path, manifest, digest, rules, files[MODEL], files[NO_FEATURES], catalog.payment_columns)
+    if manifest.has_small and "small" not in rules.thresholds:
+        raise BundleError(
+            f"{path / POLICY} has no [thresholds.small], which {SMALL} needs; add it with a `review` score."
+        )
+    return Bundle(
+        path, manifest, digest, rules, files[MODEL], files[NO_FEATURES], catalog.payment_columns, files.get(SMALL)
+    )
 
 
 def read_files(path: Path) -> tuple[bytes, Manifest, str, dict[str, bytes]]:
@@ -137,10 +145,10 @@ def read_files(path: Path) -> tuple[bytes, Manifest, str, dict[str, bytes]]:
         raw = read_file(directory, MANIFEST, path)
         manifest = parse_manifest(raw, path / MANIFEST)
         refuse_pickles(directory, path)
-        files = {name: read_file(directory, name, path) for name in CONTENT}
+        files = {name: read_file(directory, name, path) for name in manifest.content}
     finally:
         os.close(directory)
-    for name in MODELS:
+    for name in manifest.columns:
         check_model_bytes(files[name], path / name)
     for name, data in files.items():
         entry = manifest.files[name]
@@ -197,18 +205,18 @@ def _check_golden(path: Path, manifest: Manifest, files: dict[str, bytes], payme
     if not len(values) or values.shape[1:] != (len(manifest.features),):
         raise BundleError(f"{where} does not have one value for each feature; train the bundle again.")
     narrow = np.ascontiguousarray(values[:, list(payment_columns)])
-    answers = _score_apart(path, [(files[MODEL], values), (files[NO_FEATURES], narrow)])
-    for name, columns, expected, answer in (
-        (MODEL, manifest.features, rows.model, answers[0]),
-        (NO_FEATURES, manifest.no_features, rows.no_features, answers[1]),
-    ):
+    told = {MODEL: rows.model, NO_FEATURES: rows.no_features, SMALL: rows.small or ()}
+    answers = _score_apart(
+        path, [(files[name], narrow if name == NO_FEATURES else values) for name in manifest.columns]
+    )
+    for (name, columns), answer in zip(manifest.columns.items(), answers, strict=True):
         if answer.names != columns or answer.columns != len(columns):
             raise BundleError(f"{path / name} has other columns than the manifest; train the bundle again.")
         if answer.trees != manifest.trees.get(name):
             raise BundleError(f"{path / name} has another number of trees than the manifest; train the bundle again.")
         scores = np.frombuffer(answer.scores, "<f4").astype(np.float64)
-        told = np.asarray(expected, np.float64)
-        if scores.shape != told.shape or not np.all(np.abs(scores - told) <= GOLDEN_TOLERANCE):
+        expected = np.asarray(told[name], np.float64)
+        if scores.shape != expected.shape or not np.all(np.abs(scores - expected) <= GOLDEN_TOLERANCE):
             raise BundleError(
                 f"{path / name} does not score {GOLDEN} as it did when it was made (XGBoost "
                 f"{manifest.libraries.get('xgboost', 'unknown')[:32]}); train the bundle again with this XGBoost."

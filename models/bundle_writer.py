@@ -25,10 +25,13 @@ from models.manifest import (
     MANIFEST,
     MODEL,
     NO_FEATURES,
+    OPTIONAL,
     POLICY,
     SCHEMA_VERSION,
+    SMALL,
     FileEntry,
     Manifest,
+    Reference,
     TrainingWindow,
     digest_of,
 )
@@ -45,6 +48,8 @@ class Recipe:
         golden_rows: (n, features) float32 rows to score at every load, NaN where missing.
         window: the first and last event time in ms of the training rows.
         metrics: JSON values; no NaN.
+        small: a model over all columns for payments that the main one would answer too late, as UBJ.
+        reference: from where drift is measured.
     """
 
     name: str
@@ -56,6 +61,8 @@ class Recipe:
     golden_rows: Values
     window: tuple[int, int]
     metrics: Mapping[str, Any]
+    small: bytes | None = None
+    reference: Reference | None = None
 
 
 def write(path: Path, recipe: Recipe, catalog: CatalogLike) -> Bundle:
@@ -109,7 +116,7 @@ def check_place(path: Path) -> None:
             raise ConfigError(f"{path} is a symbolic link; give the bundle's own place.")
         if path.exists():
             names = {entry.name for entry in path.iterdir()}
-            if names and (MANIFEST not in names or names - {MANIFEST, *CONTENT}):
+            if names and (MANIFEST not in names or names - {MANIFEST, *CONTENT, *OPTIONAL}):
                 raise ConfigError(f"{path} is a directory with other things than a bundle in it; give another place.")
         if not path.parent.is_dir():
             raise ConfigError(f"The directory {path.parent} does not exist; make it first.")
@@ -121,19 +128,24 @@ def check_place(path: Path) -> None:
 
 def _bake(path: Path, recipe: Recipe, catalog: CatalogLike) -> tuple[Bundle, dict[str, bytes]]:
     rows, columns = recipe.golden_rows, list(catalog.payment_columns)
-    main, second = (
-        golden.score_rows(golden.Request(model, values.astype("<f4").tobytes(), values.shape[1]))
-        for model, values in ((recipe.model, rows), (recipe.no_features, rows[:, columns]))
-    )
+    models = {MODEL: recipe.model, NO_FEATURES: recipe.no_features}
+    if recipe.small is not None:
+        models[SMALL] = recipe.small
+    told = {
+        name: golden.score_rows(golden.Request(model, values.astype("<f4").tobytes(), values.shape[1]))
+        for name, model in models.items()
+        for values in [rows[:, columns] if name == NO_FEATURES else rows]
+    }
+    scores = {name: tuple(np.frombuffer(each.scores, "<f4").tolist()) for name, each in told.items()}
     content = {
-        MODEL: recipe.model,
-        NO_FEATURES: recipe.no_features,
+        **models,
         POLICY: recipe.policy.to_toml().encode(),
         GOLDEN: _pretty(
             GoldenRows(
                 inputs=tuple(tuple(None if np.isnan(v) else float(v) for v in row) for row in rows),
-                model=tuple(np.frombuffer(main.scores, "<f4").tolist()),
-                no_features=tuple(np.frombuffer(second.scores, "<f4").tolist()),
+                model=scores[MODEL],
+                no_features=scores[NO_FEATURES],
+                small=scores.get(SMALL),
             )
         ),
     }
@@ -147,9 +159,10 @@ def _bake(path: Path, recipe: Recipe, catalog: CatalogLike) -> tuple[Bundle, dic
         catalog_fingerprint=catalog.fingerprint,
         libraries={"fraudline": _own_version(), "numpy": np.__version__, "xgboost": xgboost.__version__},
         training_window=TrainingWindow(*recipe.window),
-        trees={MODEL: main.trees, NO_FEATURES: second.trees},
+        trees={name: each.trees for name, each in told.items()},
         metrics=dict(recipe.metrics),
         files={name: FileEntry(len(data), hashlib.sha256(data).hexdigest()) for name, data in content.items()},
+        reference=recipe.reference,
     )
     raw = _pretty(manifest)
     bundle = Bundle(
@@ -160,6 +173,7 @@ def _bake(path: Path, recipe: Recipe, catalog: CatalogLike) -> tuple[Bundle, dic
         model=recipe.model,
         no_features=recipe.no_features,
         payment_columns=catalog.payment_columns,
+        small=recipe.small,
     )
     return bundle, content | {MANIFEST: raw}
 

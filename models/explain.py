@@ -14,7 +14,8 @@ import xgboost
 from features.catalog import DEFAULT, Catalog
 from models.bundle import Bundle
 from models.clearing import Clearer, Clearing
-from models.manifest import MODEL, NO_FEATURES
+from models.gpu import on_gpu
+from models.manifest import MODEL, NO_FEATURES, SMALL
 from models.native import CpuPredictor
 from models.policy import Tier
 from models.reasons import code_of, sentence
@@ -52,36 +53,45 @@ class Explainer:
     """Explains scores exactly, by TreeSHAP over each tree's cover (Lundberg et al., Nature Machine Intelligence 2020).
 
     A row's contributions and a constant add up to the log-odds of its score. It costs some hundred times as much as a
-    score, so explain alerts only, and all of a batch at once. Always on the CPU; one thread at a time.
+    score, so explain alerts only, and all of a batch at once. One thread at a time.
 
     Args:
         bundle: a bundle that `models.bundle.load` has verified.
         catalog: declares the bundle's features.
+        device: `cpu` or `cuda`; what would have cleared an alert is always looked for on the CPU.
         threads: CPU threads; one is quickest for the few alerts of a batch.
     """
 
-    def __init__(self, bundle: Bundle, catalog: Catalog = DEFAULT, *, threads: int = 1) -> None:
+    def __init__(self, bundle: Bundle, catalog: Catalog = DEFAULT, *, device: str = "cpu", threads: int = 1) -> None:
         manifest = bundle.manifest
         self._features = catalog.only(manifest.features).features
         self._threads = threads
         self._names = manifest.features
         self._columns = np.asarray(bundle.payment_columns, np.intp)
-        self._main = open_model(bundle.model, manifest.features, MODEL, threads=threads)
-        self._second = open_model(bundle.no_features, manifest.no_features, NO_FEATURES, threads=threads)
-        self._clearer = {
-            "full": Clearer(self._main, CpuPredictor(self._main), self._features),
-            "no_features": Clearer(
-                self._second,
-                CpuPredictor(self._second),
-                [self._features[column] for column in bundle.payment_columns],
-            ),
+        everything = np.arange(len(manifest.features), dtype=np.intp)
+        models: dict[Tier, tuple[bytes | None, str, npt.NDArray[np.intp]]] = {
+            "full": (bundle.model, MODEL, everything),
+            "small": (bundle.small, SMALL, everything),
+            "no_features": (bundle.no_features, NO_FEATURES, self._columns),
         }
+        self._boosters: dict[Tier, tuple[xgboost.Booster, npt.NDArray[np.intp]]] = {}
+        self._clearer: dict[Tier, Clearer] = {}
+        for tier, (model, file, columns) in models.items():
+            if model is None:
+                continue
+            names = manifest.columns[file]
+            booster = open_model(model, names, file, threads=threads)
+            features = [self._features[column] for column in columns]
+            self._clearer[tier] = Clearer(booster, CpuPredictor(booster), features)
+            if device == "cuda":
+                booster = on_gpu(open_model(model, names, file, threads=threads))
+            self._boosters[tier] = booster, columns
 
     def warm_up(self) -> None:
         """Pay the costs of the first call now."""
         blank = np.full((1, len(self._names)), np.nan, np.float32)
-        self.contributions(blank, "full")
-        self.contributions(blank, "no_features")
+        for tier in self._boosters:
+            self.contributions(blank, tier)
 
     def explain(
         self, values: Values, tier: Tier, *, top: int = DEFAULT_TOP, currencies: Sequence[str] | None = None
@@ -106,18 +116,15 @@ class Explainer:
         """What would have cleared each of n alerts; see `models.clearing.Clearer.clear`."""
         if tier == "rules_only":
             return [None] * len(values)
-        columns = values if tier == "full" else values[:, self._columns]
-        return self._clearer[tier].clear(columns, scores, bars, until)
+        return self._clearer[tier].clear(values[:, self._boosters[tier][1]], scores, bars, until)
 
     def contributions(self, values: Values, tier: Tier) -> npt.NDArray[np.float32]:
         """(n, features + 1) log-odds that each feature added, and the constant in the last column; 0 where unused."""
         result = np.zeros((len(values), len(self._names) + 1), np.float32)
         if not len(values) or tier == "rules_only":
             return result
-        if tier == "full":
-            result[:] = self._shap(self._main, values)
-        else:
-            result[:, [*self._columns, -1]] = self._shap(self._second, values[:, self._columns])
+        booster, columns = self._boosters[tier]
+        result[:, [*columns, -1]] = self._shap(booster, values[:, columns])
         return result
 
     def _shap(self, booster: xgboost.Booster, values: Values) -> npt.NDArray[np.float32]:

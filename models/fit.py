@@ -66,12 +66,14 @@ class Part:
         rows: (m,) which of its rows.
         columns: which of its columns.
         fraud: (m,) what they were.
+        soft: (m,) float32, to learn in place of that: how probable fraud is.
     """
 
     values: Values
     rows: npt.NDArray[np.int64]
     columns: npt.NDArray[np.int64]
     fraud: Mask
+    soft: Values | None = None
 
     def chunk(self, start: int) -> Values:
         """The next `CHUNK_ROWS` rows from the `start`-th on."""
@@ -173,7 +175,8 @@ class _Chunks(xgboost.DataIter):  # type: ignore[misc]  # xgboost ships no compl
     def next(self, input_data: Callable[..., None]) -> bool:
         if self._at >= len(self._part.rows):
             return False
-        truth = self._part.fraud[self._at : self._at + CHUNK_ROWS]
+        told = self._part.fraud if self._part.soft is None else self._part.soft
+        truth = told[self._at : self._at + CHUNK_ROWS]
         input_data(data=self._part.chunk(self._at), label=truth, feature_names=self._names)
         self._at += CHUNK_ROWS
         return True

@@ -17,11 +17,14 @@ SCHEMA_VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
 MODEL: Final = "model.ubj"
 NO_FEATURES: Final = "no_features.ubj"
+SMALL: Final = "small.ubj"
 POLICY: Final = "policy.toml"
 GOLDEN: Final = "golden.json"
-MODELS: Final = (MODEL, NO_FEATURES)
-CONTENT: Final = (MODEL, NO_FEATURES, POLICY, GOLDEN)
-MAX_BYTES: Final = {MANIFEST: 4 << 20, POLICY: 1 << 20, GOLDEN: 16 << 20, MODEL: 512 << 20, NO_FEATURES: 512 << 20}
+CONTENT: Final = (MODEL, NO_FEATURES, POLICY, GOLDEN)  # of every bundle
+OPTIONAL: Final = (SMALL,)
+MAX_BYTES: Final = {MANIFEST: 4 << 20, POLICY: 1 << 20, GOLDEN: 16 << 20} | dict.fromkeys(
+    (MODEL, NO_FEATURES, SMALL), 512 << 20
+)
 _PICKLE_SUFFIXES: Final = (".pkl", ".pickle", ".joblib", ".dill", ".pt", ".pth", ".sav")
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -43,6 +46,32 @@ class TrainingWindow(msgspec.Struct, frozen=True):
     last_ms: int
 
 
+class Histogram(msgspec.Struct, frozen=True):
+    """How values were spread.
+
+    Attributes:
+        edges: (k,) rising.
+        counts: (k + 1,) values below the first edge, from it on below the second, and so on.
+        missing: values that were missing.
+    """
+
+    edges: tuple[float, ...]
+    counts: tuple[Count, ...]
+    missing: Count
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """How features and scores were spread when the model was made: drift is measured from there.
+
+    Attributes:
+        features: of each feature, over the payments that were learned from.
+        score: of the main model, over payments that it did not learn from.
+    """
+
+    features: dict[str, Histogram]
+    score: Histogram
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """`manifest.json`. Later versions may add fields, which are ignored here.
 
@@ -53,6 +82,7 @@ class Manifest(msgspec.Struct, frozen=True):
         trees: the number of trees of each model file.
         metrics: what training measured; JSON values.
         files: every other file of the bundle.
+        reference: None in bundles that are older than it.
     """
 
     schema_version: int
@@ -67,6 +97,23 @@ class Manifest(msgspec.Struct, frozen=True):
     trees: dict[str, Count]
     metrics: dict[str, Any]
     files: dict[str, FileEntry]
+    reference: Reference | None = None
+
+    @property
+    def has_small(self) -> bool:
+        """Whether there is a small model, for payments that the main one would answer too late."""
+        return SMALL in self.files
+
+    @property
+    def content(self) -> tuple[str, ...]:
+        """The names of its files."""
+        return CONTENT + OPTIONAL * self.has_small
+
+    @property
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        """The columns of each model file."""
+        found = {MODEL: self.features, NO_FEATURES: self.no_features}
+        return found | {SMALL: self.features} if self.has_small else found
 
 
 class _Version(msgspec.Struct):
@@ -90,7 +137,7 @@ def parse_manifest(data: bytes, where: Path) -> Manifest:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{where} is not a bundle's manifest ({error}); train the bundle again.") from error
     for name in manifest.files:
-        if name not in CONTENT:
+        if name not in CONTENT + OPTIONAL:
             raise BundleError(f"{where} lists a file that no bundle has ({name[:80]!r}); train the bundle again.")
     for name in CONTENT:
         if name not in manifest.files:

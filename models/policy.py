@@ -9,6 +9,8 @@
     name = "online"
     when = "channel = 'ecom'"
     review = 0.15
+    [thresholds.small]           # only where the bundle has a small model
+    review = 0.2
     [thresholds.no_features]
     review = 0.05
 
@@ -60,11 +62,11 @@ from models.expressions import Expression, compiled
 from models.facts import FIELDS, Facts, Fields
 from models.lists import LISTS, ListName, Lists
 
-Tier = Literal["full", "no_features", "rules_only"]
-ScoredTier = Literal["full", "no_features"]
+Tier = Literal["full", "small", "no_features", "rules_only"]
+ScoredTier = Literal["full", "small", "no_features"]
 Action = Literal["review", "block", "approve", "tag"]
-TIERS: Final[tuple[Tier, ...]] = ("full", "no_features", "rules_only")
-SCORED_TIERS: Final[tuple[ScoredTier, ...]] = ("full", "no_features")
+TIERS: Final[tuple[Tier, ...]] = ("full", "small", "no_features", "rules_only")
+NEEDED_TIERS: Final[tuple[ScoredTier, ...]] = ("full", "no_features")  # the small model is not in every bundle
 APPROVE, REVIEW, BLOCK = 0, 1, 2
 DECISIONS: Final = ("approve", "review", "block")
 
@@ -216,7 +218,10 @@ class Policy:
 
     def __post_init__(self) -> None:
         names: set[str] = set()
-        bars = {tier: self._bars_of(tier, names) for tier in SCORED_TIERS}
+        for needed in NEEDED_TIERS:
+            if needed not in self.thresholds:
+                raise ConfigError(f"{self.where} has no [thresholds.{needed}]; add it with a `review` score.")
+        bars = {tier: self._bars_of(tier, held, names) for tier, held in self.thresholds.items()}
         steps = [self._list_step(place, name) for place, name in enumerate(LISTS)]
         of_tier: dict[Tier, list[_Step]] = {tier: list(steps) for tier in TIERS}
         for number, rule in enumerate(self.rules):
@@ -309,10 +314,7 @@ class Policy:
             reviews[mask], blocks[mask] = segment.review, segment.block
         return reviews, blocks
 
-    def _bars_of(self, tier: ScoredTier, names: set[str]) -> tuple[_Bar, ...]:
-        held = self.thresholds.get(tier)
-        if held is None:
-            raise ConfigError(f"{self.where} has no [thresholds.{tier}]; add it with a `review` score.")
+    def _bars_of(self, tier: ScoredTier, held: Thresholds, names: set[str]) -> tuple[_Bar, ...]:
         found = [self._bar(f"thresholds.{tier}", None, held.review, held.block)]
         for number, segment in enumerate(held.segments):
             place = f"thresholds.{tier}.segments[{number}]"
@@ -375,6 +377,21 @@ class Policy:
             raise ConfigError(f"In {self.where}, alert_rate.lowest is above highest; exchange them.")
         if block is not None and rate.highest > block:
             raise ConfigError(f"In {self.where}, alert_rate.highest is above thresholds.full.block; lower it.")
+
+
+def merged(parts: Sequence[tuple[npt.NDArray[np.intp], Verdicts]], n: int) -> Verdicts:
+    """The verdicts on n payments, of which each part was decided by itself: the rows of a part, and its verdicts."""
+    decision = np.zeros(n, np.uint8)
+    review, block = np.full(n, np.nan, np.float32), np.full(n, np.nan, np.float32)
+    told: tuple[dict[str, Mask], dict[str, Mask]] = ({}, {})
+    for rows, verdicts in parts:
+        decision[rows] = verdicts.decision
+        if verdicts.review is not None and verdicts.block is not None:
+            review[rows], block[rows] = verdicts.review, verdicts.block
+        for masks, fired in zip(told, (verdicts.fired, verdicts.shadow), strict=True):
+            for rule, mask in fired:
+                masks.setdefault(rule, np.zeros(n, np.bool_))[rows] = mask
+    return Verdicts(decision, tuple(told[0].items()), tuple(told[1].items()), review, block)
 
 
 def parse(text: str, features: Mapping[str, bool], *, where: str = "policy.toml") -> Policy:

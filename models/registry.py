@@ -27,7 +27,7 @@ import msgspec
 
 from features.errors import BundleError, ConfigError, RegistryUnavailable
 from models.bundle import CatalogLike, load, read_files
-from models.manifest import CONTENT, MANIFEST, MAX_BYTES, Manifest, Sha256, digest_of, parse_manifest
+from models.manifest import MANIFEST, MAX_BYTES, Manifest, Sha256, digest_of, parse_manifest
 
 SCHEMA_VERSION: Final = 1
 Role = Literal["champion", "challenger"]
@@ -130,13 +130,17 @@ class Registry:
             yield Path(self._root) / BUNDLES / folder
             return
         with tempfile.TemporaryDirectory(prefix="fraudline-bundle-") as copy:
-            for name in (MANIFEST, *CONTENT):
-                place = f"{BUNDLES}/{folder}/{name}"
-                data = self._asked(partial(self._content, place, MAX_BYTES[name]))
-                if data is None:
-                    raise BundleError(f"{self._root}/{place} is missing; promote the bundle again.")
-                (Path(copy) / name).write_bytes(data)
+            self._copy(folder, MANIFEST, Path(copy))
+            for name in parse_manifest((Path(copy) / MANIFEST).read_bytes(), Path(folder) / MANIFEST).content:
+                self._copy(folder, name, Path(copy))
             yield Path(copy)
+
+    def _copy(self, folder: str, name: str, to: Path) -> None:
+        place = f"{BUNDLES}/{folder}/{name}"
+        data = self._asked(partial(self._content, place, MAX_BYTES[name]))
+        if data is None:
+            raise BundleError(f"{self._root}/{place} is missing; promote the bundle again.")
+        (to / name).write_bytes(data)
 
     def entries(self) -> list[Entry]:
         """All bundles, the newest first; those that can't be read come last."""

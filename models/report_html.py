@@ -19,35 +19,40 @@ def is_installed() -> bool:
     return all(map(find_spec, ("jinja2", "matplotlib")))
 
 
-def render(figures: dict[str, Any], title: str) -> str:
-    """The page."""
+def environment() -> Any:
+    """Jinja with the filters that pages use, and matplotlib set to draw the same SVG for the same figures."""
     import jinja2
     import matplotlib as mpl
 
     mpl.use("svg")
     mpl.rcParams.update({"svg.hashsalt": "fraudline", "font.size": 9})
     mpl.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(
+    made = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    made.filters.update(
         number=lambda value, digits=0: "" if value is None else f"{value:,.{digits}f}",
         share=lambda value: "" if value is None else f"{value:.1%}",
         moment=lambda ms: datetime.fromtimestamp(ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M"),
     )
-    template = environment.from_string(files("models").joinpath("report.html.j2").read_text("utf-8"))
+    return made
+
+
+def render(figures: dict[str, Any], title: str) -> str:
+    """The page."""
+    template = environment().from_string(files("models").joinpath("report.html.j2").read_text("utf-8"))
     plots = {
-        "precision_recall": _svg(lambda axes: _precision_recall(axes, figures)),
-        "roc": _svg(lambda axes: _roc(axes, figures)),
-        "calibration": _svg(lambda axes: _calibration(axes, figures)),
-        "histogram": _svg(lambda axes: _histogram(axes, figures)),
-        "alerts": _svg(lambda axes: _alerts(axes, figures)),
-        "trees": _svg(lambda axes: _trees(axes, figures)),
-        "gain": _svg(lambda axes: _bars(axes, figures["gain"], "share of the whole gain"), tall=True),
-        "shap": _svg(lambda axes: _bars(axes, figures["shap"], "mean part in the log-odds, highest scores"), tall=True),
+        "precision_recall": svg(lambda axes: _precision_recall(axes, figures)),
+        "roc": svg(lambda axes: _roc(axes, figures)),
+        "calibration": svg(lambda axes: _calibration(axes, figures)),
+        "histogram": svg(lambda axes: _histogram(axes, figures)),
+        "alerts": svg(lambda axes: _alerts(axes, figures)),
+        "trees": svg(lambda axes: _trees(axes, figures)),
+        "gain": svg(lambda axes: _bars(axes, figures["gain"], "share of the whole gain"), tall=True),
+        "shap": svg(lambda axes: _bars(axes, figures["shap"], "mean part in the log-odds, highest scores"), tall=True),
     }
-    return template.render(title=title, plots=plots, **figures)
+    return str(template.render(title=title, plots=plots, **figures))
 
 
-def _svg(draw: Callable[[Any], None], *, tall: bool = False) -> str:
+def svg(draw: Callable[[Any], None], *, tall: bool = False) -> str:
     """An SVG element, the same for the same figures."""
     from matplotlib.figure import Figure
 

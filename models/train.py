@@ -25,6 +25,7 @@ from models import dataset, evaluate
 from models.bundle_writer import Recipe, check_place, write
 from models.calibrate import Line, calibrated, with_line
 from models.dataset import DAY_MS, Dataset, Mask, Progress, Values
+from models.drift import reference
 from models.facts import FIELDS
 from models.fit import TREE_STEP, Part, TreeOptions, fit, margins, precision_by_trees
 from models.policy import Policy, Thresholds
@@ -284,6 +285,7 @@ def train(
             golden_rows=_golden_rows(data.values[fitted["full"].judged[-1].rows]),
             window=(int(data.event_time[learned].min()), int(data.event_time[learned].max())),
             metrics=metrics,
+            reference=reference(catalog.names, sample, fitted["full"].judged[-1].scores),
         )
         written = write(out, recipe, catalog)
         metrics["trees"] = dict(written.manifest.trees)

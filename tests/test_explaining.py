@@ -41,7 +41,7 @@ def job(count: int, explain: object = plain, clear: object = None, limit_s: floa
     scores = np.linspace(0.5, 1, count, dtype=np.float32)
     values = np.arange(count, dtype=np.float32)[:, None]
     bars = np.full(count, 0.5, np.float32)
-    return Job(explain, clear, values, "full", scores, bars, ["EUR"] * count, limit_s)  # type: ignore[arg-type]
+    return Job(explain, clear, values, ["full"] * count, scores, bars, ["EUR"] * count, limit_s)  # type: ignore[arg-type]
 
 
 def test_each_alert_gets_its_own() -> None:

@@ -61,7 +61,13 @@ class Switch:
 class Broken:
     """A `Scoring` whose device is gone."""
 
+    has_small: bool = False
+    device: str = "cpu"
+
     def score(self, values: Values) -> Scores:
+        raise ScoringFailed("the device is gone")
+
+    def score_small(self, values: Values) -> Scores:
         raise ScoringFailed("the device is gone")
 
     def score_payment_only(self, values: Values) -> Scores:

@@ -26,6 +26,7 @@ from models.policy import (
     Segment,
     Thresholds,
     Tier,
+    merged,
     parse,
 )
 from models.starter_rules import starter_rules
@@ -94,7 +95,9 @@ def policies(draw: st.DrawFn) -> Policy:
     segments = tuple(
         bar(Segment, name=f"segment_{number}", when=draw(conditions)) for number in range(draw(st.integers(0, 2)))
     )
-    bars: Any = {"full": bar(Thresholds, segments=segments), "no_features": bar(Thresholds)}
+    bars: Any = {name: bar(Thresholds) for name in ("small", "no_features")} | {
+        "full": bar(Thresholds, segments=segments)
+    }
     lists: Any = {"watch": ListRule("review", 3)} if draw(st.booleans()) else {}
     return Policy(NAMES, bars, tuple(rules), lists)
 
@@ -180,6 +183,26 @@ def test_decisions_equal_the_naive_ones(
         told = [[rule for rule, mask in group if mask[row]] for group in (verdicts.fired, verdicts.shadow)]
         assert (int(verdicts.decision[row]), *told) == naive(policy, score, paid, tier, listed)
     assert all(mask.any() for _, mask in (*verdicts.fired, *verdicts.shadow))
+
+
+@given(policies(), st.lists(payments, max_size=8), st.data())
+def test_a_batch_of_two_tiers_is_decided_as_if_each_were_alone(
+    policy: Policy, some: list[Paid], data: st.DataObject
+) -> None:
+    size = {"min_size": len(some), "max_size": len(some)}
+    scores = np.array(data.draw(st.lists(probabilities, **size)), np.float32)
+    small = np.array(data.draw(st.lists(st.booleans(), **size)), np.bool_)
+    parts = []
+    for rows, tier in ((np.flatnonzero(~small), "full"), (np.flatnonzero(small), "small")):
+        parts.append((rows, decide(policy, scores[rows], [some[row] for row in rows], tier)))  # type: ignore[arg-type]
+    whole = merged(parts, len(some))
+    for row, paid in enumerate(some):
+        alone = decide(policy, scores[row : row + 1], [paid], "small" if small[row] else "full")
+        assert whole.decision[row] == alone.decision[0]
+        assert whole.review is not None
+        assert whole.review[row] == alone.review[0]
+        for told, own in ((whole.fired, alone.fired), (whole.shadow, alone.shadow)):
+            assert {rule for rule, mask in told if mask[row]} == {rule for rule, mask in own if mask[0]}
 
 
 @given(policies())

@@ -62,11 +62,14 @@ READ_MS = 1_700_000_000_800.0
 
 
 def policy() -> Policy:
-    return Policy({"amount_minor": False}, {"full": Thresholds(0.25, 0.75), "no_features": Thresholds(0.5)})
+    return Policy(
+        {"amount_minor": False},
+        {"full": Thresholds(0.25, 0.75), "small": Thresholds(0.5), "no_features": Thresholds(0.5)},
+    )
 
 
-def outbox(device: Literal["cpu", "cuda"] = "cpu") -> Outbox:
-    return Outbox(TOPICS, MODEL, DIGESTS, device)
+def outbox() -> Outbox:
+    return Outbox(TOPICS, MODEL, DIGESTS)
 
 
 def thresholds(tier: Tier) -> tuple[Any, Any]:
@@ -131,6 +134,7 @@ def test_a_decision_says_what_was_decided(tier: Tier, device: Literal["cpu", "cu
     full = tier == "full"
     bars: dict[Tier, tuple[float | None, float | None]] = {
         "full": (0.25, 0.75),
+        "small": (0.5, None),
         "no_features": (0.5, None),
         "rules_only": (None, None),
     }
@@ -159,7 +163,7 @@ def test_a_decision_says_what_was_decided(tier: Tier, device: Literal["cpu", "cu
             PAYMENTS[:3], sources, names, scores, states, fired, (("tried",), (), ()), strict=True
         )
     ]
-    records = outbox(device).decisions(decided(tier))
+    records = outbox().decisions(decided(tier, device=device))
     assert [content(record) for record in records] == [msgspec.json.encode(decision) for decision in expected]
     assert [msgspec.json.decode(content(record), type=Decision) for record in records] == expected
     for record, each in zip(records, PAYMENTS[:3], strict=True):

@@ -1,0 +1,402 @@
+"""Smaller and faster forms of a bundle, each judged beside the original on payments that neither has learned from.
+
+The payments behind the bundle's training window are halved by time. The older half is for choosing: what to prune,
+which thresholds lie close together, where to review and block. The newer half judges.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from features.catalog import Catalog
+from features.errors import ConfigError
+from models import dataset, evaluate
+from models.bundle import Bundle, GoldenRows, load, read_files
+from models.bundle_writer import Recipe, check_place, write
+from models.dataset import DAY_MS, Dataset, Mask, Progress, Values
+from models.edge.forest import read as read_forest
+from models.edge.walk import Walker
+from models.fit import Part, TreeOptions, fit
+from models.manifest import GOLDEN, MODEL
+from models.native import CpuPredictor
+from models.policy import AlertRate, Policy, Thresholds
+from models.score import open_model
+from models.shrink import pruned, quantized
+
+Technique = Literal["prune", "quantize", "distill", "compile"]
+TECHNIQUES: Final[tuple[Technique, ...]] = ("prune", "quantize", "distill", "compile")
+ORIGINAL: Final = "original"
+MIN_FRAUDS: Final = 5  # of either half
+BATCH: Final = 128
+_ROUNDS: Final = 400
+_LEAST_S: Final = 0.2
+
+Scores = npt.NDArray[np.float32]
+_Predict = Callable[[Values], Scores]
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizeOptions:
+    """How to make a bundle smaller.
+
+    Attributes:
+        techniques: what to do. `prune` comes before `quantize`; `distill` learns from the original, and its student is
+            quantized too where that is asked for; `compile` measures every form compiled on this machine as well.
+        student_trees: of the distilled model.
+        student_depth: of its trees.
+        seed: of its growth.
+        threads: CPU threads for that.
+        memory_mb: for features, and for quantised rows.
+
+    Raises:
+        ConfigError: a value can't be used.
+    """
+
+    techniques: tuple[Technique, ...] = TECHNIQUES
+    student_trees: int = 60
+    student_depth: int = 4
+    seed: int = 7
+    threads: int = 1
+    memory_mb: int = 2_048
+
+    def __post_init__(self) -> None:
+        if not self.techniques or set(self.techniques) - set(TECHNIQUES):
+            raise ConfigError(f"--techniques must be some of {', '.join(TECHNIQUES)}.")
+        if not 1 <= self.student_trees <= 10_000 or not 1 <= self.student_depth <= 12:
+            raise ConfigError(
+                "A student has 1 to 10,000 trees of a depth of 1 to 12; give numbers inside these ranges."
+            )
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """One form of the model, on one engine.
+
+    Attributes:
+        form: `original`, or what was done to it.
+        engine: `xgboost` or `compiled`.
+        trees: how many.
+        auc: area under the ROC curve on the judging payments.
+        ap: average precision there.
+        recall_at_precision_90: likewise.
+        file_bytes: of the model file.
+        memory_bytes: of the compiled form; None for XGBoost, which does not tell.
+        one_row_us: median time of one row.
+        batch_row_us: median time of a row in a batch of 128.
+        cpu_s_per_million: CPU seconds for a million payments in such batches.
+        largest_difference: to the original's scores by XGBoost, on the judging payments.
+        bundle: where it was written.
+    """
+
+    form: str
+    engine: str
+    trees: int
+    auc: float | None
+    ap: float | None
+    recall_at_precision_90: float | None
+    file_bytes: int
+    memory_bytes: int | None
+    one_row_us: float
+    batch_row_us: float
+    cpu_s_per_million: float
+    largest_difference: float
+    bundle: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Halves:
+    """Payments behind the training window: (m,) those for choosing, (k,) those for judging, and what they were."""
+
+    choose: Values
+    chosen_fraud: Mask
+    judge: Values
+    judged_fraud: Mask
+
+
+def optimize(
+    path: Path,
+    payments: Path,
+    labels: Path,
+    out: Path,
+    options: OptimizeOptions,
+    progress: Progress,
+    catalog: Catalog,
+    is_card_number: Callable[[str], bool] = lambda _text: False,
+) -> list[Measured]:
+    """Make the forms of the bundle at `path` that are asked for, write each as a bundle into `out`, and measure all.
+
+    Args:
+        path: a bundle.
+        payments: the history that it was trained on and that goes on after it, in log order.
+        labels: its labels.
+        out: a directory; the bundles in it are named by what was done.
+        options: what to do.
+        progress: told what is being done and the share of all work that is done.
+        catalog: the features.
+        is_card_number: tells a card number from a token.
+
+    Returns:
+        The original and each form, on XGBoost and, if asked for, compiled.
+
+    Raises:
+        BundleError: the bundle can't be used.
+        ConfigError: the history does not go on after the bundle's training window, with fraud in both halves; or
+            something can't be read or written.
+    """
+    bundle = load(path, catalog)
+    forms = _forms(options.techniques)
+    for form in forms:
+        out.mkdir(parents=True, exist_ok=True)
+        check_place(out / form)
+    used = catalog.only(bundle.manifest.features)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".optimize.", dir=out if out.is_dir() else None) as folder:
+            data = dataset.read(
+                payments,
+                labels,
+                used,
+                Path(folder),
+                lambda text, share: progress(text, 0.6 * share),
+                is_card_number,
+                memory_mb=options.memory_mb,
+                threads=options.threads,
+            )
+            halves = _halves(bundle, data)
+            models = {ORIGINAL: bundle.model} | _made(bundle, data, halves, options, progress)
+            return _written(bundle, models, halves, out, options, progress, used)
+    except OSError as error:
+        raise ConfigError(f"There is no room to work in {out} ({error.strerror}); free some.") from None
+
+
+def _forms(techniques: Sequence[Technique]) -> list[str]:
+    """The names of the bundles that these techniques make."""
+    shrunk = [each for each in ("prune", "quantize") if each in techniques]
+    names = {"prune": "pruned", "quantize": "quantized"}
+    found = ["-".join(names[each] for each in shrunk[: count + 1]) for count in range(len(shrunk))]
+    return found + ["distilled"] * ("distill" in techniques)
+
+
+def _halves(bundle: Bundle, data: Dataset) -> _Halves:
+    last_ms = bundle.manifest.training_window.last_ms
+    gap_days = bundle.manifest.metrics.get("validation_gap_days")
+    gap_ms = round((gap_days if isinstance(gap_days, int | float) else 0) * DAY_MS)
+    known_ms = int(max(data.event_time.max(initial=0), data.label_at.max(initial=0))) + 1
+    rows = np.flatnonzero((data.event_time > last_ms) & (data.event_time < known_ms - gap_ms))
+    fraud = data.fraud_known_by(known_ms)
+    times = data.event_time[rows]
+    middle = (int(times.min()) + int(times.max())) // 2 if len(rows) else 0
+    older, newer = rows[times <= middle], rows[times > middle]
+    if min(int(fraud[older].sum()), int(fraud[newer].sum())) < MIN_FRAUDS:
+        raise ConfigError(
+            "The history must go on after the payments that the bundle learned from, with at least "
+            f"{MIN_FRAUDS} known frauds in either half of that time: train the bundle with an earlier --to, or give "
+            "newer payments and labels."
+        )
+    return _Halves(data.values[older], fraud[older], data.values[newer], fraud[newer])
+
+
+def _made(
+    bundle: Bundle, data: Dataset, halves: _Halves, options: OptimizeOptions, progress: Progress
+) -> dict[str, bytes]:
+    """The forms, as UBJ."""
+    found, model, name = {}, bundle.model, ""
+    if "prune" in options.techniques:
+        progress("pruning", 0.6)
+        name, model = "pruned", pruned(model, halves.choose, halves.chosen_fraud)
+        found[name] = model
+    if "quantize" in options.techniques:
+        progress("quantizing", 0.7)
+        model = quantized(model, halves.choose)
+        found["-".join(filter(None, (name, "quantized")))] = model
+    if "distill" in options.techniques:
+        progress("distilling", 0.72)
+        student = distilled(bundle, data, options)
+        found["distilled"] = quantized(student, halves.choose) if "quantize" in options.techniques else student
+    return found
+
+
+def distilled(bundle: Bundle, data: Dataset, options: OptimizeOptions) -> bytes:
+    """A small student: it learns what the bundle's model says of the payments that the model learned from.
+
+    Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network" (2015), with probabilities as they
+    are.
+    """
+    window, names = bundle.manifest.training_window, bundle.manifest.features
+    rows = np.flatnonzero((data.event_time >= window.first_ms) & (data.event_time <= window.last_ms))
+    teacher = CpuPredictor(open_model(bundle.model, names, MODEL, threads=options.threads))
+    said = [
+        teacher(np.ascontiguousarray(data.values[rows[start : start + dataset.CHUNK_ROWS]]))
+        for start in range(0, len(rows), dataset.CHUNK_ROWS)
+    ]
+    if not said:
+        raise ConfigError("The history has no payment of the bundle's training window; a student learns from those.")
+    trees = TreeOptions(
+        trees=options.student_trees,
+        depth=options.student_depth,
+        learning_rate=max(0.05, min(0.3, 12 / options.student_trees)),
+        seed=options.seed,
+        threads=options.threads,
+    )
+    soft = np.concatenate(said)
+    part = Part(data.values, rows, np.arange(len(names)), soft >= 0.5, soft)
+    return fit(part, names, trees, lambda _text, _share: None, options.memory_mb)
+
+
+def _written(
+    bundle: Bundle,
+    models: dict[str, bytes],
+    halves: _Halves,
+    out: Path,
+    options: OptimizeOptions,
+    progress: Progress,
+    catalog: Catalog,
+) -> list[Measured]:
+    """Write every form but the original, and measure all."""
+    names = bundle.manifest.features
+    predictors = {form: CpuPredictor(open_model(model, names, MODEL, threads=1)) for form, model in models.items()}
+    original = predictors[ORIGINAL]
+    chosen, judged = original(halves.choose), original(halves.judge)
+    small = models.get("distilled")
+    found = []
+    for number, (form, model) in enumerate(models.items()):
+        progress("measuring", 0.8 + 0.2 * number / len(models))
+        predict = predictors[form]
+        place = None
+        row = _measured(form, "xgboost", model, predict, halves, judged, None, None)
+        if form != ORIGINAL:
+            place = out / form
+            policy = _policy(bundle.policy, chosen, {"full": predict(halves.choose)})
+            write(place, _recipe(bundle, form, model, policy, row), catalog)
+            row = msgspec.structs.replace(row, bundle=str(place))
+        found.append(row)
+        if "compile" in options.techniques:
+            walk = Walker(forest := read_forest(model))
+            told = None if place is None else str(place)
+            found.append(_measured(form, "compiled", model, walk, halves, judged, forest.nbytes, told))
+    if small is not None:
+        policy = _policy(bundle.policy, chosen, {"small": predictors["distilled"](halves.choose)})
+        tiered = _recipe(bundle, "tiered", bundle.model, policy, found[0], small=small)
+        write(out / "tiered", tiered, catalog)
+    progress("done", 1.0)
+    return found
+
+
+def _policy(policy: Policy, before: Scores, after: dict[str, Scores]) -> Policy:
+    """The same policy, its thresholds where the new scores put as many payments above them as the old scores did."""
+    thresholds = dict(policy.thresholds)
+    rate = policy.alert_rate
+    for tier, scores in after.items():
+        moved = _mover(before, scores)
+        old = policy.thresholds["full"]
+        thresholds[tier] = Thresholds(  # type: ignore[index]  # `full` or `small`
+            moved(old.review),
+            None if old.block is None else max(moved(old.block), moved(old.review)),
+            tuple(
+                msgspec.structs.replace(
+                    each,
+                    review=moved(each.review),
+                    block=None if each.block is None else max(moved(each.block), moved(each.review)),
+                )
+                for each in old.segments
+            ),
+        )
+        if rate is not None and tier == "full":
+            rate = AlertRate(rate.per_hour, moved(rate.lowest), moved(rate.highest))
+    return Policy(policy.features, thresholds, policy.rules, policy.lists, policy.limiter, rate)
+
+
+def _mover(before: Scores, after: Scores) -> Callable[[float], float]:
+    """Where a threshold goes, so that as many payments lie above it; one that no payment reaches stays."""
+    old, new = np.sort(before)[::-1], np.sort(after)[::-1]
+
+    def moved(threshold: float) -> float:
+        above = int(np.searchsorted(-old, -np.float32(threshold), side="right"))
+        return threshold if not above else float(new[above - 1])
+
+    return moved
+
+
+def _recipe(
+    bundle: Bundle, form: str, model: bytes, policy: Policy, row: Measured, *, small: bytes | None = None
+) -> Recipe:
+    _, manifest, _, files = read_files(bundle.path)
+    measured = {
+        "average_precision": row.ap,
+        "roc_auc": row.auc,
+        "recall_at_precision_90": row.recall_at_precision_90,
+    }
+    metrics: dict[str, Any] = dict(manifest.metrics) | {
+        "full": measured,
+        "optimized": {"from": bundle.digest, "form": form},
+    }
+    window = manifest.training_window
+    return Recipe(
+        name=manifest.name,
+        version=f"{manifest.version[: 63 - len(form)]}-{form}",
+        created_ms=manifest.created_ms,
+        model=model,
+        no_features=bundle.no_features,
+        policy=policy,
+        golden_rows=msgspec.json.decode(files[GOLDEN], type=GoldenRows).matrix(),
+        window=(window.first_ms, window.last_ms),
+        metrics=metrics,
+        small=small,
+        reference=manifest.reference,
+    )
+
+
+def _measured(
+    form: str,
+    engine: str,
+    model: bytes,
+    predict: _Predict,
+    halves: _Halves,
+    judged: Scores,
+    memory: int | None,
+    place: str | None,
+) -> Measured:
+    scores = predict(halves.judge)
+    one, batch, cpu = _timed(predict, halves.judge)
+    return Measured(
+        form=form,
+        engine=engine,
+        trees=len(read_forest(model).starts),
+        auc=evaluate.roc_auc(halves.judged_fraud, scores),
+        ap=evaluate.average_precision(halves.judged_fraud, scores),
+        recall_at_precision_90=evaluate.recall_at_precision(halves.judged_fraud, scores, 0.9),
+        file_bytes=len(model),
+        memory_bytes=memory,
+        one_row_us=one,
+        batch_row_us=batch,
+        cpu_s_per_million=cpu,
+        largest_difference=float(np.abs(scores - judged).max(initial=0)),
+        bundle=place,
+    )
+
+
+def _timed(predict: _Predict, values: Values) -> tuple[float, float, float]:
+    """Median µs of one row, of a row among 128, and CPU seconds for a million rows in such batches."""
+    sample = np.resize(values[: 64 * BATCH], (64 * BATCH, values.shape[1]))
+    ones = [np.ascontiguousarray(sample[k : k + 1]) for k in range(64)]
+    batches = [np.ascontiguousarray(sample[k * BATCH : (k + 1) * BATCH]) for k in range(64)]
+    medians = []
+    for rows in (ones, batches):
+        spent = []
+        for k in range(_ROUNDS):
+            begun = time.perf_counter_ns()
+            predict(rows[k % 64])
+            spent.append(time.perf_counter_ns() - begun)
+        medians.append(float(np.median(spent)) / 1_000)
+    cpu, until, rounds = time.process_time(), time.perf_counter() + _LEAST_S, 0
+    while time.perf_counter() < until:
+        predict(batches[rounds % 64])
+        rounds += 1
+    return medians[0], medians[1] / BATCH, (time.process_time() - cpu) / (rounds * BATCH) * 1e6
