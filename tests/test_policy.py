@@ -193,8 +193,8 @@ def test_a_batch_of_two_tiers_is_decided_as_if_each_were_alone(
     scores = np.array(data.draw(st.lists(probabilities, **size)), np.float32)
     small = np.array(data.draw(st.lists(st.booleans(), **size)), np.bool_)
     parts = []
-    for rows, tier in ((np.flatnonzero(~small), "full"), (np.flatnonzero(small), "small")):
-        parts.append((rows, decide(policy, scores[rows], [some[row] for row in rows], tier)))  # type: ignore[arg-type]
+    for here, tier in ((np.flatnonzero(~small), "full"), (np.flatnonzero(small), "small")):
+        parts.append((here, decide(policy, scores[here], [some[row] for row in here], tier)))  # type: ignore[arg-type]
     whole = merged(parts, len(some))
     for row, paid in enumerate(some):
         alone = decide(policy, scores[row : row + 1], [paid], "small" if small[row] else "full")
