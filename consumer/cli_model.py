@@ -165,7 +165,10 @@ def optimize(
     techniques: Annotated[
         str, typer.Option(metavar="LIST", help="Some of prune, quantize, distill, compile; commas between.")
     ] = "prune,quantize,distill,compile",
-    student_trees: Annotated[int, typer.Option(min=1, max=10_000, help="Trees of the distilled model.")] = 60,
+    student_trees: Annotated[
+        int | None,
+        typer.Option(min=1, max=10_000, help="Of the distilled model (default: a third of the original's, 10 to 60)."),
+    ] = None,
     student_depth: Annotated[int, typer.Option(min=1, max=12, help="Their depth.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Of the student.")] = 7,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; more than one pays on idle cores only.")] = 1,

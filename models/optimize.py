@@ -51,7 +51,7 @@ class OptimizeOptions:
     Attributes:
         techniques: what to do. `prune` comes before `quantize`; `distill` learns from the original, and its student is
             quantized too where that is asked for; `compile` measures every form compiled on this machine as well.
-        student_trees: of the distilled model.
+        student_trees: of the distilled model; None for a third of the original's, between 10 and 60.
         student_depth: of its trees.
         seed: of its growth.
         threads: CPU threads for that.
@@ -62,7 +62,7 @@ class OptimizeOptions:
     """
 
     techniques: tuple[Technique, ...] = TECHNIQUES
-    student_trees: int = 60
+    student_trees: int | None = None
     student_depth: int = 4
     seed: int = 7
     threads: int = 1
@@ -71,7 +71,7 @@ class OptimizeOptions:
     def __post_init__(self) -> None:
         if not self.techniques or set(self.techniques) - set(TECHNIQUES):
             raise ConfigError(f"--techniques must be some of {', '.join(TECHNIQUES)}.")
-        if not 1 <= self.student_trees <= 10_000 or not 1 <= self.student_depth <= 12:
+        if not 1 <= (self.student_trees or 1) <= 10_000 or not 1 <= self.student_depth <= 12:
             raise ConfigError(
                 "A student has 1 to 10,000 trees of a depth of 1 to 12; give numbers inside these ranges."
             )
@@ -238,10 +238,11 @@ def distilled(bundle: Bundle, data: Dataset, options: OptimizeOptions) -> bytes:
     ]
     if not said:
         raise ConfigError("The history has no payment of the bundle's training window; a student learns from those.")
+    count = options.student_trees or min(60, max(10, bundle.manifest.trees[MODEL] // 3))
     trees = TreeOptions(
-        trees=options.student_trees,
+        trees=count,
         depth=options.student_depth,
-        learning_rate=max(0.05, min(0.3, 12 / options.student_trees)),
+        learning_rate=max(0.05, min(0.3, 12 / count)),
         seed=options.seed,
         threads=options.threads,
     )
