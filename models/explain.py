@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -20,6 +20,8 @@ from models.native import CpuPredictor
 from models.policy import Tier
 from models.reasons import code_of, sentence
 from models.score import open_model
+from models.shap import TooLarge, TreeShap
+from models.trees import Forest
 
 Values = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float32]
@@ -47,13 +49,31 @@ class Explanation(msgspec.Struct, frozen=True, gc=False):
 
 
 NOT_EXPLAINED: Final = Explanation(())
+_Shap = Callable[[Values], Values]
+
+
+def _by_tables(model: bytes) -> _Shap | None:
+    try:
+        return TreeShap(Forest(model))
+    except TooLarge:
+        return None
+
+
+def _by_xgboost(booster: xgboost.Booster, threads: int) -> _Shap:
+    def shap(values: Values) -> Values:
+        matrix = xgboost.DMatrix(values, nthread=threads)
+        found: Values = booster.predict(matrix, pred_contribs=True, validate_features=False)
+        return found
+
+    return shap
 
 
 class Explainer:
     """Explains scores exactly, by TreeSHAP over each tree's cover (Lundberg et al., Nature Machine Intelligence 2020).
 
-    A row's contributions and a constant add up to the log-odds of its score. It costs some hundred times as much as a
-    score, so explain alerts only, and all of a batch at once. One thread at a time.
+    A row's contributions and a constant add up to the log-odds of its score. They come from tables (see `models.shap`),
+    or from XGBoost where those would be too large, and on a GPU. It costs a hundred times as much as a score, so
+    explain alerts only, and all of a batch at once. One thread at a time.
 
     Args:
         bundle: a bundle that `models.bundle.load` has verified.
@@ -65,7 +85,6 @@ class Explainer:
     def __init__(self, bundle: Bundle, catalog: Catalog = DEFAULT, *, device: str = "cpu", threads: int = 1) -> None:
         manifest = bundle.manifest
         self._features = catalog.only(manifest.features).features
-        self._threads = threads
         self._names = manifest.features
         self._columns = np.asarray(bundle.payment_columns, np.intp)
         everything = np.arange(len(manifest.features), dtype=np.intp)
@@ -74,7 +93,7 @@ class Explainer:
             "small": (bundle.small, SMALL, everything),
             "no_features": (bundle.no_features, NO_FEATURES, self._columns),
         }
-        self._boosters: dict[Tier, tuple[xgboost.Booster, npt.NDArray[np.intp]]] = {}
+        self._shap: dict[Tier, tuple[_Shap, npt.NDArray[np.intp]]] = {}
         self._clearer: dict[Tier, Clearer] = {}
         for tier, (model, file, columns) in models.items():
             if model is None:
@@ -84,13 +103,15 @@ class Explainer:
             features = [self._features[column] for column in columns]
             self._clearer[tier] = Clearer(booster, CpuPredictor(booster), features)
             if device == "cuda":
-                booster = on_gpu(open_model(model, names, file, threads=threads))
-            self._boosters[tier] = booster, columns
+                shap: _Shap = _by_xgboost(on_gpu(open_model(model, names, file, threads=threads)), threads)
+            else:
+                shap = _by_tables(model) or _by_xgboost(booster, threads)
+            self._shap[tier] = shap, columns
 
     def warm_up(self) -> None:
         """Pay the costs of the first call now."""
         blank = np.full((1, len(self._names)), np.nan, np.float32)
-        for tier in self._boosters:
+        for tier in self._shap:
             self.contributions(blank, tier)
 
     def explain(
@@ -116,21 +137,16 @@ class Explainer:
         """What would have cleared each of n alerts; see `models.clearing.Clearer.clear`."""
         if tier == "rules_only":
             return [None] * len(values)
-        return self._clearer[tier].clear(values[:, self._boosters[tier][1]], scores, bars, until)
+        return self._clearer[tier].clear(values[:, self._shap[tier][1]], scores, bars, until)
 
     def contributions(self, values: Values, tier: Tier) -> npt.NDArray[np.float32]:
         """(n, features + 1) log-odds that each feature added, and the constant in the last column; 0 where unused."""
         result = np.zeros((len(values), len(self._names) + 1), np.float32)
         if not len(values) or tier == "rules_only":
             return result
-        booster, columns = self._boosters[tier]
-        result[:, [*columns, -1]] = self._shap(booster, values[:, columns])
+        shap, columns = self._shap[tier]
+        result[:, [*columns, -1]] = shap(values[:, columns])
         return result
-
-    def _shap(self, booster: xgboost.Booster, values: Values) -> npt.NDArray[np.float32]:
-        matrix = xgboost.DMatrix(values, nthread=self._threads)
-        shap: npt.NDArray[np.float32] = booster.predict(matrix, pred_contribs=True, validate_features=False)
-        return shap
 
     def _reasons(
         self, row: Values, contributions: npt.NDArray[np.float32], columns: Sequence[int], currency: str | None

@@ -29,7 +29,7 @@ from sqlglot import expressions as sql
 from sqlglot.errors import SqlglotError
 
 from features.errors import ConfigError
-from models.facts import FIELDS, SCORE, Facts, Kind
+from models.facts import ABSENT, FIELDS, SCORE, Facts, Kind
 
 Mask = npt.NDArray[np.bool_]
 Test = Callable[[Facts], Mask]
@@ -178,9 +178,7 @@ class _Compiler:
             compare = _COMPARE[op]
             return lambda facts: compare(get(facts), literal)
         self._check_text_op(node, op)
-        if op == "=":
-            return lambda facts: _mask([text == literal for text in get(facts)])
-        return lambda facts: _mask([text is not None and text != literal for text in get(facts)])
+        return self._among(name, (str(literal),), op == "=")
 
     def _between(self, node: sql.Between, wanted: bool) -> Test:
         name = self._name(node.this)
@@ -206,10 +204,17 @@ class _Compiler:
             numbers = [value for value in values if not isinstance(value, _Name | str)]
             compare, join = (np.equal, operator.or_) if wanted else (_unequal, operator.and_)
             return lambda facts: reduce(join, [compare(get(facts), number) for number in numbers])
-        texts = frozenset(value for value in values if isinstance(value, str))
-        if wanted:
-            return lambda facts: _mask([text in texts for text in get(facts)])
-        return lambda facts: _mask([text is not None and text not in texts for text in get(facts)])
+        return self._among(name, tuple(value for value in values if isinstance(value, str)), wanted)
+
+    def _among(self, name: _Name, texts: tuple[str, ...], wanted: bool) -> Test:
+        """Where a text field is one of these texts; or is there, and is none of them."""
+
+        def test(facts: Facts) -> Mask:
+            codes, code_of = facts.codes(name.name)
+            found: Mask = reduce(operator.or_, [codes == code_of(text) for text in texts])
+            return found if wanted else ~found & (codes != ABSENT)
+
+        return test
 
     def _is_null(self, node: sql.Is, wanted: bool) -> Test:
         if not isinstance(node.expression, sql.Null):
@@ -218,7 +223,7 @@ class _Compiler:
         get = name.get
         if name.kind == "number":
             return (lambda facts: np.isnan(get(facts))) if wanted else (lambda facts: ~np.isnan(get(facts)))
-        return lambda facts: _mask([(text is None) == wanted for text in get(facts)])
+        return lambda facts: (facts.codes(name.name)[0] == ABSENT) == wanted
 
     def _flag(self, node: sql.Column, wanted: bool) -> Test:
         name = self._name(node)

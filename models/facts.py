@@ -16,6 +16,8 @@ Scores = npt.NDArray[np.float32]
 Fields = Callable[[str], Any]
 
 SCORE: Final = "score"
+ABSENT: Final = -1
+NOWHERE: Final = -2  # of a text that no payment of the batch has
 FIELDS: Final[dict[str, Kind]] = {
     name: "number" if hint is int or int in get_args(hint) else "text" for name, hint in get_type_hints(Payment).items()
 }
@@ -43,6 +45,19 @@ class Facts:
         if name not in self._known:
             self._known[name] = self._fields(name)
         return self._known[name]
+
+    def codes(self, name: str) -> tuple[npt.NDArray[np.int64], Callable[[str], int]]:
+        """A text field as numbers: equal texts have equal ones, absent ones -1; and the number of a text, or `NOWHERE`.
+
+        So that any number of comparisons look at each text once.
+        """
+        key = f"{name} as codes"
+        if key not in self._known:
+            codes: dict[str | None, int] = {None: ABSENT}
+            found = np.array([codes.setdefault(text, len(codes)) for text in self.field(name)], np.int64)
+            self._known[key] = found, lambda text: codes.get(text, NOWHERE)
+        known: tuple[npt.NDArray[np.int64], Callable[[str], int]] = self._known[key]
+        return known
 
     def feature(self, column: int) -> Values:
         """(n,) a feature of every payment."""
