@@ -17,6 +17,7 @@ RUN python -m pip wheel --no-deps --wheel-dir /wheels . \
  && /opt/fraudline/bin/pip install --no-deps --no-index /wheels/*.whl \
  && /opt/fraudline/bin/pip check \
  && NUMBA_CACHE_DIR=/opt/fraudline/kernels /opt/fraudline/bin/python -m features.warm \
+ && NUMBA_CACHE_DIR=/opt/fraudline/kernels /opt/fraudline/bin/python -m models.warm \
  && /opt/fraudline/bin/python -m pip uninstall --yes pip
 
 

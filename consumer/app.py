@@ -41,6 +41,7 @@ from features.redis_store import RedisStore, Tls
 from features.store import StateStore
 from features.warm import warm_up
 from models.lists import Lists
+from models.warm import warm_up as warm_up_models
 
 _LOG: Final = structlog.get_logger("app")
 
@@ -160,6 +161,7 @@ def run(settings: Settings) -> int:
     store = open_store(settings, catalog)
     check_store(store)
     warm_up()
+    warm_up_models()
     first = models.current().champion.reference
     telemetry.model(name=first.name, version=first.version, digest=first.digest)
     server = serve(telemetry, health, settings.telemetry.host, settings.telemetry.port)

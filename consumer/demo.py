@@ -30,6 +30,7 @@ from features.errors import FraudlineError, KafkaUnavailable
 from features.store import MemoryStore
 from features.warm import warm_up
 from models.train import TrainOptions, train
+from models.warm import warm_up as warm_up_models
 
 TRAINING_PAYMENTS: Final = 150_000
 TRAINING_SEED_OFFSET: Final = 1_000_003  # the model never sees what is shown
@@ -49,6 +50,7 @@ def run_demo(*, payments: int, rate: float, seed: int, as_json: bool) -> int:
     bundle = demo_bundle(seed, console)
     model = load_model(bundle, device="cpu", threads=1)
     warm_up()
+    warm_up_models()
     today_ms = int(time.time() * 1000) // DAY_MS * DAY_MS
     history = simulate(Simulation(payments=payments, seed=seed, start_ms=today_ms - SHOWN_DAYS_AGO * DAY_MS))
     card = ScoreCard(history.fraud_event_ids)
