@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.machine import machine, occasion
-from bench.run import QUALITY, merge
+from bench.run import QUALITY, RESULTS, merge
 from models.evaluate import average_precision, card_precision_at, recall_at_precision, roc_auc
 
 BEGUN: Final = datetime(2018, 4, 1, tzinfo=UTC)
@@ -33,7 +33,7 @@ DAY_MS: Final = 86_400_000
 TEST_WEEKS: Final = (94, 101, 108, 115)
 EARLIER_WEEKS: Final = (66, 73, 80, 87)
 DELAY_DAYS: Final = 7
-RUNS: Final = Path(__file__).parent / "quality_runs.jsonl"
+RUN_LOG: Final = Path(__file__).parent / "quality_runs.jsonl"
 MEASURES: Final = ("auc", "ap", "recall_at_precision_90", "card_precision_100")
 
 
@@ -164,7 +164,7 @@ def measure(source: Path, setups: list[Setup], weeks: tuple[int, ...], note: str
             for week in weeks:
                 runs.append(run(world, Path(place), setup, week))
                 print(runs[-1], flush=True)
-                with RUNS.open("a") as log:
+                with RUN_LOG.open("a") as log:
                     log.write(
                         json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), "note": note} | runs[-1])
                         + "\n"
@@ -196,7 +196,11 @@ def main() -> None:
         weeks = tuple(int(each) for each in args.weeks.split(","))
     when = occasion(["FILE", *sys.argv[2:]], module="bench.quality")
     found = when | measure(args.source, [SETUPS[name] for name in args.setups.split(",")], weeks, args.note)
-    if args.keep:
+    if args.keep:  # setups that were not run now keep what they had
+        results = Path(__file__).parent / RESULTS
+        known = json.loads(results.read_text()).get(QUALITY, {}) if results.exists() else {}
+        setups = known.get("setups", {}) | found["setups"]
+        found["setups"] = {name: setups[name] for name in SETUPS if name in setups}
         merge(Path(__file__).parent, QUALITY, found)
 
 
