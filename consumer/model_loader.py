@@ -33,7 +33,7 @@ def load_model(
     *,
     device: str,
     threads: int,
-    compiled: bool = False,
+    compiled: bool = True,
     catalog: Catalog = DEFAULT,
     digest: str | None = None,
 ) -> Model:

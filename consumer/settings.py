@@ -191,7 +191,7 @@ class ProcessingSettings(_Section):
 class ModelSettings(_Section):
     """Which bundle scores, and on what. With a `registry` its champion does, and `bundle` is not looked at.
 
-    `compiled` has the CPU score with code that is compiled for it, in place of XGBoost's.
+    `compiled` has the CPU score with code that is compiled at the start; else XGBoost itself does.
     """
 
     bundle: Path = Path("bundle")
@@ -199,7 +199,7 @@ class ModelSettings(_Section):
     poll_s: Annotated[float, Field(ge=0.1, le=3_600)] = 2.0
     device: Annotated[Literal["cpu", "cuda"], BeforeValidator(_lower)] = "cpu"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
-    compiled: bool = False
+    compiled: bool = True
 
 
 class ChallengerSettings(_Section):

@@ -12,7 +12,9 @@ from consumer.judge import LineUp
 from features.catalog import DEFAULT
 from features.errors import BundleError, ConfigError
 from models import bundle as bundles
+from models import score
 from models.bundle_writer import Recipe, write
+from models.edge import forest
 from models.explain import Explainer
 from models.manifest import GOLDEN, MODEL, SMALL
 from models.policy import Policy, Rule, Thresholds
@@ -163,3 +165,23 @@ def test_a_compiled_scorer_gives_the_same_scores(tmp_path: Path) -> None:
     plain, compiled = Scorer(loaded), Scorer(loaded, compiled=True)
     assert np.abs(plain.score(values) - compiled.score(values)).max() <= 1e-6
     assert np.abs(plain.score_payment_only(values) - compiled.score_payment_only(values)).max() <= 1e-6
+
+
+def test_a_model_that_can_not_be_compiled_is_left_to_xgboost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded, values = make_bundle(tmp_path / "bundle"), rows(50, 5)
+    expected = Scorer(loaded).score(values)
+    monkeypatch.setattr(forest, "DEEPEST", 1)
+    assert np.array_equal(Scorer(loaded, compiled=True).score(values), expected)
+    assert "deeper than 1" in capsys.readouterr().out
+
+
+def test_compiled_code_that_scores_otherwise_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded, values = make_bundle(tmp_path / "bundle"), rows(50, 5)
+    expected = Scorer(loaded).score(values)
+    monkeypatch.setattr(score.Walker, "__call__", lambda _self, some: np.full(len(some), 0.5, np.float32))
+    assert np.array_equal(Scorer(loaded, compiled=True).score(values), expected)
+    assert "differ" in capsys.readouterr().out
