@@ -192,7 +192,7 @@ def _reasons(bundle: Bundle, values: Values, scores: Values, rounds: int, calls:
 
 def _drift(bundle: Bundle, values: Values, scores: Values, rounds: int, calls: int) -> list[float]:
     """Microseconds a payment of counting all features, in batches of 128."""
-    known = reference(bundle.manifest.features, values, scores)
+    known = reference(DEFAULT.only(bundle.manifest.features).features, values, scores)
     drift = Drift(bundle.digest, known, bundle.manifest.features, time.time)
     some, told = np.ascontiguousarray(values[:BATCH]), np.ascontiguousarray(scores[:BATCH])
     drift.count(told, some)

@@ -36,7 +36,7 @@ def report(
     *,
     worker: Annotated[
         list[str] | None,
-        typer.Option(metavar="URL", help="Where a processor serves its metrics, as http://10.0.0.3:9108; repeatable."),
+        typer.Option(metavar="URL", help="Where a processor serves its metrics, as http://10.0.0.3:9464; repeatable."),
     ] = None,
     payments: Annotated[
         Path | None, typer.Option(metavar="PATH", help="In place of workers: a history, in log order.")
@@ -122,7 +122,7 @@ def _asked(url: str) -> Any:
     import orjson
 
     if not url.startswith(("http://", "https://")):
-        raise ConfigError(f"{url} is no address of a worker; give one as http://10.0.0.3:9108.")
+        raise ConfigError(f"{url} is no address of a worker; give one as http://10.0.0.3:9464.")
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/drift", timeout=TIMEOUT_S) as answer:  # noqa: S310  http only
             return orjson.loads(answer.read(MOST_BYTES))

@@ -198,7 +198,7 @@ MISSING_SHIFT = Metric(
     "ratio", ("feature", "window"), "A jump: a producer has stopped to send a field, or the state was lost.",
 )  # fmt: skip
 SCORE_PSI = Metric(
-    "fraudline_score_psi", "gauge", "How far the scores are from those of the bundle's test payments (PSI).",
+    "fraudline_score_psi", "gauge", "How far the scores are from those that the bundle gave when it was made (PSI).",
     "index", ("window",), "Above 0.25: thresholds no longer alert as often as was chosen; see which features moved.",
 )  # fmt: skip
 BUILD_INFO = Metric(

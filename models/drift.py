@@ -9,18 +9,20 @@ so that an empty one has a finite part; of n payments chance alone makes about (
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from features.catalog import Feature
 from features.kernels import compiled
 from models.manifest import Histogram, Reference
 
 BINS: Final = 10
 WIDTH: Final = BINS + 1  # the last is for missing values
 SCORE: Final = "score"
+CALENDAR: Final = frozenset({"hour", "weekday", "weekend", "night"})  # operations: of any hour they are all the same
 MIN_PAYMENTS: Final = 500  # below that chance alone makes a PSI of over 0.02
 NOTABLE: Final = 0.1
 SEVERE: Final = 0.25
@@ -31,15 +33,18 @@ Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
-def reference(names: Sequence[str], values: Values, scores: Values) -> Reference:
+def reference(features: Sequence[Feature], values: Values, scores: Values) -> Reference:
     """Histograms of the payments that a model learned from, and of its scores of later ones.
 
+    What depends on the clock alone is left out: within an hour or a day it is never spread as in training.
+
     Args:
-        names: (f,) the features.
+        features: (f,) what the columns are.
         values: (n, f) float32, NaN where missing.
         scores: (m,) float32.
     """
-    return Reference({name: histogram(values[:, column]) for column, name in enumerate(names)}, histogram(scores))
+    kept = {each.name: histogram(values[:, at]) for at, each in enumerate(features) if each.op not in CALENDAR}
+    return Reference(kept, histogram(scores))
 
 
 def histogram(values: Values) -> Histogram:
@@ -55,7 +60,7 @@ def histogram(values: Values) -> Histogram:
 
 
 class Bins:
-    """The bins of a reference: the score's first, and then those of some of its features.
+    """The bins of a reference: the score's first, and then those of some features, as far as it has them.
 
     Attributes:
         names: (k,) `score` and the features.
@@ -63,9 +68,11 @@ class Bins:
     """
 
     def __init__(self, known: Reference, features: Sequence[str]) -> None:
-        """Raises KeyError for a feature that the reference does not have."""
-        told: Mapping[str, Histogram] = {SCORE: known.score} | {name: known.features[name] for name in features}
-        self.names = (SCORE, *features)
+        """`features` are the columns of the values that will be counted."""
+        told: dict[str, Histogram] = {SCORE: known.score}
+        told |= {name: known.features[name] for name in features if name in known.features}
+        self.names = tuple(told)
+        self._columns = np.array([at for at, name in enumerate(features) if name in known.features], np.int64)
         self.edges = np.full((len(told), BINS - 1), np.inf, np.float32)
         self.then: Counts = np.zeros((len(told), WIDTH), np.int64)
         self.used = np.zeros((len(told), WIDTH), np.bool_)
@@ -77,8 +84,8 @@ class Bins:
         self.used[:, BINS] = True
 
     def count(self, scores: Values, values: Values, counts: Counts) -> None:
-        """Add n payments to (k, WIDTH) counts: (n,) scores and (n, k - 1) features, float32."""
-        _tally(np.ascontiguousarray(scores), np.ascontiguousarray(values), self.edges, counts)
+        """Add n payments to (k, WIDTH) counts: (n,) scores and (n, features) values, float32."""
+        _tally(np.ascontiguousarray(scores), np.ascontiguousarray(values), self._columns, self.edges, counts)
 
     def shares(self, counts: Counts) -> Floats:
         """(k, WIDTH) the share of each bin, as `psi` takes it; 0 in bins that the reference does not have."""
@@ -105,12 +112,11 @@ def _shares(counts: Counts, used: npt.NDArray[np.bool_]) -> Floats:
 
 
 @compiled
-def _tally(scores: Values, values: Values, edges: Values, counts: Counts) -> None:
-    rows, columns = values.shape
+def _tally(scores: Values, values: Values, columns: Counts, edges: Values, counts: Counts) -> None:
     bins = edges.shape[1]
-    for row in range(rows):
-        for column in range(columns + 1):
-            value = scores[row] if column == 0 else values[row, column - 1]
+    for row in range(len(scores)):
+        for column in range(len(columns) + 1):
+            value = scores[row] if column == 0 else values[row, columns[column - 1]]
             if np.isnan(value):
                 counts[column, bins + 1] += 1
             else:

@@ -21,7 +21,7 @@ from models.dataset import DAY_MS, Progress
 from models.drift import NOTABLE, SEVERE, WIDTH, Bins, Counts
 from models.manifest import MODEL
 from models.native import CpuPredictor
-from models.report_html import BLUE, GREY, RED, environment, svg
+from models.report_html import BLUE, GREY, environment, svg
 from models.score import open_model
 
 DRAWN: Final = 18  # features whose shares are drawn
@@ -103,7 +103,7 @@ def render(told: dict[str, Any], title: str) -> str:
     template = environment().from_string(files("models").joinpath("drift.html.j2").read_text("utf-8"))
     last = told["windows"][-1]["name"]
     drawn = [(row["name"], svg(partial(_shares, row=row, window=last))) for row in told["rows"][:DRAWN]]
-    days = svg(lambda axes: _days(axes, told), tall=True) if len(told["windows"]) > 3 else None
+    days = svg(lambda axes: _days(axes, told), size=(10.0, 3.4)) if len(told["windows"]) > 3 else None
     return str(template.render(title=title, drawn=drawn, days=days, last=last, **told))
 
 
@@ -125,10 +125,10 @@ def _shares(axes: Any, row: dict[str, Any], window: str) -> None:
 
 def _days(axes: Any, told: dict[str, Any]) -> None:
     names = [each["name"] for each in told["windows"]]
-    for number, row in enumerate(told["rows"][:6]):
+    for row in told["rows"][:6]:
         index = [row["psi"][name] for name in names]
         shown = [math.nan if value is None else value for value in index]
-        axes.plot(names, shown, "o-", markersize=3, label=row["name"], color=None if number else RED)
+        axes.plot(names, shown, "o-", markersize=3, label=row["name"])
     axes.axhline(SEVERE, color=GREY, linestyle=":")
     axes.set(ylabel="PSI", ylim=(0, None))
     axes.tick_params(axis="x", labelrotation=60, labelsize=7)

@@ -65,7 +65,7 @@ class Reference(msgspec.Struct, frozen=True):
 
     Attributes:
         features: of each feature, over the payments that were learned from.
-        score: of the main model, over payments that it did not learn from.
+        score: of the main model, over payments behind those, whose labels were not known yet.
     """
 
     features: dict[str, Histogram]

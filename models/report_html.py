@@ -11,6 +11,7 @@ from importlib.resources import files
 from importlib.util import find_spec
 from typing import Any
 
+WIDE, TALL = (5.2, 3.4), (5.2, 5.6)  # inches
 BLUE, RED, GREY = "#2563eb", "#dc2626", "#94a3b8"
 
 
@@ -46,17 +47,17 @@ def render(figures: dict[str, Any], title: str) -> str:
         "histogram": svg(lambda axes: _histogram(axes, figures)),
         "alerts": svg(lambda axes: _alerts(axes, figures)),
         "trees": svg(lambda axes: _trees(axes, figures)),
-        "gain": svg(lambda axes: _bars(axes, figures["gain"], "share of the whole gain"), tall=True),
-        "shap": svg(lambda axes: _bars(axes, figures["shap"], "mean part in the log-odds, highest scores"), tall=True),
+        "gain": svg(lambda axes: _bars(axes, figures["gain"], "share of the whole gain"), size=TALL),
+        "shap": svg(lambda axes: _bars(axes, figures["shap"], "mean part in the log-odds, highest scores"), size=TALL),
     }
     return str(template.render(title=title, plots=plots, **figures))
 
 
-def svg(draw: Callable[[Any], None], *, tall: bool = False) -> str:
+def svg(draw: Callable[[Any], None], *, size: tuple[float, float] = WIDE) -> str:
     """An SVG element, the same for the same figures."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2, 5.6 if tall else 3.4), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     draw(figure.add_subplot())
     held = io.StringIO()
     figure.savefig(held, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)

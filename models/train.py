@@ -25,7 +25,7 @@ from models import dataset, evaluate
 from models.bundle_writer import Recipe, check_place, write
 from models.calibrate import Line, calibrated, with_line
 from models.dataset import DAY_MS, Dataset, Mask, Progress, Values
-from models.drift import reference
+from models.drift import MIN_PAYMENTS, reference
 from models.facts import FIELDS
 from models.fit import TREE_STEP, Part, TreeOptions, fit, margins, precision_by_trees
 from models.policy import Policy, Thresholds
@@ -285,7 +285,7 @@ def train(
             golden_rows=_golden_rows(data.values[fitted["full"].judged[-1].rows]),
             window=(int(data.event_time[learned].min()), int(data.event_time[learned].max())),
             metrics=metrics,
-            reference=reference(catalog.names, sample, fitted["full"].judged[-1].scores),
+            reference=reference(catalog.features, sample, _later_scores(data, steps, fitted["full"])),
         )
         written = write(out, recipe, catalog)
         metrics["trees"] = dict(written.manifest.trees)
@@ -410,6 +410,18 @@ def _fitted(
 
 def _probabilities(margin: npt.NDArray[np.float64], line: Line) -> Scores:
     return (1 / (1 + np.exp(-(line.slope * margin + line.offset)))).astype(np.float32)
+
+
+def _later_scores(data: Dataset, steps: Plan, fitted: Fitted) -> Scores:
+    """What the final model says of payments that it did not learn from, because their labels are not known yet.
+
+    Those of the test window, where there are none or few: it has learned from them, which is seldom to be seen.
+    """
+    later = np.flatnonzero((data.event_time > data.event_time[steps.learn].max()) & (data.event_time < steps.known_ms))
+    rows = later if len(later) >= MIN_PAYMENTS else fitted.judged[-1].rows
+    columns = np.arange(data.values.shape[1])
+    told = margins(fitted.model, Part(data.values, rows, columns, np.zeros(len(rows), np.bool_)))
+    return (1 / (1 + np.exp(-told))).astype(np.float32)
 
 
 def _quality(fitted: Fitted) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import xgboost
 
-from models.drift import Bins, reference
+from models.drift import Bins, histogram
 from models.edge.forest import read
 from models.edge.walk import Walker
+from models.manifest import Reference
 from models.shap import TreeShap
 from models.shrink import quantized
 from models.trees import Forest
@@ -24,7 +25,7 @@ def warm_up() -> None:
     TreeShap(Forest(model))
     for each in (model, quantized(model, values)):
         Walker(read(each))
-    bins = Bins(reference(["x"], values, values[:, 0]), ["x"])
+    bins = Bins(Reference({"x": histogram(values[:, 0])}, histogram(values[:, 0])), ["x"])
     bins.count(values[:, 0], values, np.zeros_like(bins.then))
 
 

@@ -82,7 +82,8 @@ def test_the_index_is_what_its_definition_says(now: list[int]) -> None:
 
 def test_the_same_population_has_not_moved_and_another_one_has() -> None:
     rng = np.random.default_rng(1)
-    known = reference(["a", "b"], rng.normal(0, 1, (5_000, 2)).astype(np.float32), rng.random(5_000).astype(np.float32))
+    before = rng.normal(0, 1, (5_000, 2)).astype(np.float32)
+    known = Reference({name: histogram(before[:, at]) for at, name in enumerate("ab")}, histogram(rng.random(5_000)))  # type: ignore[arg-type]
     bins = Bins(known, ["a", "b"])
     counts = np.zeros((3, WIDTH), np.int64)
     values = rng.normal(0, 1, (5_000, 2)).astype(np.float32)
@@ -130,7 +131,7 @@ def test_a_clock_that_was_set_back_loses_nothing() -> None:
 
 
 def spread() -> Reference:
-    return reference(DEFAULT.names, rows(2_000), np.linspace(0, 1, 2_000, dtype=np.float32))
+    return reference(DEFAULT.features, rows(2_000), np.linspace(0, 1, 2_000, dtype=np.float32))
 
 
 def watched(rig: Rig) -> Rig:
@@ -148,7 +149,8 @@ def test_the_processor_counts_what_its_champion_scored() -> None:
     drift = rig.telemetry.drift.current
     assert drift is not None
     assert drift.digest == "2".rjust(64, "0")
-    assert drift.counts(HOUR).sum(axis=1).tolist() == [20] * (1 + len(DEFAULT.names))
+    assert drift.counts(HOUR).sum(axis=1).tolist() == [20] * (len(DEFAULT.names) - 1)
+    assert not {"hour", "weekday"} & set(drift.bins.names)
     for first in range(1_000, 1_000 + MIN_PAYMENTS, 100):
         rig.process(*events(100, first))
     assert rig.count("fraudline_score_psi", window="1h") > 0.25

@@ -12,6 +12,7 @@ from xgboost.core import XGBoostError
 from features.catalog import DEFAULT
 from features.errors import BundleError, ConfigError
 from models.bundle import Bundle
+from models.explain import Explainer
 from models.native import CpuPredictor
 from models.score import ConstantScorer, Scorer, Scoring, open_model
 from tests.support.bundles import looks_like_fraud, make_bundle, rows
@@ -145,7 +146,23 @@ def test_cuda_without_a_gpu_is_refused_instead_of_silently_using_the_cpu(bundle:
 @pytest.mark.gpu
 @pytest.mark.skipif(not has_gpu(), reason="needs a CUDA device and CuPy")
 def test_the_gpu_scores_as_the_cpu_does(bundle: Bundle) -> None:
-    values = rows(1_000)
+    values = rows(3_000)  # more than its first buffers hold
+    values[:8] = np.array([np.nan, 0.0, 1e30, -1e30, 3.4e38, -3.4e38, 1e-45, -0.0], np.float32)[:, None]
     gpu = Scorer(bundle, device="cuda")
+    gpu.warm_up()
+    assert gpu.device == "cuda"
     np.testing.assert_allclose(gpu.score(values), Scorer(bundle).score(values), atol=1e-5)
     np.testing.assert_allclose(gpu.score_payment_only(values), Scorer(bundle).score_payment_only(values), atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not has_gpu(), reason="needs a CUDA device and CuPy")
+def test_the_gpu_explains_as_the_cpu_does(bundle: Bundle) -> None:
+    values = rows(64)
+    by_gpu, by_cpu = Explainer(bundle, device="cuda"), Explainer(bundle)
+    for tier in ("full", "no_features"):
+        np.testing.assert_allclose(
+            by_gpu.contributions(values, tier),  # type: ignore[arg-type]
+            by_cpu.contributions(values, tier),  # type: ignore[arg-type]
+            atol=1e-4,
+        )
