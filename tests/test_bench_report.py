@@ -15,6 +15,7 @@ from bench.loadgen import SENT
 from bench.processes import BenchError, Child
 from bench.reader import RECEIVED
 from bench.report import STAGES, render
+from bench.report_models import OURS, models
 from bench.report_quality import MEASURES, quality
 from bench.saturation import ratios
 from bench.tables import table, verdict
@@ -189,3 +190,26 @@ def test_quality_is_reported_with_every_run_and_a_verdict() -> None:
     assert "AP: at least 0.755. Measured 0.76: **met.**" in text
     assert "recall at precision 0.9: at least 0.72. Measured 0.70: **not met.**" in text
     assert "| default | 94 | 57,182 | 416 | 0.8860 | 0.7648 | 0.7000 | 0.3100 | 300 | 60.0 | 13.0 |" in text
+
+
+def test_what_a_model_costs_is_told_for_every_engine_and_round() -> None:
+    engines = ("by hand, DMatrix", "by hand, inplace_predict", *OURS)
+    rounds = [{"p50_us": 10.0 * n, "p99_us": 20.0 * n, "max_us": 30.0 * n, "row_us": 5.0 * n} for n in (1, 2, 3)]
+    paced = {"p50_ms": 4.0, "p99_ms": 16.0, "max_ms": 60.0, "batches": 99, "swapped_s": None}
+    section = {
+        "scoring": [{"engine": engine, "rows": size, "rounds": rounds} for engine in engines for size in (1, 128)],
+        "largest_difference": 0.0,
+        "policy": [{"payment_us": 2.5, "max_us": 9.0}],
+        "reasons": [{"batch_ms": 3.5, "max_ms": 7.0, "by_hand_ms": 57.0}],
+        "drift": [0.4],
+        "swap": {"seconds": 3, "batch": 16, "every_ms": 20.0, "quiet": paced, "swap": paced | {"swapped_s": 0.8}},
+    }
+    lines = models(section)
+    text = "\n".join(lines)
+    for engine in engines:
+        assert text.count(f"| {engine} |") == 2
+    assert "p99, the worst round: at most 1 ms. Measured 0.06 ms: **met.**" in text
+    assert "a row, median of the rounds: at most 4 us. Measured 10.0 us: **not met.**" in text
+    assert "over an ordinary batch: at most 50 ms. Measured 56.0 ms: **not met.**" in text
+    assert "10.0, 20.0, 30.0 | 20.0, 40.0, 60.0 | 90.0" in text
+    assert text.count("| a promotion | 99 |") == 1
