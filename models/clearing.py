@@ -82,6 +82,10 @@ class Clearer:
         self._predict = predict
         self._features = tuple(features)
         self._places = {feature.name: place for place, feature in enumerate(features)}
+        self._amount = self._places.get(AMOUNT, -1)
+        self._ratios = self._made_by("amount_to_mean", "amount_to_max", "amount_to_min")
+        self._sums, self._maxima = self._made_by("sum"), self._made_by("max")
+        self._rounds, self._zscores = self._made_by("round_amount"), self._made_by("amount_zscore").tolist()
         splits = split_points(booster, len(features))
         self._levers = [
             _Lever(column, way, splits[column])
@@ -106,14 +110,19 @@ class Clearer:
             found.append(None if score < bar or now() >= until else self._clear(row, bar, until, now))
         return found
 
+    def _made_by(self, *operations: str) -> npt.NDArray[np.intp]:
+        """The columns of features that are made by these operations."""
+        return np.array([at for at, feature in enumerate(self._features) if feature.op in operations], np.intp)
+
     def _clear(self, row: Values, bar: float, until: float, now: Callable[[], float]) -> Clearing | None:
         levers = [lever for lever in self._levers if not np.isnan(row[lever.column])]
         ways = {lever.column: self._steps(lever, float(row[lever.column])) for lever in levers}
         ways = {column: steps for column, steps in ways.items() if steps}
         if not ways:
             return None
+        followed: dict[float, Values] = {}
         singles = [({column: value}, (rank,)) for column, steps in ways.items() for rank, value in enumerate(steps)]
-        scores = self._try(row, [changes for changes, _ in singles])
+        scores = self._try(row, [changes for changes, _ in singles], followed)
         if (cleared := self._best(row, singles, scores, bar)) is not None:
             return cleared
         lowest: dict[int, float] = {}
@@ -129,7 +138,7 @@ class Clearer:
                 for columns in combinations(promising, size)
                 for steps in product(*(_few(ways[column], size) for column in columns))
             ]
-            scores = self._try(row, [changes for changes, _ in tries])
+            scores = self._try(row, [changes for changes, _ in tries], followed)
             if (cleared := self._best(row, tries, scores, bar)) is not None:
                 return cleared
         return None
@@ -150,32 +159,39 @@ class Clearer:
         rising = [float(step) for step in dict.fromkeys(steps.tolist()) if step != value]
         return rising if len(rising) <= STEPS else [rising[place] for place in _spread(len(rising), STEPS)]
 
-    def _try(self, row: Values, tries: Sequence[Mapping[int, float]]) -> Scores:
+    def _try(self, row: Values, tries: Sequence[Mapping[int, float]], followed: dict[float, Values]) -> Scores:
+        """The scores of a row after each of these changes; `followed` keeps the row for each other amount."""
         rows = np.repeat(row[None, :], len(tries), axis=0)
+        places: list[int] = []
+        columns: list[int] = []
+        values: list[float] = []
         for place, changes in enumerate(tries):
             for column, value in changes.items():
-                rows[place, column] = value
-                if self._features[column].name == AMOUNT:
-                    self._follow_amount(row, rows[place], value)
+                if column != self._amount:
+                    places.append(place)
+                    columns.append(column)
+                    values.append(value)
+                    continue
+                if value not in followed:
+                    followed[value] = row.copy()
+                    followed[value][column] = value
+                    self._follow_amount(row, followed[value], value)
+                rows[place] = followed[value]
+        rows[places, columns] = values
         return self._predict(rows)
 
     def _follow_amount(self, row: Values, changed: Values, amount: float) -> None:
-        """With the payment's amount, what is made of it changes too."""
-        before = float(row[self._places[AMOUNT]])
-        for column, feature in enumerate(self._features):
-            known = float(row[column])
-            if np.isnan(known) or feature.name == AMOUNT:
-                continue
-            if feature.op in {"amount_to_mean", "amount_to_max", "amount_to_min"} and before > 0:
-                changed[column] = known * amount / before
-            elif feature.op == "sum":
-                changed[column] = known - before + amount
-            elif feature.op == "max" and known == before:
-                changed[column] = amount  # as if nothing earlier was larger: at least this
-            elif feature.op == "round_amount":
-                changed[column] = float(amount % ROUND_AMOUNT_MINOR == 0)
-            elif feature.op == "amount_zscore":
-                changed[column] = self._zscore(row, feature, known, before, amount)
+        """With the payment's amount, what is made of it changes too; what is missing stays so."""
+        before = float(row[self._amount])
+        if before > 0:
+            changed[self._ratios] = row[self._ratios].astype(np.float64) * amount / before
+        changed[self._sums] = row[self._sums].astype(np.float64) - before + amount
+        largest = self._maxima[row[self._maxima] == before]
+        changed[largest] = amount  # as if nothing earlier was larger: at least this
+        changed[self._rounds] = float(amount % ROUND_AMOUNT_MINOR == 0)
+        for column in self._zscores:
+            if not np.isnan(row[column]):
+                changed[column] = self._zscore(row, self._features[column], float(row[column]), before, amount)
 
     def _zscore(self, row: Values, feature: Feature, zscore: float, before: float, amount: float) -> float:
         """The new distance, by way of the mean that the ratio beside it tells; as it was where that is not known."""

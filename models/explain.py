@@ -16,10 +16,9 @@ from models.bundle import Bundle
 from models.clearing import Clearer, Clearing
 from models.gpu import on_gpu
 from models.manifest import MODEL, NO_FEATURES, SMALL
-from models.native import CpuPredictor
 from models.policy import Tier
 from models.reasons import code_of, sentence
-from models.score import open_model
+from models.score import on_cpu, open_model
 from models.shap import TooLarge, TreeShap
 from models.trees import Forest
 
@@ -101,7 +100,7 @@ class Explainer:
             names = manifest.columns[file]
             booster = open_model(model, names, file, threads=threads)
             features = [self._features[column] for column in columns]
-            self._clearer[tier] = Clearer(booster, CpuPredictor(booster), features)
+            self._clearer[tier] = Clearer(booster, on_cpu(booster, model, file, compiled=True), features)
             if device == "cuda":
                 shap: _Shap = _by_xgboost(on_gpu(open_model(model, names, file, threads=threads)), threads)
             else:

@@ -97,8 +97,8 @@ class Scorer:
             models[SMALL] = bundle.small
         self._on_cpu: dict[str, _Predict] = {}
         for name, model in models.items():
-            predict = _predicting(open_model(model, manifest.columns[name], name, threads=threads))
-            self._on_cpu[name] = (_walking(model, name, predict) if compiled else None) or predict
+            booster = open_model(model, manifest.columns[name], name, threads=threads)
+            self._on_cpu[name] = on_cpu(booster, model, name, compiled=compiled)
         self._on_gpu = {
             name: GpuPredictor(open_model(model, manifest.columns[name], name, threads=threads))
             for name, model in models.items()
@@ -193,6 +193,12 @@ def open_model(model: bytes, names: tuple[str, ...], file: str, *, threads: int)
     if tuple(booster.feature_names or ()) != names:
         raise BundleError(f"{file} has other columns than its manifest; train the bundle again.")
     return booster
+
+
+def on_cpu(booster: xgboost.Booster, model: bytes, file: str, *, compiled: bool) -> Callable[[Values], Scores]:
+    """What scores (n, columns) float32 rows by a model: compiled if that is asked for and possible, else XGBoost."""
+    predict = _predicting(booster)
+    return (_walking(model, file, predict) if compiled else None) or predict
 
 
 def _predicting(booster: xgboost.Booster) -> _Predict:
