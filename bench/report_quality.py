@@ -38,14 +38,14 @@ def quality(section: dict[str, Any]) -> list[str]:
     if "default" in setups:
         found = setups["default"]["summary"]
         lines += [
-            verdict(f"full catalog, defaults, {MEASURES[name]}", found[name]["mean"], target, at_most=False)
+            verdict(f"full catalog, defaults, {MEASURES[name]}", found[name]["mean"], target, at_most=False, digits=4)
             for name, target in TARGETS.items()
         ]
     if "handbook" in setups:
         found = setups["handbook"]["summary"]
         lines += [
             verdict(f"profile handbook, {MEASURES[name]}, off the independent figure", abs(found[name]["mean"] - mean),
-                    deviation, at_most=True)
+                    deviation, at_most=True, digits=4)
             for name, (mean, deviation) in BOOK_RECIPE.items()
         ]  # fmt: skip
     rows = [

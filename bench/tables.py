@@ -6,14 +6,17 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 
 
-def verdict(what: str, value: float | None, target: float, *, unit: str = "", at_most: bool) -> str:
-    """One line: the target, what was measured, and whether it was met."""
+def verdict(
+    what: str, value: float | None, target: float, *, unit: str = "", at_most: bool, digits: int | None = None
+) -> str:
+    """One line: the target, what was measured (to so many digits), and whether it was met."""
     bound = "at most" if at_most else "at least"
     aim = f"- {what}: {bound} {target:,.10g}{unit}."
     if value is None:
         return f"{aim} **Not measured.**"
     met = value <= target if at_most else value >= target
-    return f"{aim} Measured {number(value)}{unit}: **{'met' if met else 'not met'}.**"
+    shown = number(value) if digits is None else f"{value:.{digits}f}"
+    return f"{aim} Measured {shown}{unit}: **{'met' if met else 'not met'}.**"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
