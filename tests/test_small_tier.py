@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from consumer.judge import LineUp
 from features.catalog import DEFAULT
@@ -167,21 +168,21 @@ def test_a_compiled_scorer_gives_the_same_scores(tmp_path: Path) -> None:
     assert np.abs(plain.score_payment_only(values) - compiled.score_payment_only(values)).max() <= 1e-6
 
 
-def test_a_model_that_can_not_be_compiled_is_left_to_xgboost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_that_can_not_be_compiled_is_left_to_xgboost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, values = make_bundle(tmp_path / "bundle"), rows(50, 5)
     expected = Scorer(loaded).score(values)
     monkeypatch.setattr(forest, "DEEPEST", 1)
-    assert np.array_equal(Scorer(loaded, compiled=True).score(values), expected)
-    assert "deeper than 1" in capsys.readouterr().out
+    with capture_logs() as told:
+        assert np.array_equal(Scorer(loaded, compiled=True).score(values), expected)
+    assert all("deeper than 1" in line["why"] for line in told)
+    assert told
 
 
-def test_compiled_code_that_scores_otherwise_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_compiled_code_that_scores_otherwise_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, values = make_bundle(tmp_path / "bundle"), rows(50, 5)
     expected = Scorer(loaded).score(values)
     monkeypatch.setattr(score.Walker, "__call__", lambda _self, some: np.full(len(some), 0.5, np.float32))
-    assert np.array_equal(Scorer(loaded, compiled=True).score(values), expected)
-    assert "differ" in capsys.readouterr().out
+    with capture_logs() as told:
+        assert np.array_equal(Scorer(loaded, compiled=True).score(values), expected)
+    assert all("differ" in line["why"] for line in told)
+    assert told

@@ -34,7 +34,10 @@ def decision_of(score: float) -> str:
 
 
 class ChecksumScorer:
-    """`consumer.pipeline.Scoring` by checksums."""
+    """`models.score.Scoring` by checksums."""
+
+    has_small = False
+    device = "cpu"
 
     def __init__(self) -> None:
         self._exact = [DEFAULT.names.index(name) for name in EXACT]
@@ -45,6 +48,9 @@ class ChecksumScorer:
 
     def score(self, values: Values) -> Scores:
         return _checksums(values[:, self._exact])
+
+    def score_small(self, values: Values) -> Scores:
+        return self.score(values)
 
     def score_payment_only(self, values: Values) -> Scores:
         return _checksums(values[:, self._payment_only])
