@@ -6,6 +6,7 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -129,7 +130,7 @@ def _asked(url: str) -> Any:
     except urllib.error.HTTPError as error:
         why = error.read(500).decode(errors="replace").strip() or str(error.code)
         raise ConfigError(f"The worker at {url} does not tell its drift ({why}).") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise ConfigError(f"The worker at {url} does not answer ({reason}); give its metrics' address.") from None
 

@@ -95,6 +95,7 @@ class Decider:
                     for some in [[batch.payments[row] for row in rows.tolist()]]
                 ],
                 len(batch),
+                self._policy.order,
             )
         limited = self._limiter.hold(verdicts.decision, due, now_s)
         return Outcome(verdicts, limited, None if lists is None else lists.version)

@@ -75,6 +75,8 @@ class Hurry:
         by_main = np.arange(n + 1)
         fits = self._full.of(by_main) + self._small_ms(n - by_main) <= least_ms
         most = int(np.flatnonzero(fits).max(initial=0))
+        if n - most > np.count_nonzero(savable):
+            return None  # those that are too late would have to take the small model for others to be in time
         order = np.argsort(np.where(savable, left_ms, np.inf), kind="stable")
         mask = np.zeros(n, np.bool_)
         mask[order[: n - most]] = True

@@ -164,9 +164,12 @@ class Judge:
     def _hurried(self, values: Values, small: Mask) -> Opinion:
         scorer, scores = self.model.brain.scorer, np.empty(len(values), np.float32)
         scores[small] = scorer.score_small(values[small])
+        devices = {scorer.device}
         if not small.all():
             scores[~small] = scorer.score(values[~small])
-        return Opinion(_probabilities(scores), values, "full", small, scorer.device)
+            devices.add(scorer.device)
+        device = "cpu" if "cpu" in devices else scorer.device
+        return Opinion(_probabilities(scores), values, "full", small, device)
 
     def decide(self, opinion: Opinion, batch: PaymentBatch, due: Mask) -> Outcome:
         """The policy's verdicts; `due` are the payments for which they count."""

@@ -22,6 +22,7 @@ from features.catalog import DEFAULT, Catalog
 from features.errors import BundleError, FraudlineError, RegistryUnavailable
 from models.bundle import load
 from models.explain import Explainer
+from models.gpu import NoRoom
 from models.registry import Promotion, Registry, Standing
 from models.score import Scorer
 
@@ -192,6 +193,9 @@ class ModelLoader:
                 return self._loaded(path, promotion.digest)
         except RegistryUnavailable:
             raise
+        except NoRoom as error:  # there may be some at the next look
+            self._refuse(role, str(error), promotion)
+            return None
         except FraudlineError as error:
             why = str(error)
         except Exception as error:  # a library that chokes on the bundle in a way that nobody foresaw

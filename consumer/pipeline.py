@@ -183,11 +183,11 @@ class Pipeline:
         tier: Tier = "no_features" if enriched is None else "full"
         judges = (self._champion,) if self._challenger is None else (self._champion, self._challenger)
         hurried = None
-        if self._around.is_live and tier == "full" and any(judge.model.brain.scorer.has_small for judge in judges):
+        if self._around.is_live and tier == "full" and all(judge.model.brain.scorer.has_small for judge in judges):
             hurried = self._hurry.chosen(batch.ingest_time, self._clock() * 1_000)
         begun = time.perf_counter()
         opinions = [(judge, judge.score(values, tier, hurried)) for judge in judges]
-        if tier == "full":
+        if tier == "full" and all(each.scores is not None for _, each in opinions):
             small = max(0 if each.small is None else int(each.small.sum()) for _, each in opinions)
             self._hurry.scored(len(values) - small, small, (time.perf_counter() - begun) * 1_000)
         return opinions

@@ -24,6 +24,10 @@ class DeviceFull(Exception):
     """The device has no room for a batch."""
 
 
+class NoRoom(ConfigError):
+    """The device has no room for a model now."""
+
+
 class DeviceFailed(Exception):
     """The device could not score a batch."""
 
@@ -33,6 +37,7 @@ class GpuPredictor:
 
     Raises:
         ConfigError: there is no GPU that can be used; XGBoost itself would only warn, and use the CPU.
+        NoRoom: it is full.
     """
 
     def __init__(self, booster: xgboost.Booster) -> None:
@@ -40,8 +45,14 @@ class GpuPredictor:
         self._cupy = cupy()
         self._booster = on_gpu(booster)
         self._columns = int(booster.num_features())
-        self._grow(FIRST_ROWS)
-        if not isinstance(self._scored(FIRST_ROWS), self._cupy.ndarray):
+        try:
+            self._grow(FIRST_ROWS)
+            scores = self._scored(FIRST_ROWS)
+        except (MemoryError, XGBoostError, RuntimeError) as error:
+            if isinstance(error, MemoryError) or any(sign in str(error) for sign in _FULL):
+                raise NoRoom("The GPU has no room for the model; free it, or set model.device = cpu.") from error
+            raise ConfigError(f"The GPU can't score ({error}); mend it, or set model.device = cpu.") from error
+        if not isinstance(scores, self._cupy.ndarray):
             raise ConfigError("XGBoost scores on the CPU though it was told the GPU; set model.device = cpu.")
 
     def __call__(self, values: Values) -> Scores:

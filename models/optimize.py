@@ -23,6 +23,7 @@ from models import dataset, evaluate
 from models.bundle import Bundle, GoldenRows, load, read_files
 from models.bundle_writer import Recipe, check_place, write
 from models.dataset import DAY_MS, Dataset, Mask, Progress, Values
+from models.drift import histogram
 from models.edge.forest import read as read_forest
 from models.edge.walk import Walker
 from models.fit import Part, TreeOptions, fit
@@ -153,8 +154,12 @@ def optimize(
     """
     bundle = load(path, catalog)
     forms = _forms(options.techniques)
+    try:
+        if forms:
+            out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"The directory {out} can't be made ({error.strerror}); give another place.") from None
     for form in forms:
-        out.mkdir(parents=True, exist_ok=True)
         check_place(out / form)
     used = catalog.only(bundle.manifest.features)
     try:
@@ -181,7 +186,7 @@ def _forms(techniques: Sequence[Technique]) -> list[str]:
     shrunk = [each for each in ("prune", "quantize") if each in techniques]
     names = {"prune": "pruned", "quantize": "quantized"}
     found = ["-".join(names[each] for each in shrunk[: count + 1]) for count in range(len(shrunk))]
-    return found + ["distilled"] * ("distill" in techniques)
+    return found + ["distilled", "tiered"] * ("distill" in techniques)
 
 
 def _halves(bundle: Bundle, data: Dataset) -> _Halves:
@@ -274,8 +279,9 @@ def _written(
         row = _measured(form, "xgboost", model, predict, halves, judged, None, None)
         if form != ORIGINAL:
             place = out / form
-            policy = _policy(bundle.policy, chosen, {"full": predict(halves.choose)})
-            write(place, _recipe(bundle, form, model, policy, row), catalog)
+            scores = predict(halves.choose)
+            policy = _policy(bundle.policy, chosen, {"full": scores})
+            write(place, _recipe(bundle, form, model, policy, row, scores), catalog)
             row = msgspec.structs.replace(row, bundle=str(place))
         found.append(row)
         if "compile" in options.techniques:
@@ -284,7 +290,7 @@ def _written(
             found.append(_measured(form, "compiled", model, walk, halves, judged, forest.nbytes, told))
     if small is not None:
         policy = _policy(bundle.policy, chosen, {"small": predictors["distilled"](halves.choose)})
-        tiered = _recipe(bundle, "tiered", bundle.model, policy, found[0], small=small)
+        tiered = _recipe(bundle, "tiered", bundle.model, policy, found[0], chosen, small=small)
         write(out / "tiered", tiered, catalog)
     progress("done", 1.0)
     return found
@@ -315,19 +321,32 @@ def _policy(policy: Policy, before: Scores, after: dict[str, Scores]) -> Policy:
 
 
 def _mover(before: Scores, after: Scores) -> Callable[[float], float]:
-    """Where a threshold goes, so that as many payments lie above it; one that no payment reaches stays."""
+    """Where a threshold goes, so that as many payments lie above it; one that no payment reaches stays unreached.
+
+    A higher threshold never goes below a lower one.
+    """
     old, new = np.sort(before)[::-1], np.sort(after)[::-1]
 
     def moved(threshold: float) -> float:
         above = int(np.searchsorted(-old, -np.float32(threshold), side="right"))
-        return threshold if not above else float(new[above - 1])
+        if above:
+            return float(new[above - 1])
+        return max(threshold, min(1.0, float(np.nextafter(new[0], np.float32(2))))) if len(new) else threshold
 
     return moved
 
 
 def _recipe(
-    bundle: Bundle, form: str, model: bytes, policy: Policy, row: Measured, *, small: bytes | None = None
+    bundle: Bundle,
+    form: str,
+    model: bytes,
+    policy: Policy,
+    row: Measured,
+    scores: Scores,
+    *,
+    small: bytes | None = None,
 ) -> Recipe:
+    """What makes the bundle of a form; drift of its scores is measured from its own, of the choosing payments."""
     _, manifest, _, files = read_files(bundle.path)
     measured = {
         "average_precision": row.ap,
@@ -338,7 +357,7 @@ def _recipe(
         "full": measured,
         "optimized": {"from": bundle.digest, "form": form},
     }
-    window = manifest.training_window
+    window, known = manifest.training_window, manifest.reference
     return Recipe(
         name=manifest.name,
         version=f"{manifest.version[: 63 - len(form)]}-{form}",
@@ -349,8 +368,8 @@ def _recipe(
         golden_rows=msgspec.json.decode(files[GOLDEN], type=GoldenRows).matrix(),
         window=(window.first_ms, window.last_ms),
         metrics=metrics,
-        small=small,
-        reference=manifest.reference,
+        small=bundle.small if small is None else small,
+        reference=None if known is None else msgspec.structs.replace(known, score=histogram(scores)),
     )
 
 

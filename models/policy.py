@@ -285,6 +285,11 @@ class Policy:
         )
 
     @property
+    def order(self) -> tuple[str, ...]:
+        """The ids of lists and rules, in the order in which they are told."""
+        return (*(f"list_{name}" for name in LISTS), *(rule.id for rule in self.rules))
+
+    @property
     def digest(self) -> str:
         """SHA-256 over what the policy means: layout and comments of the file don't count."""
         return hashlib.sha256(msgspec.json.encode(self._document(), order="sorted")).hexdigest()
@@ -379,8 +384,11 @@ class Policy:
             raise ConfigError(f"In {self.where}, alert_rate.highest is above thresholds.full.block; lower it.")
 
 
-def merged(parts: Sequence[tuple[npt.NDArray[np.intp], Verdicts]], n: int) -> Verdicts:
-    """The verdicts on n payments, of which each part was decided by itself: the rows of a part, and its verdicts."""
+def merged(parts: Sequence[tuple[npt.NDArray[np.intp], Verdicts]], n: int, order: Sequence[str]) -> Verdicts:
+    """The verdicts on n payments, of which each part was decided by itself: the rows of a part, and its verdicts.
+
+    `order` is that of the policy's rules and lists.
+    """
     decision = np.zeros(n, np.uint8)
     review, block = np.full(n, np.nan, np.float32), np.full(n, np.nan, np.float32)
     told: tuple[dict[str, Mask], dict[str, Mask]] = ({}, {})
@@ -391,7 +399,8 @@ def merged(parts: Sequence[tuple[npt.NDArray[np.intp], Verdicts]], n: int) -> Ve
         for masks, fired in zip(told, (verdicts.fired, verdicts.shadow), strict=True):
             for rule, mask in fired:
                 masks.setdefault(rule, np.zeros(n, np.bool_))[rows] = mask
-    return Verdicts(decision, tuple(told[0].items()), tuple(told[1].items()), review, block)
+    fired, shadow = (tuple((rule, masks[rule]) for rule in order if rule in masks) for masks in told)
+    return Verdicts(decision, fired, shadow, review, block)
 
 
 def parse(text: str, features: Mapping[str, bool], *, where: str = "policy.toml") -> Policy:

@@ -221,7 +221,7 @@ def test_the_command_scores_lines(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [{"amount_minor": 100.0}, {"amount_minor": 250_000.0, "card_count_1h": None}]
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(map(json.dumps, lines))))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(map(json.dumps, lines)).encode())))
     assert main([str(bundle)]) == 0
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [set(each) for each in told] == [{"score", "decision"}] * 2
@@ -234,13 +234,18 @@ def test_the_command_scores_lines(
         ("not json", 2, "line 1"),
         ("[]", 2, "no object"),
         ('{"nonsense": 1}', 2, "no column"),
-        ('{"hour": "x"}', 2, "hour"),
+        ('{"hour": "12"}', 2, "hour"),
+        ('{"hour": true}', 2, "hour"),
+        ('{"hour": NaN}', 2, "hour"),
+        ('{"hour": 1' + "0" * 400 + "}", 2, "hour"),
+        ("[" * 100_000, 2, "not JSON"),
+        ('{"hour": "\xff"}', 2, "not JSON"),
     ],
 )
 def test_a_bad_line_is_named(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, status: int, says: str
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO(line))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(line.encode("latin-1"))))
     assert main([str(bundle)]) == status
     told = capsys.readouterr().err
     assert told.count("\n") == 1

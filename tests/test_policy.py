@@ -195,7 +195,9 @@ def test_a_batch_of_two_tiers_is_decided_as_if_each_were_alone(
     parts = []
     for here, tier in ((np.flatnonzero(~small), "full"), (np.flatnonzero(small), "small")):
         parts.append((here, decide(policy, scores[here], [some[row] for row in here], tier)))  # type: ignore[arg-type]
-    whole = merged(parts, len(some))
+    whole = merged(parts, len(some), policy.order)
+    for told in (whole.fired, whole.shadow):
+        assert [rule for rule, _ in told] == [rule for rule in policy.order if rule in dict(told)]
     for row, paid in enumerate(some):
         alone = decide(policy, scores[row : row + 1], [paid], "small" if small[row] else "full")
         assert whole.decision[row] == alone.decision[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -29,8 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 1
     try:
-        for line in _scored(model.payment_only if options.payment_only else model.full, sys.stdin):
+        for line in _scored(model.payment_only if options.payment_only else model.full, sys.stdin.buffer):
             sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except EdgeError as error:
         sys.stdout.flush()
         sys.stderr.write(f"error: {error}\n")
@@ -38,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _scored(tier: Tier, lines: Iterable[str]) -> Iterator[str]:
+def _scored(tier: Tier, lines: Iterable[bytes]) -> Iterator[str]:
     for number, line in enumerate(lines, 1):
         try:
             scores = tier.score(tier.row(_object(line)))
@@ -47,10 +51,10 @@ def _scored(tier: Tier, lines: Iterable[str]) -> Iterator[str]:
         yield json.dumps({"score": float(scores[0]), "decision": tier.decide(scores)[0]})
 
 
-def _object(line: str) -> dict[str, Any]:
+def _object(line: bytes) -> dict[str, Any]:
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # text that is not UTF-8 is a ValueError too
         raise EdgeError("this is not JSON; give one object a line.") from None
     if not isinstance(found, dict):
         raise EdgeError("this is no object; give one object a line.")

@@ -23,6 +23,7 @@ from .walk import Scores, Values, Walker
 SCHEMA_VERSION: Final = 1
 TOLERANCE: Final = 1e-6
 MOST_BYTES: Final = 512 << 20
+_LARGEST: Final = float(np.finfo(np.float32).max)
 _FILES: Final = ("model.ubj", "no_features.ubj", "policy.toml", "golden.json")
 Decision = Literal["approve", "review", "block"]
 _DECISIONS: Final[tuple[Decision, ...]] = ("approve", "review", "block")
@@ -59,12 +60,11 @@ class Tier:
         """
         if unknown := sorted(set(values) - set(self.names)):
             raise EdgeError(f"{unknown[0]!r} is no column of this model; leave it out.")
-        try:
-            found = [np.nan if (value := values.get(name)) is None else float(value) for name in self.names]
-        except (TypeError, ValueError):
-            wrong = next(name for name, value in values.items() if not isinstance(value, int | float | None))
-            raise EdgeError(f"{wrong} is no number; give one, or null where it is missing.") from None
-        return np.array([found], np.float32)
+        for name, value in values.items():
+            if value is not None and (type(value) not in {int, float} or not abs(value) <= _LARGEST):
+                raise EdgeError(f"{name} is no finite number; give one, or null where it is missing.")
+        known = (values.get(name) for name in self.names)
+        return np.array([[np.nan if value is None else value for value in known]], np.float32)
 
 
 @dataclass(frozen=True, slots=True)
