@@ -187,8 +187,8 @@ def test_quality_is_reported_with_every_run_and_a_verdict() -> None:
     summary = {name: {"mean": run_[name], "deviation": 0.01} for name in MEASURES}
     section = {"command": "python -m bench.quality FILE", "date": "2026", "commit": "abc", "machine": {"cpu": "a CPU"}}
     text = "\n".join(quality(section | {"setups": {"default": {"runs": [run_], "summary": summary}}}))
-    assert "AP: at least 0.755. Measured 0.76: **met.**" in text
-    assert "recall at precision 0.9: at least 0.72. Measured 0.70: **not met.**" in text
+    assert "AP: at least 0.755. Measured 0.7648: **met.**" in text
+    assert "recall at precision 0.9: at least 0.72. Measured 0.7000: **not met.**" in text
     assert "| default | 94 | 57,182 | 416 | 0.8860 | 0.7648 | 0.7000 | 0.3100 | 300 | 60.0 | 13.0 |" in text
 
 
