@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import xgboost
 
+from models.edge.ubj import parse
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float32]
@@ -90,10 +92,8 @@ class Forest:
     """A binary classifier of one output, opened for a change."""
 
     def __init__(self, model: bytes) -> None:
-        """Read UBJ that XGBoost has saved."""
-        booster = xgboost.Booster({"nthread": 1})
-        booster.load_model(bytearray(model))
-        self._document: dict[str, Any] = json.loads(bytes(booster.save_raw("json")))
+        """Read UBJ that XGBoost has saved. As JSON it would hold up all other threads for a tenth of a second."""
+        self._document: dict[str, Any] = parse(model)
         learner = self._document["learner"]
         self._held: list[dict[str, Any]] = learner["gradient_booster"]["model"]["trees"]
         score = float(str(learner["learner_model_param"]["base_score"]).strip("[]"))
@@ -112,7 +112,7 @@ class Forest:
         model["iteration_indptr"] = list(range(len(trees) + 1))
         model["gbtree_model_param"]["num_trees"] = str(len(trees))
         fresh = xgboost.Booster({"nthread": 1})
-        fresh.load_model(bytearray(json.dumps(self._document).encode()))
+        fresh.load_model(bytearray(json.dumps(self._document, default=np.ndarray.tolist).encode()))
         return bytes(fresh.save_raw("ubj"))
 
 
