@@ -19,6 +19,7 @@ import numpy.typing as npt
 import xgboost
 
 from features.catalog import ROUND_AMOUNT_MINOR, Feature
+from models.edge.ubj import parse
 
 Values = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float32]
@@ -234,12 +235,10 @@ def _few(steps: Sequence[float], size: int) -> list[tuple[int, float]]:
 
 def split_points(booster: xgboost.Booster, columns: int) -> list[Values]:
     """The rising, different split values of each column, shape (any,) float32."""
-    document = msgspec.json.decode(bytes(booster.save_raw("json")))
-    found: list[set[float]] = [set() for _ in range(columns)]
-    for tree in document["learner"]["gradient_booster"]["model"]["trees"]:
-        for column, value, left in zip(
-            tree["split_indices"], tree["split_conditions"], tree["left_children"], strict=True
-        ):
-            if left != -1:
-                found[column].add(value)
-    return [np.array(sorted(each), np.float32) for each in found]
+    trees = parse(bytes(booster.save_raw("ubj")))["learner"]["gradient_booster"]["model"]["trees"]
+    inner = [np.asarray(tree["left_children"]) != -1 for tree in trees]
+    places, values = (
+        np.concatenate([np.zeros(0), *(np.asarray(tree[name])[here] for tree, here in zip(trees, inner, strict=True))])
+        for name in ("split_indices", "split_conditions")
+    )
+    return [np.unique(values[places == column].astype(np.float32)) for column in range(columns)]
