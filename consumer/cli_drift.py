@@ -54,6 +54,7 @@ def report(
     as_json: AsJson = False,
 ) -> int:
     """Compare what workers have seen lately, or the days of a history, with what the bundle was made from."""
+    from consumer.cli_train import check_drawing, write_page
     from consumer.decode import looks_like_card_number
     from models import drift_report
     from models.bundle import load
@@ -62,7 +63,10 @@ def report(
         raise ConfigError("Give either --worker, once or several times, or --payments with --labels.")
     if payments is not None and labels is None:
         raise ConfigError("--payments needs --labels: features count the frauds that were known.")
-    _check_page(out)
+    if out is not None:
+        if out.suffix != ".html":
+            raise ConfigError("--out must end in .html.")
+        check_drawing()
     with place_of(bundle, registry, config) as (path, _):
         whole = catalog_of(catalog, config)
         loaded = load(path, whole)
@@ -78,7 +82,7 @@ def report(
             raise ConfigError("The history holds no payment; give payments in log order.")
         told = drift_report.figures(loaded, windows)
     if out is not None:
-        _write(out, drift_report.render(told, f"Drift of {bundle}"), told)
+        write_page(out, drift_report.render(told, f"Drift of {bundle}"), told)
     if as_json:
         print_json(told)
         return 0
@@ -86,20 +90,8 @@ def report(
     return 0
 
 
-def _check_page(out: Path | None) -> None:
-    from models.report_html import is_installed
-
-    if out is None:
-        return
-    if out.suffix != ".html":
-        raise ConfigError("--out must end in .html.")
-    if not is_installed():
-        raise ConfigError("The report's page needs matplotlib and jinja2: install fraudline[train].")
-
-
 def _of_workers(bundle: Bundle, urls: Sequence[str]) -> dict[str, Counts]:
     """The counts of all workers together."""
-    import msgspec
     import numpy as np
 
     from consumer.drift import WINDOWS
@@ -114,7 +106,7 @@ def _of_workers(bundle: Bundle, urls: Sequence[str]) -> dict[str, Counts]:
                 raise ConfigError(f"The worker at {url} decides with another bundle ({str(told['bundle'])[:12]}).")
             for name in total:
                 total[name] += np.asarray(told["windows"][name], np.int64).reshape(bins.then.shape)
-        except (KeyError, TypeError, ValueError, msgspec.DecodeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{url}/drift says nothing that can be read; is it a Fraudline worker?") from error
     return total
 
@@ -133,16 +125,6 @@ def _asked(url: str) -> Any:
     except (OSError, ValueError, HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise ConfigError(f"The worker at {url} does not answer ({reason}); give its metrics' address.") from None
-
-
-def _write(out: Path, page: str, told: dict[str, Any]) -> None:
-    import orjson
-
-    try:
-        out.write_text(page, "utf-8")
-        out.with_suffix(".json").write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2))
-    except OSError as error:
-        raise ConfigError(f"The report can't be written to {out} ({error.strerror}).") from None
 
 
 def _print(told: dict[str, Any]) -> None:

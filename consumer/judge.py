@@ -19,7 +19,7 @@ import structlog
 from consumer.canary import Canary
 from consumer.decide import Decider, Outcome
 from consumer.explaining import Clear, Explain, Job
-from consumer.publish import Outbox
+from consumer.publish import Outbox, tiers
 from consumer.records import Digests, ModelRef
 from consumer.settings import TopicSettings
 from features.catalog import Catalog
@@ -189,7 +189,7 @@ class Judge:
             brain.explain,
             None if math.isinf(limit_s) else brain.clear,
             opinion.values[alerts],
-            [opinion.tier if opinion.small is None or not opinion.small[row] else "small" for row in alerts.tolist()],
+            tiers(opinion.tier, None if opinion.small is None else opinion.small[alerts], len(alerts)),
             opinion.scores[alerts],
             review[alerts],
             [payments[row].currency for row in alerts.tolist()],

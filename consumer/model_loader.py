@@ -53,7 +53,7 @@ def load_model(
         raise BundleError(f"{path} is not the bundle that was promoted; promote it again.")
     scorer = Scorer(bundle, device=device, threads=threads, compiled=compiled)
     scorer.warm_up()
-    explainer = Explainer(bundle, catalog, device=device, threads=threads)
+    explainer = Explainer(bundle, catalog, device=device, threads=threads, compiled=compiled)
     explainer.warm_up()
     return Model(
         ModelRef(bundle.manifest.name, bundle.manifest.version, bundle.digest),

@@ -106,14 +106,17 @@ class Decided:
 
     def tiers(self) -> list[Tier]:
         """How each payment was decided."""
-        if self.small is None:
-            return [self.tier] * len(self.batch)
-        return ["small" if small else self.tier for small in self.small.tolist()]
+        return tiers(self.tier, self.small, len(self.batch))
 
     @property
     def verdicts(self) -> Verdicts:
         """Decisions and fired rules."""
         return self.outcome.verdicts
+
+
+def tiers(tier: Tier, small: npt.NDArray[np.bool_] | None, n: int) -> list[Tier]:
+    """How each of n payments was decided: those of `small`, if there are any, by the small model."""
+    return [tier] * n if small is None else ["small" if each else tier for each in small.tolist()]
 
 
 class Outbox:
@@ -212,11 +215,12 @@ class Outbox:
     def alerts(self, decided: Decided) -> list[Outgoing]:
         """One record for every payment that is due and not approved, in log order."""
         rows = np.flatnonzero(decided.due & (decided.verdicts.decision > 0)).tolist()
+        by_row = decided.tiers()
         return [
             Outgoing(
                 self._topics.alerts,
                 decided.batch.payments[row].card_id.encode(),
-                self._encode(self._alert(decided, row)),
+                self._encode(self._alert(decided, row, by_row[row])),
             )
             for row in rows
         ]
@@ -229,7 +233,7 @@ class Outbox:
         """See `journal_records`."""
         return journal_records(self._topics.journal, entries)
 
-    def _alert(self, decided: Decided, row: int) -> Alert:
+    def _alert(self, decided: Decided, row: int, tier: Tier) -> Alert:
         batch, payment, enriched = decided.batch, decided.batch.payments[row], decided.enriched
         why = decided.reasons.get(row, NOT_EXPLAINED)
         age_ms = -1 if enriched is None else int(enriched.age_ms[row])
@@ -244,7 +248,7 @@ class Outbox:
             source=Source(batch.topic, int(batch.partition[row]), int(batch.offset[row])),
             decision=DECISIONS[decided.verdicts.decision[row]],
             score=None if decided.scores is None else float(decided.scores[row]),
-            tier="small" if decided.small is not None and decided.small[row] else decided.tier,
+            tier=tier,
             reasons=why.reasons,
             rules=tuple(rule for rule, mask in decided.verdicts.fired if mask[row]),
             model=self._model,

@@ -252,8 +252,8 @@ def _application(telemetry: Telemetry, health: Health) -> Callable[[WSGIEnvironm
         elif path == "/readyz":
             ready, why = health.readiness
             body = _say(start_response, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE, why)
-        elif path == "/drift" and telemetry.drift.current is not None:
-            body = _say(start_response, HTTPStatus.OK, msgspec.json.encode(telemetry.drift.current.document()).decode())
+        elif path == "/drift" and (drift := telemetry.drift.current) is not None:  # a promotion may take it away
+            body = _say(start_response, HTTPStatus.OK, msgspec.json.encode(drift.document()).decode())
         elif path == "/drift":
             body = _say(start_response, HTTPStatus.NOT_FOUND, "the bundle has no reference that drift is measured from")
         else:

@@ -91,6 +91,12 @@ class Bundle:
     payment_columns: tuple[int, ...]
     small: bytes | None = None
 
+    @property
+    def models(self) -> dict[str, bytes]:
+        """Each model by the name of its file."""
+        found = {MODEL: self.model, NO_FEATURES: self.no_features}
+        return found if self.small is None else found | {SMALL: self.small}
+
 
 def load(path: Path, catalog: CatalogLike) -> Bundle:
     """Read and verify a bundle.

@@ -16,10 +16,9 @@ from typing import Final
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import xgboost
 
 from features.catalog import ROUND_AMOUNT_MINOR, Feature
-from models.edge.ubj import parse
+from models.trees import Forest
 
 Values = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float32]
@@ -79,7 +78,7 @@ class Clearer:
         features: as the catalog declares them, in column order.
     """
 
-    def __init__(self, booster: xgboost.Booster, predict: Predict, features: Sequence[Feature]) -> None:
+    def __init__(self, forest: Forest, predict: Predict, features: Sequence[Feature]) -> None:
         self._predict = predict
         self._features = tuple(features)
         self._places = {feature.name: place for place, feature in enumerate(features)}
@@ -87,7 +86,7 @@ class Clearer:
         self._ratios = self._made_by("amount_to_mean", "amount_to_max", "amount_to_min")
         self._sums, self._maxima = self._made_by("sum"), self._made_by("max")
         self._rounds, self._zscores = self._made_by("round_amount"), self._made_by("amount_zscore").tolist()
-        splits = split_points(booster, len(features))
+        splits = split_points(forest)
         self._levers = [
             _Lever(column, way, splits[column])
             for column, feature in enumerate(features)
@@ -233,12 +232,8 @@ def _few(steps: Sequence[float], size: int) -> list[tuple[int, float]]:
     return [(place, steps[place]) for place in places]
 
 
-def split_points(booster: xgboost.Booster, columns: int) -> list[Values]:
+def split_points(forest: Forest) -> list[Values]:
     """The rising, different split values of each column, shape (any,) float32."""
-    trees = parse(bytes(booster.save_raw("ubj")))["learner"]["gradient_booster"]["model"]["trees"]
-    inner = [np.asarray(tree["left_children"]) != -1 for tree in trees]
-    places, values = (
-        np.concatenate([np.zeros(0), *(np.asarray(tree[name])[here] for tree, here in zip(trees, inner, strict=True))])
-        for name in ("split_indices", "split_conditions")
-    )
-    return [np.unique(values[places == column].astype(np.float32)) for column in range(columns)]
+    columns = np.concatenate([np.zeros(0, np.int64), *(tree.feature[~tree.leaf] for tree in forest.trees)])
+    values = np.concatenate([np.zeros(0, np.float32), *(tree.threshold[~tree.leaf] for tree in forest.trees)])
+    return [np.unique(values[columns == column]) for column in range(forest.columns)]

@@ -48,12 +48,13 @@ class Explanation(msgspec.Struct, frozen=True, gc=False):
 
 
 NOT_EXPLAINED: Final = Explanation(())
+TIER_OF: Final[dict[str, Tier]] = {MODEL: "full", SMALL: "small", NO_FEATURES: "no_features"}
 _Shap = Callable[[Values], Values]
 
 
-def _by_tables(model: bytes) -> _Shap | None:
+def _by_tables(forest: Forest) -> _Shap | None:
     try:
-        return TreeShap(Forest(model))
+        return TreeShap(forest)
     except TooLarge:
         return None
 
@@ -79,32 +80,35 @@ class Explainer:
         catalog: declares the bundle's features.
         device: `cpu` or `cuda`; what would have cleared an alert is always looked for on the CPU.
         threads: CPU threads; one is quickest for the few alerts of a batch.
+        compiled: whether that looking uses compiled trees; see `models.score.Scorer`.
     """
 
-    def __init__(self, bundle: Bundle, catalog: Catalog = DEFAULT, *, device: str = "cpu", threads: int = 1) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        catalog: Catalog = DEFAULT,
+        *,
+        device: str = "cpu",
+        threads: int = 1,
+        compiled: bool = True,
+    ) -> None:
         manifest = bundle.manifest
         self._features = catalog.only(manifest.features).features
         self._names = manifest.features
         self._columns = np.asarray(bundle.payment_columns, np.intp)
         everything = np.arange(len(manifest.features), dtype=np.intp)
-        models: dict[Tier, tuple[bytes | None, str, npt.NDArray[np.intp]]] = {
-            "full": (bundle.model, MODEL, everything),
-            "small": (bundle.small, SMALL, everything),
-            "no_features": (bundle.no_features, NO_FEATURES, self._columns),
-        }
         self._shap: dict[Tier, tuple[_Shap, npt.NDArray[np.intp]]] = {}
         self._clearer: dict[Tier, Clearer] = {}
-        for tier, (model, file, columns) in models.items():
-            if model is None:
-                continue
-            names = manifest.columns[file]
+        for file, model in bundle.models.items():
+            tier, names, forest = TIER_OF[file], manifest.columns[file], Forest(model)
+            columns = self._columns if tier == "no_features" else everything
             booster = open_model(model, names, file, threads=threads)
             features = [self._features[column] for column in columns]
-            self._clearer[tier] = Clearer(booster, on_cpu(booster, model, file, compiled=True), features)
+            self._clearer[tier] = Clearer(forest, on_cpu(booster, model, file, compiled=compiled), features)
             if device == "cuda":
                 shap: _Shap = _by_xgboost(on_gpu(open_model(model, names, file, threads=threads)), threads)
             else:
-                shap = _by_tables(model) or _by_xgboost(booster, threads)
+                shap = _by_tables(forest) or _by_xgboost(booster, threads)
             self._shap[tier] = shap, columns
 
     def warm_up(self) -> None:

@@ -33,12 +33,13 @@ class Facts:
         fields: gives a field by its name: (n,) integers, or n texts and None where absent.
     """
 
-    __slots__ = ("_fields", "_known", "score", "values")
+    __slots__ = ("_codes", "_fields", "_known", "score", "values")
 
     def __init__(self, values: Values, scores: Scores | None, fields: Fields) -> None:
         self.values, self._fields = values, fields
         self.score: Scores = np.full(len(values), np.nan, np.float32) if scores is None else scores
         self._known: dict[str | int, Any] = {}
+        self._codes: dict[str, tuple[npt.NDArray[np.int64], Callable[[str], int]]] = {}
 
     def field(self, name: str) -> Any:
         """A field of every payment."""
@@ -51,13 +52,11 @@ class Facts:
 
         So that any number of comparisons look at each text once.
         """
-        key = f"{name} as codes"
-        if key not in self._known:
+        if name not in self._codes:
             codes: dict[str | None, int] = {None: ABSENT}
             found = np.array([codes.setdefault(text, len(codes)) for text in self.field(name)], np.int64)
-            self._known[key] = found, lambda text: codes.get(text, NOWHERE)
-        known: tuple[npt.NDArray[np.int64], Callable[[str], int]] = self._known[key]
-        return known
+            self._codes[name] = found, lambda text: codes.get(text, NOWHERE)
+        return self._codes[name]
 
     def feature(self, column: int) -> Values:
         """(n,) a feature of every payment."""

@@ -13,7 +13,7 @@ import xgboost
 from xgboost.core import XGBoostError
 
 from features.errors import BundleError, ConfigError
-from models.bundle import Bundle
+from models.bundle import GOLDEN_TOLERANCE, Bundle
 from models.edge.forest import Forest, ForestError, read
 from models.edge.walk import Walker
 from models.gpu import DeviceFailed, DeviceFull, GpuPredictor
@@ -24,7 +24,6 @@ _LOG: Final = structlog.get_logger("score")
 Values = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float32]
 _Predict = Callable[[Values], Scores]
-TOLERANCE: Final = 1e-6
 TRIAL_ROWS: Final = 256
 HOLES: Final = 0.1
 
@@ -92,16 +91,13 @@ class Scorer:
         self._device = device
         self._width = len(manifest.features)
         self._columns = np.asarray(bundle.payment_columns, np.intp)
-        models = {MODEL: bundle.model, NO_FEATURES: bundle.no_features}
-        if bundle.small is not None:
-            models[SMALL] = bundle.small
         self._on_cpu: dict[str, _Predict] = {}
-        for name, model in models.items():
+        for name, model in bundle.models.items():
             booster = open_model(model, manifest.columns[name], name, threads=threads)
             self._on_cpu[name] = on_cpu(booster, model, name, compiled=compiled)
         self._on_gpu = {
             name: GpuPredictor(open_model(model, manifest.columns[name], name, threads=threads))
-            for name, model in models.items()
+            for name, model in bundle.models.items()
             if device == "cuda"
         }
 
@@ -222,7 +218,7 @@ def _walking(model: bytes, file: str, expected: _Predict) -> _Predict | None:
         return None
     walk, values = Walker(forest), _trial_rows(forest)
     difference = float(np.abs(walk(values) - expected(values)).max())
-    if not difference <= TOLERANCE:
+    if not difference <= GOLDEN_TOLERANCE:
         _LOG.warning("not_compiled", model=file, why=f"its scores differ by {difference:g}")
         return None
     return walk

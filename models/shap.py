@@ -94,10 +94,10 @@ def _parents(trees: list[Tree]) -> tuple[Ints, npt.NDArray[np.bool_]]:
     total = sum(len(tree.left) for tree in trees)
     parent, is_left, start = np.full(total, -1), np.zeros(total, np.bool_), 0
     for tree in trees:
-        inner = np.flatnonzero(~tree.leaf)
-        parent[start + tree.left[inner]] = parent[start + tree.right[inner]] = start + inner
-        is_left[start + tree.left[inner]] = True
-        start += len(tree.left)
+        own = tree.parents
+        parent[start : start + len(own)] = np.where(own < 0, own, start + own)
+        is_left[start + tree.left[~tree.leaf]] = True
+        start += len(own)
     return parent, is_left
 
 

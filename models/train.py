@@ -421,7 +421,7 @@ def _later_scores(data: Dataset, steps: Plan, fitted: Fitted) -> Scores:
     rows = later if len(later) >= MIN_PAYMENTS else fitted.judged[-1].rows
     columns = np.arange(data.values.shape[1])
     told = margins(fitted.model, Part(data.values, rows, columns, np.zeros(len(rows), np.bool_)))
-    return (1 / (1 + np.exp(-told))).astype(np.float32)
+    return _probabilities(told, Line())  # the line is in the final model's trees
 
 
 def _quality(fitted: Fitted) -> dict[str, Any]:

@@ -48,6 +48,13 @@ class Tree:
         found: npt.NDArray[np.bool_] = self.left == _NONE
         return found
 
+    @property
+    def parents(self) -> Ints:
+        """(m,) the parent of each node; -1 of the root."""
+        found, inner = np.full(len(self.left), _NONE), np.flatnonzero(~self.leaf)
+        found[self.left[inner]] = found[self.right[inner]] = inner
+        return found
+
     def levels(self) -> list[Ints]:
         """The nodes, level by level from the root."""
         found = [np.zeros(1, np.int64)]
@@ -139,15 +146,12 @@ def _read(tree: dict[str, Any]) -> Tree:
 
 def _written(tree: Tree, number: int, columns: int) -> dict[str, Any]:
     count, leaf = len(tree.left), tree.leaf
-    parents = np.full(count, _NO_PARENT, np.int64)
-    for side in (tree.left, tree.right):
-        parents[side[~leaf]] = np.flatnonzero(~leaf)
     nothing: Sequence[int] = []
     return {
         "id": number,
         "left_children": tree.left.tolist(),
         "right_children": tree.right.tolist(),
-        "parents": parents.tolist(),
+        "parents": np.where(tree.parents == _NONE, _NO_PARENT, tree.parents).tolist(),
         "split_indices": np.where(leaf, 0, tree.feature).tolist(),
         "split_conditions": np.where(leaf, tree.value, tree.threshold).tolist(),
         "split_type": [0] * count,

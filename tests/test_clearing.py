@@ -13,8 +13,8 @@ from features.catalog import DEFAULT
 from models.bundle import Bundle
 from models.clearing import LOWER, MOST, Clearing, direction, split_points
 from models.explain import Explainer
-from models.manifest import MODEL
-from models.score import Scorer, open_model
+from models.score import Scorer
+from models.trees import Forest
 from tests.support.bundles import looks_like_fraud, make_bundle, rows
 
 EVER = math.inf
@@ -69,8 +69,7 @@ def test_it_clears_and_changes_only_what_a_customer_could_have_done(explainer: E
 
 def test_of_one_feature_the_nearest_value_is_found(bundle: Bundle, explainer: Explainer, scorer: Scorer) -> None:
     """Against a naive search over every whole number of payments."""
-    booster = open_model(bundle.model, bundle.manifest.features, MODEL, threads=1)
-    assert split_points(booster, len(DEFAULT.names))[COUNT].size
+    assert split_points(Forest(bundle.model))[COUNT].size
     values = rows(400, seed=9)
     values[:, AMOUNT] = 1.0
     values[:, COUNT] = 900.0
