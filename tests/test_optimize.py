@@ -95,6 +95,18 @@ def test_the_tiered_bundle_is_the_original_with_the_student_as_its_small_model(
     assert tiered.manifest.trees[SMALL] == 10
 
 
+def test_drift_of_a_form_is_measured_from_its_own_scores(
+    bundle: Path, made: tuple[Path, list[dict[str, object]]]
+) -> None:
+    known = load(bundle, DEFAULT).manifest.reference
+    assert known is not None
+    for form in (*FORMS, "tiered"):
+        own = load(made[0] / form, DEFAULT).manifest.reference
+        assert own is not None
+        assert own.features == known.features
+        assert (own.score == known.score) is False
+
+
 def test_a_threshold_goes_where_as_many_payments_lie_above_it() -> None:
     rng = np.random.default_rng(2)
     before, after = rng.random(1_000).astype(np.float32), rng.random(1_000).astype(np.float32) ** 3

@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from consumer.judge import LineUp
+from consumer.settings import ChallengerSettings
 from features.catalog import DEFAULT
 from features.errors import BundleError, ConfigError
 from models import bundle as bundles
@@ -21,7 +22,8 @@ from models.manifest import GOLDEN, MODEL, SMALL
 from models.policy import Policy, Rule, Thresholds
 from models.score import ConstantScorer, Scorer, Scores, Values
 from tests.support.bundles import make_bundle, rows
-from tests.test_pipeline import BUDGET_MS, Rig, events
+from tests.test_line_up import challenge
+from tests.test_pipeline import BUDGET_MS, Rig, events, model
 
 THRESHOLDS = {"full": Thresholds(0.5, 0.9), "small": Thresholds(0.3), "no_features": Thresholds(0.5)}
 POLICY = Policy(
@@ -104,6 +106,48 @@ def test_a_batch_that_the_gpu_had_no_room_for_says_so_and_is_counted() -> None:
     rig.process(*events(3))
     assert [decision.inputs.device for decision in rig.decisions] == ["cpu"] * 3
     assert rig.count("fraudline_device_fallbacks_total") == 3
+
+
+@dataclass(slots=True)
+class Split:
+    """A `Scoring` on a GPU that has room for its main model only."""
+
+    has_small: bool = True
+    device: str = "cuda"
+
+    def score(self, values: Values) -> Scores:
+        self.device = "cuda"
+        return np.full(len(values), 0.1, np.float32)
+
+    def score_small(self, values: Values) -> Scores:
+        self.device = "cpu"
+        return np.full(len(values), 0.1, np.float32)
+
+    score_payment_only = score
+
+    def warm_up(self) -> None:
+        """Nothing to warm up."""
+
+
+def test_a_batch_of_which_the_gpu_scored_a_part_counts_as_scored_on_the_cpu() -> None:
+    rig = Rig(Split(), POLICY)
+    whole = rig.line_up.champion
+    rig.line_up = LineUp(type(whole)(whole.reference, whole.digests, whole.brain, "cuda", whole.catalog))
+    hurried(rig, cost_ms=10.0)
+    rig.process(*events(4), age_ms=[BUDGET_MS - 20] * 4)
+    assert {decision.tier for decision in rig.decisions} == {"small", "full"}
+    assert [decision.inputs.device for decision in rig.decisions] == ["cpu"] * 4
+    assert rig.count("fraudline_device_fallbacks_total") == 4
+
+
+@pytest.mark.parametrize(("champion", "challenger"), [(0.4, None), (None, 0.4)])
+def test_nobody_hurries_where_one_judge_has_no_small_model(champion: float | None, challenger: float | None) -> None:
+    """It would gain no time, and two tiers would be compared."""
+    rig = Rig(ConstantScorer(full=0.1, small=champion), POLICY)
+    challenge(rig, model("2", ConstantScorer(full=0.1, small=challenger), POLICY), ChallengerSettings(enabled=True))
+    hurried(rig, cost_ms=10.0)
+    rig.process(*events(2), age_ms=[BUDGET_MS - 15] * 2)
+    assert [decision.tier for decision in rig.decisions] == ["full"] * 2
 
 
 def with_small(path: Path, policy: Policy, seed: int = 1) -> bundles.Bundle:
