@@ -29,7 +29,7 @@ from models.edge.__main__ import main
 from models.edge.forest import DEEPEST, ForestError, read
 from models.edge.ubj import UbjError, parse
 from models.edge.walk import Walker
-from models.manifest import CONTENT, MANIFEST, MODEL
+from models.manifest import CONTENT, GOLDEN, MANIFEST, MODEL, POLICY
 from models.native import CpuPredictor
 from models.score import Scorer
 from models.shrink import quantized
@@ -201,6 +201,14 @@ def test_a_damaged_bundle_is_refused_in_one_sentence(bundle: Path, tmp_path: Pat
     with pytest.raises(EdgeError) as caught:
         load(tmp_path)
     assert name in str(caught.value) or "no bundle" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [POLICY, GOLDEN])
+def test_a_file_that_still_reads_but_is_another_is_refused(bundle: Path, tmp_path: Path, name: str) -> None:
+    for file in (MANIFEST, *CONTENT):
+        (tmp_path / file).write_bytes((bundle / file).read_bytes() + (b"\n" if file == name else b""))
+    with pytest.raises(EdgeError, match="vouches for"):
+        load(tmp_path)
 
 
 def test_a_bundle_that_scores_otherwise_than_it_says_is_refused(bundle: Path, tmp_path: Path) -> None:
