@@ -7,7 +7,6 @@ which thresholds lie close together, where to review and block. The newer half j
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy.typing as npt
 
 from features.catalog import Catalog
 from features.errors import ConfigError
-from models import dataset, evaluate
+from models import dataset
 from models.bundle import Bundle, GoldenRows, load, read_files
 from models.bundle_writer import Recipe, check_place, write
 from models.dataset import DAY_MS, Dataset, Mask, Progress, Values
@@ -28,6 +27,7 @@ from models.edge.forest import read as read_forest
 from models.edge.walk import Walker
 from models.fit import Part, TreeOptions, fit
 from models.manifest import GOLDEN, MODEL
+from models.measured import Judging, Measured, measured
 from models.native import CpuPredictor
 from models.policy import AlertRate, Policy, Thresholds
 from models.score import open_model
@@ -36,13 +36,10 @@ from models.shrink import pruned, quantized
 Technique = Literal["prune", "quantize", "distill", "compile"]
 TECHNIQUES: Final[tuple[Technique, ...]] = ("prune", "quantize", "distill", "compile")
 ORIGINAL: Final = "original"
+_DONE: Final[dict[Technique, str]] = {"prune": "pruned", "quantize": "quantized"}  # in this order
 MIN_FRAUDS: Final = 5  # of either half
-BATCH: Final = 128
-_ROUNDS: Final = 400
-_LEAST_S: Final = 0.2
 
 Scores = npt.NDArray[np.float32]
-_Predict = Callable[[Values], Scores]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,40 +73,6 @@ class OptimizeOptions:
             raise ConfigError(
                 "A student has 1 to 10,000 trees of a depth of 1 to 12; give numbers inside these ranges."
             )
-
-
-class Measured(msgspec.Struct, frozen=True):
-    """One form of the model, on one engine.
-
-    Attributes:
-        form: `original`, or what was done to it.
-        engine: `xgboost` or `compiled`.
-        trees: how many.
-        auc: area under the ROC curve on the judging payments.
-        ap: average precision there.
-        recall_at_precision_90: likewise.
-        file_bytes: of the model file.
-        memory_bytes: of the compiled form; None for XGBoost, which does not tell.
-        one_row_us: median time of one row.
-        batch_row_us: median time of a row in a batch of 128.
-        cpu_s_per_million: CPU seconds for a million payments in such batches.
-        largest_difference: to the original's scores by XGBoost, on the judging payments.
-        bundle: where it was written.
-    """
-
-    form: str
-    engine: str
-    trees: int
-    auc: float | None
-    ap: float | None
-    recall_at_precision_90: float | None
-    file_bytes: int
-    memory_bytes: int | None
-    one_row_us: float
-    batch_row_us: float
-    cpu_s_per_million: float
-    largest_difference: float
-    bundle: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,12 +144,15 @@ def optimize(
         raise ConfigError(f"There is no room to work in {out} ({error.strerror}); free some.") from None
 
 
+def _shrinkings(techniques: Sequence[Technique]) -> list[tuple[Technique, str]]:
+    """What is done to the model one after the other, and what each makes of it is called."""
+    asked = [each for each in _DONE if each in techniques]
+    return [(each, "-".join(_DONE[one] for one in asked[: at + 1])) for at, each in enumerate(asked)]
+
+
 def _forms(techniques: Sequence[Technique]) -> list[str]:
     """The names of the bundles that these techniques make."""
-    shrunk = [each for each in ("prune", "quantize") if each in techniques]
-    names = {"prune": "pruned", "quantize": "quantized"}
-    found = ["-".join(names[each] for each in shrunk[: count + 1]) for count in range(len(shrunk))]
-    return found + ["distilled", "tiered"] * ("distill" in techniques)
+    return [name for _, name in _shrinkings(techniques)] + ["distilled", "tiered"] * ("distill" in techniques)
 
 
 def _halves(bundle: Bundle, data: Dataset) -> _Halves:
@@ -212,15 +178,14 @@ def _made(
     bundle: Bundle, data: Dataset, halves: _Halves, options: OptimizeOptions, progress: Progress
 ) -> dict[str, bytes]:
     """The forms, as UBJ."""
-    found, model, name = {}, bundle.model, ""
-    if "prune" in options.techniques:
-        progress("pruning", 0.6)
-        name, model = "pruned", pruned(model, halves.choose, halves.chosen_fraud)
+    found, model = {}, bundle.model
+    for technique, name in _shrinkings(options.techniques):
+        progress(f"making it {_DONE[technique]}", 0.6)
+        if technique == "prune":
+            model = pruned(model, halves.choose, halves.chosen_fraud)
+        else:
+            model = quantized(model, halves.choose)
         found[name] = model
-    if "quantize" in options.techniques:
-        progress("quantizing", 0.7)
-        model = quantized(model, halves.choose)
-        found["-".join(filter(None, (name, "quantized")))] = model
     if "distill" in options.techniques:
         progress("distilling", 0.72)
         student = distilled(bundle, data, options)
@@ -269,25 +234,24 @@ def _written(
     names = bundle.manifest.features
     predictors = {form: CpuPredictor(open_model(model, names, MODEL, threads=1)) for form, model in models.items()}
     original = predictors[ORIGINAL]
-    chosen, judged = original(halves.choose), original(halves.judge)
+    chosen = original(halves.choose)
+    judging = Judging(halves.judge, halves.judged_fraud, original(halves.judge))
     small = models.get("distilled")
     found = []
     for number, (form, model) in enumerate(models.items()):
         progress("measuring", 0.8 + 0.2 * number / len(models))
         predict = predictors[form]
-        place = None
-        row = _measured(form, "xgboost", model, predict, halves, judged, None, None)
+        row = measured(form, "xgboost", model, predict, judging)
         if form != ORIGINAL:
-            place = out / form
-            scores = predict(halves.choose)
+            place, scores = out / form, predict(halves.choose)
             policy = _policy(bundle.policy, chosen, {"full": scores})
             write(place, _recipe(bundle, form, model, policy, row, scores), catalog)
             row = msgspec.structs.replace(row, bundle=str(place))
         found.append(row)
         if "compile" in options.techniques:
             walk = Walker(forest := read_forest(model))
-            told = None if place is None else str(place)
-            found.append(_measured(form, "compiled", model, walk, halves, judged, forest.nbytes, told))
+            compiled = measured(form, "compiled", model, walk, judging, memory_bytes=forest.nbytes)
+            found.append(msgspec.structs.replace(compiled, bundle=row.bundle))
     if small is not None:
         policy = _policy(bundle.policy, chosen, {"small": predictors["distilled"](halves.choose)})
         tiered = _recipe(bundle, "tiered", bundle.model, policy, found[0], chosen, small=small)
@@ -371,52 +335,3 @@ def _recipe(
         small=bundle.small if small is None else small,
         reference=None if known is None else msgspec.structs.replace(known, score=histogram(scores)),
     )
-
-
-def _measured(
-    form: str,
-    engine: str,
-    model: bytes,
-    predict: _Predict,
-    halves: _Halves,
-    judged: Scores,
-    memory: int | None,
-    place: str | None,
-) -> Measured:
-    scores = predict(halves.judge)
-    one, batch, cpu = _timed(predict, halves.judge)
-    return Measured(
-        form=form,
-        engine=engine,
-        trees=len(read_forest(model).starts),
-        auc=evaluate.roc_auc(halves.judged_fraud, scores),
-        ap=evaluate.average_precision(halves.judged_fraud, scores),
-        recall_at_precision_90=evaluate.recall_at_precision(halves.judged_fraud, scores, 0.9),
-        file_bytes=len(model),
-        memory_bytes=memory,
-        one_row_us=one,
-        batch_row_us=batch,
-        cpu_s_per_million=cpu,
-        largest_difference=float(np.abs(scores - judged).max(initial=0)),
-        bundle=place,
-    )
-
-
-def _timed(predict: _Predict, values: Values) -> tuple[float, float, float]:
-    """Median µs of one row, of a row among 128, and CPU seconds for a million rows in such batches."""
-    sample = np.resize(values[: 64 * BATCH], (64 * BATCH, values.shape[1]))
-    ones = [np.ascontiguousarray(sample[k : k + 1]) for k in range(64)]
-    batches = [np.ascontiguousarray(sample[k * BATCH : (k + 1) * BATCH]) for k in range(64)]
-    medians = []
-    for rows in (ones, batches):
-        spent = []
-        for k in range(_ROUNDS):
-            begun = time.perf_counter_ns()
-            predict(rows[k % 64])
-            spent.append(time.perf_counter_ns() - begun)
-        medians.append(float(np.median(spent)) / 1_000)
-    cpu, until, rounds = time.process_time(), time.perf_counter() + _LEAST_S, 0
-    while time.perf_counter() < until:
-        predict(batches[rounds % 64])
-        rounds += 1
-    return medians[0], medians[1] / BATCH, (time.process_time() - cpu) / (rounds * BATCH) * 1e6
