@@ -8,6 +8,7 @@ standard error and exit status 2 (a setting, an argument or an input file) or 1 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -21,6 +22,7 @@ import typer
 from consumer import __version__, cli_drift, cli_features, cli_model, cli_policy, cli_state
 from consumer.cli_output import (
     error_line,
+    only_one,
     print_features,
     print_json,
     print_mapping,
@@ -34,6 +36,7 @@ from features.errors import ConfigError, FraudlineError
 EXIT_FAILED: Final = 1
 EXIT_MISUSED: Final = 2
 EXIT_INTERRUPTED: Final = 130
+EXIT_TERMINATED: Final = 143
 
 app = typer.Typer(
     name="fraudline",
@@ -119,7 +122,7 @@ def demo(
     from consumer import logs
     from consumer.demo import run_demo
 
-    logs.configure("warning")
+    logs.configure_command()
     return run_demo(payments=payments, rate=rate, seed=seed, as_json=as_json)
 
 
@@ -151,7 +154,7 @@ def generate(
     from consumer import logs
     from consumer.simulator import MONDAY_MS, Simulation, simulate, write
 
-    logs.configure("warning")
+    logs.configure_command()
     simulation = Simulation(
         payments=payments,
         seed=seed,
@@ -187,8 +190,9 @@ def train(
     labels: Annotated[Path, typer.Option(metavar="PATH", help="Likewise, in any order.")],
     out: Annotated[Path, typer.Option(metavar="BUNDLE", help="The directory that becomes the model bundle.")],
     alert_budget: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of payments that may be stopped or reviewed.")
-    ] = 0.01,
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Share of payments that may be stopped or reviewed (default: 0.01)."),
+    ] = None,
     alerts_per_day: Annotated[
         float | None, typer.Option(min=0.0, help="In place of that share: so many alerts a day.")
     ] = None,
@@ -199,8 +203,9 @@ def train(
         float | None, typer.Option(min=0.0, help="In place of a budget: what an alert costs, in minor units.")
     ] = None,
     block_precision: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Block where this share of the blocked is fraud.")
-    ] = 0.9,
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Block where this share of the blocked is fraud (default: 0.9)."),
+    ] = None,
     decline_cost: Annotated[
         float | None, typer.Option(min=0.0, help="In place of that: what a good payment blocked costs, minor units.")
     ] = None,
@@ -225,13 +230,20 @@ def train(
     subsample: Annotated[float, typer.Option(min=0.05, max=1.0, help="Share of the payments a tree.")] = 0.8,
     columns_per_tree: Annotated[float, typer.Option(min=0.05, max=1.0, help="Share of the features a tree.")] = 0.5,
     l2: Annotated[float, typer.Option(min=0.0, help="Regularisation of leaves.")] = 1.0,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FEATURE|none",
+            help="A feature that trees may not use; repeatable (default: merchant_mean_30d and merchant_count_7d).",
+        ),
+    ] = None,
     name: Annotated[str, typer.Option(help="The model's name.")] = "fraudline",
     model_version: Annotated[str, typer.Option(help="The model's version.")] = "1",
     device: Annotated[Device, typer.Option(help="Where trees are grown.")] = Device.CPU,
     memory_mb: Annotated[int, typer.Option(min=16, help="Memory for work; what is more waits in files.")] = 2_048,
     search_minutes: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Look for better options for so long (Optuna, extra fraudline[train])."),
+        typer.Option(min=0.0, help="Look for better options for so long (Optuna, extra fraudline\\[train])."),
     ] = None,
     search_trials: Annotated[
         int | None, typer.Option(min=1, help="Or so many times: the same number and seed find the same.")
@@ -253,16 +265,19 @@ def train(
     from consumer.cli_train import report_writer
     from consumer.decode import looks_like_card_number
     from features.profiles import load_catalog
-    from models.train import TrainOptions
+    from models.train import ALERT_SHARE, BLOCK_PRECISION, LEFT_OUT, TrainOptions
     from models.train import train as train_bundle
 
-    logs.configure("warning")
+    logs.configure_command()
+    only_one({"--alert-budget": alert_budget, "--alerts-per-day": alerts_per_day,
+              "--review-precision": review_precision, "--alert-cost": alert_cost})  # fmt: skip
+    only_one({"--block-precision": block_precision, "--decline-cost": decline_cost})
     options = TrainOptions(
-        alert_share=alert_budget,
+        alert_share=ALERT_SHARE if alert_budget is None else alert_budget,
         alerts_per_day=alerts_per_day,
         review_precision=review_precision,
         alert_cost_minor=alert_cost,
-        block_precision=block_precision,
+        block_precision=BLOCK_PRECISION if block_precision is None else block_precision,
         decline_cost_minor=decline_cost,
         segment_thresholds=segment_thresholds,
         from_ms=None if since is None else epoch_ms(since, "--from"),
@@ -275,6 +290,7 @@ def train(
         min_child_weight=min_child_weight,
         subsample=subsample,
         columns_per_tree=columns_per_tree,
+        leave_out=LEFT_OUT if leave_out is None else tuple(name for name in leave_out if name != "none"),
         l2=l2,
         name=name,
         version=model_version,
@@ -304,6 +320,9 @@ def train(
             report=write_report,
             segments=segments,
         )
+    for what, place in (("payment", payments), ("label", labels)):
+        if bad := metrics[f"bad_{what}_lines"]:
+            sys.stderr.write(f"{bad:,} rows of {place} are no {what} and were left out\n")
     print_mapping(f"Trained {out}", metrics, as_json=as_json)
     return 0
 
@@ -349,7 +368,7 @@ def score(
     from consumer.edge import score_stream
     from features.profiles import load_catalog
 
-    logs.configure("warning")
+    logs.configure_command()
     with rejects_to as rejected:
         return score_stream(
             bundle=bundle,
@@ -377,7 +396,7 @@ def _score_files(
     from consumer.score_files import score_files
     from features.profiles import load_catalog
 
-    logs.configure("warning")
+    logs.configure_command()
     with progress_stages() as progress:
         summary = score_files(
             bundle=bundle,
@@ -435,8 +454,14 @@ def features_list(*, catalog: CatalogName = "default", as_json: AsJson = False) 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The entry point: run one command and exit with its status."""
+    signal.signal(signal.SIGTERM, _terminated)  # `run` and `demo` put handlers of their own in its place
     status = exit_status(sys.argv[1:] if arguments is None else arguments)
     sys.exit(status)
+
+
+def _terminated(_number: int, _frame: object) -> NoReturn:
+    """Leave as after an exception, so that files of work go too."""
+    sys.exit(EXIT_TERMINATED)
 
 
 def exit_status(arguments: Sequence[str]) -> int:
@@ -463,7 +488,8 @@ def exit_status(arguments: Sequence[str]) -> int:
 def _other(error: Exception) -> int:
     """An argument that the parser refused, or a bug: its place is told, its message may quote a payload."""
     if hasattr(error, "format_message"):  # typer's own, whose classes moved between its versions
-        error_line(f"{error.format_message().rstrip('.')}; see fraudline --help.")
+        command = getattr(getattr(error, "ctx", None), "command_path", "fraudline")
+        error_line(f"{error.format_message().rstrip('.').replace('Value error, ', '')}; see {command} --help.")
         return EXIT_MISUSED
     from consumer.logs import places
 

@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415  heavy imports stay inside the commands, so that `fraudline --help` answers at once
 from __future__ import annotations
 
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -135,4 +136,8 @@ def _print(told: dict[str, Any]) -> None:
         shift = row["missing_shift"][names[-1]]
         cells = ("" if (index := row["psi"][name]) is None else f"{index:.3f}" for name in names)
         rows.append((row["name"], *cells, "" if shift is None else f"{100 * shift:+.1f} %"))
+    from models.drift import MIN_PAYMENTS
+
+    if max(each["payments"] for each in told["windows"]) < MIN_PAYMENTS:
+        sys.stderr.write(f"no window has the {MIN_PAYMENTS} payments from which on drift can be told from chance\n")
     print_table(f"The score and the {SHOWN - 1} features that moved most", columns, rows, as_json=False)

@@ -45,7 +45,7 @@ def build(
     from features.history.job import Job
     from features.profiles import load_catalog
 
-    logs.configure("warning")
+    logs.configure_command()
     with progress_stages() as progress:
         job = Job(
             payments=payments,

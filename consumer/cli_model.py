@@ -323,7 +323,7 @@ def report(
     from consumer.kafka.logreader import LogReader
 
     mature_ms = duration_ms(mature, "--mature")
-    logs.configure("warning")
+    logs.configure_command()
     loaded = settings.load(config)
     reading = closing(LogReader(loaded.kafka, loaded.topics.shadow, loaded.topics.labels))
     with reading as log, progress_stages() as tell:

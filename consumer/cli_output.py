@@ -26,6 +26,13 @@ def duration_ms(text: str, option: str) -> int:
     return int(matched[1]) * {"m": 60_000, "h": 3_600_000, "d": 86_400_000}[matched[2]]
 
 
+def only_one(options: Mapping[str, object]) -> None:
+    """Refuse options that say the same thing in several ways. Raises ConfigError."""
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} take each other's place; give one of them.")
+
+
 def error_line(text: str) -> None:
     """One line on standard error."""
     sys.stderr.write(f"error: {' '.join(text.split())}\n")

@@ -91,7 +91,7 @@ def explain(
         list[str] | None,
         typer.Option("--fact", metavar="NAME=VALUE", help="A field, a feature or the score of a payment; repeatable."),
     ] = None,
-    tier: Annotated[str, typer.Option(help="full, no_features or rules_only.")] = "full",
+    tier: Annotated[str, typer.Option(help="full, small, no_features or rules_only.")] = "full",
     catalog: CatalogName = "default",
     as_json: AsJson = False,
 ) -> int:
@@ -127,6 +127,27 @@ def explain(
         "shadow": {rule: reasons[rule] for rule, _ in verdicts.shadow},
     }
     print_mapping("Decided", found, as_json=as_json)
+    return 0
+
+
+@app.command()
+def apply(
+    policy: Annotated[Path, typer.Argument(metavar="POLICY", help="A policy.toml; it may be the bundle's, changed.")],
+    *,
+    bundle: Annotated[Path, typer.Option(metavar="BUNDLE", help="The bundle whose models it is for.")],
+    out: Annotated[Path, typer.Option(metavar="BUNDLE", help="The bundle to write; it may be the same.")],
+    version: Annotated[str | None, typer.Option(help="The new bundle's version (default: the same).")] = None,
+    catalog: CatalogName = "default",
+    as_json: AsJson = False,
+) -> int:
+    """Put a changed policy into a bundle: the same models under another digest, to be promoted like any other."""
+    from features.profiles import load_catalog
+    from models.bundle_writer import write_with_policy
+
+    made = write_with_policy(bundle, policy, out, load_catalog(catalog), version)
+    facts = {"name": made.manifest.name, "version": made.manifest.version, "digest": made.digest,
+             "policy": made.policy.digest, "rules": len(made.policy.rules)}  # fmt: skip
+    print_mapping(f"Made {out}", facts, as_json=as_json)
     return 0
 
 
@@ -233,7 +254,7 @@ def _known(config: Path | None) -> list[Any]:
     from consumer.kafka.compacted import CompactedReader
     from consumer.lists import LOAD_S, entries_of
 
-    logs.configure("warning")
+    logs.configure_command()
     loaded = settings.load(config)
     reader = CompactedReader(loaded.kafka, loaded.topics.lists)
     try:
@@ -247,6 +268,6 @@ def _change(config: Path | None, records: dict[bytes, bytes | None]) -> None:
     from consumer import logs, settings
     from consumer.kafka.compacted import put
 
-    logs.configure("warning")
+    logs.configure_command()
     loaded = settings.load(config)
     put(loaded.kafka, loaded.topics.lists, records)

@@ -43,7 +43,7 @@ def rebuild(
     from consumer.rebuild import Rebuild
 
     loaded = settings.load(config)
-    logs.configure("warning")
+    logs.configure_command()
     from_ms = None if since is None else epoch_ms(since, "--from")
     with closing(Rebuild(loaded)) as work:
         starts = work.starts(from_ms)
@@ -71,7 +71,7 @@ def verify(
     from consumer.verify import Verification
 
     loaded = settings.load(config)
-    logs.configure("warning")
+    logs.configure_command()
     with closing(Verification(loaded, sample=sample, seed=seed)) as work, progress_bar("records", work.size) as advance:
         outcome = work.run(advance)
     if as_json:

@@ -38,6 +38,7 @@ _WORD: Final = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+")
 _STRUCTLOG_OWN: Final = frozenset({"_record", "_from_structlog"})  # the formatter removes them before rendering
 _DIGITS: Final = re.compile(r"(?<!\d)\d{12,19}(?!\d)")
 _GROUPED: Final = re.compile(r"(?<!\d)(?:\d{4}[ -]\d{4}[ -]\d{4}[ -]\d{1,7}|\d{4}[ -]\d{6}[ -]\d{4,5})(?!\d)")
+_ANY_NUMBER: Final = re.compile(r"\d+")
 _NUMBERS: Final = range(10**13, 10**19)  # 14 to 19 digits: 13 would hide one time in ms out of ten
 
 
@@ -64,6 +65,31 @@ def configure(
     root.setLevel(level.upper())
     logging.captureWarnings(True)
     _configure_structlog()
+
+
+def configure_command() -> None:
+    """Logs of a command that a person typed: warnings, and each of the Kafka client's complaints once.
+
+    The client repeats itself at every try; the command says in its own words what came of it.
+    """
+    configure("warning")
+    client = logging.getLogger("librdkafka")
+    client.filters[:] = [_Once()]
+
+
+class _Once(logging.Filter):
+    """Lets a text pass once, whatever numbers are in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed = set[str]()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is new."""
+        text = _ANY_NUMBER.sub("", record.getMessage())
+        known = text in self._passed
+        self._passed.add(text)
+        return not known
 
 
 def bind(component: str, **context: object) -> structlog.stdlib.BoundLogger:

@@ -24,6 +24,7 @@ from features.catalog import Catalog
 from features.errors import ConfigError
 from features.history import local
 from features.history.chunks import KEPT
+from features.history.files import check_output
 from features.history.job import Job, Progress
 from models.facts import FIELDS, Fields
 from models.policy import DECISIONS
@@ -80,6 +81,7 @@ def score_files(
     """
     if out.suffix not in (".jsonl", ".parquet"):
         raise ConfigError(f"{out} must end in .jsonl or .parquet.")
+    check_output(out, payments, labels)
     model = load_model(bundle, device="cpu", threads=threads, catalog=catalog)
     policy, scorer = model.brain.policy, model.brain.scorer
     name = f"{model.reference.name}@{model.reference.version}"

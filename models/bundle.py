@@ -113,6 +113,11 @@ def load(path: Path, catalog: CatalogLike) -> Bundle:
         BundleError: any of these fails; the sentence names the file and the mend.
     """
     _, manifest, digest, files = read_files(path)
+    return checked(path, manifest, digest, files, catalog)
+
+
+def checked(path: Path, manifest: Manifest, digest: str, files: dict[str, bytes], catalog: CatalogLike) -> Bundle:
+    """The bundle of these files, once they passed all that `load` looks at behind the manifest. Raises BundleError."""
     catalog = _fitting(path, manifest, catalog)
     try:
         rules = policy.parse(files[POLICY].decode(), catalog.flags, where=str(path / POLICY))
@@ -130,8 +135,8 @@ def load(path: Path, catalog: CatalogLike) -> Bundle:
     )
 
 
-def read_files(path: Path) -> tuple[bytes, Manifest, str, dict[str, bytes]]:
-    """Read a bundle's files and hold them to the manifest; nothing of what they say is checked.
+def read_files(path: Path, *, unsealed: str = "") -> tuple[bytes, Manifest, str, dict[str, bytes]]:
+    """Read a bundle's files and hold them to the manifest, but one; nothing of what they say is checked.
 
     Returns:
         The manifest's bytes, what it says, the bundle's digest, and every other file.
@@ -158,12 +163,15 @@ def read_files(path: Path) -> tuple[bytes, Manifest, str, dict[str, bytes]]:
         check_model_bytes(files[name], path / name)
     for name, data in files.items():
         entry = manifest.files[name]
+        if name == unsealed:
+            continue
+        mend = "copy the bundle again"
+        if name == POLICY:
+            mend += ", or, if you changed it, put it into a bundle with `fraudline policy apply`"
         if len(data) != entry.bytes:
-            raise BundleError(
-                f"{path / name} has {len(data):,} bytes and the manifest says {entry.bytes:,}; copy the bundle again."
-            )
+            raise BundleError(f"{path / name} has {len(data):,} bytes and the manifest says {entry.bytes:,}; {mend}.")
         if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise BundleError(f"{path / name} is not the file that the manifest vouches for; copy the bundle again.")
+            raise BundleError(f"{path / name} is not the file that the manifest vouches for; {mend}.")
     return raw, manifest, digest_of(raw), files
 
 

@@ -18,7 +18,7 @@ import xgboost
 
 from features.errors import ConfigError
 from models import golden
-from models.bundle import Bundle, CatalogLike, GoldenRows, Values
+from models.bundle import Bundle, CatalogLike, GoldenRows, Values, checked, read_files
 from models.manifest import (
     CONTENT,
     GOLDEN,
@@ -35,7 +35,7 @@ from models.manifest import (
     TrainingWindow,
     digest_of,
 )
-from models.policy import Policy
+from models.policy import Policy, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,45 @@ def write(path: Path, recipe: Recipe, catalog: CatalogLike) -> Bundle:
     """
     check_place(path)
     bundle, files = _bake(path, recipe, catalog)
+    _put(path, files)
+    return bundle
+
+
+def write_with_policy(
+    bundle: Path, policy: Path, out: Path, catalog: CatalogLike, version: str | None = None
+) -> Bundle:
+    """Write to `out` what a bundle holds, with another policy, which stays as it was written, comments included.
+
+    Args:
+        bundle: its own policy may have been changed; all else must be as it was made.
+        policy: a policy.toml; it may be the bundle's.
+        out: as for `write`; it may be the bundle itself.
+        catalog: the features that can be computed where it will decide.
+        version: the new bundle's, if not the same.
+
+    Raises:
+        BundleError: the bundle can't be used.
+        ConfigError: the policy can't be read or used, or `out` can't be written.
+    """
+    check_place(out)
+    _, manifest, _, files = read_files(bundle, unsealed=POLICY)
+    try:
+        text = policy.read_bytes()
+        parse(text.decode(), catalog.flags, where=str(policy))
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise ConfigError(f"{policy} can't be read ({why}); give a policy.toml.") from None
+    files[POLICY] = text
+    entries = manifest.files | {POLICY: FileEntry(len(text), hashlib.sha256(text).hexdigest())}
+    manifest = msgspec.structs.replace(manifest, files=entries, version=version or manifest.version)
+    raw = _pretty(manifest)
+    made = checked(out, manifest, digest_of(raw), files, catalog)
+    _put(out, files | {MANIFEST: raw})
+    return made
+
+
+def _put(path: Path, files: Mapping[str, bytes]) -> None:
+    """Put a bundle's files in their place; see `write`."""
     beside = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     aside = beside.with_suffix(".old")
     try:
@@ -99,7 +138,6 @@ def write(path: Path, recipe: Recipe, catalog: CatalogLike) -> Bundle:
                 shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         raise ConfigError(f"The bundle can't be written to {path} ({error.strerror}); {_MEND}.") from error
-    return bundle
 
 
 _MEND = "give a directory that you may write to and that has free space"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import xgboost
 
+from features.errors import ConfigError
 from models.dataset import CHUNK_ROWS, Mask, Progress, Values
 from models.evaluate import average_precision
 
@@ -67,6 +69,7 @@ class Part:
         columns: which of its columns.
         fraud: (m,) what they were.
         soft: (m,) float32, to learn in place of that: how probable fraud is.
+        hidden: places among `columns` that are shown as missing, so that no tree can use them.
     """
 
     values: Values
@@ -74,10 +77,13 @@ class Part:
     columns: npt.NDArray[np.int64]
     fraud: Mask
     soft: Values | None = None
+    hidden: tuple[int, ...] = ()
 
     def chunk(self, start: int) -> Values:
         """The next `CHUNK_ROWS` rows from the `start`-th on."""
-        return np.ascontiguousarray(self.values[self.rows[start : start + CHUNK_ROWS]][:, self.columns])
+        shown = np.ascontiguousarray(self.values[self.rows[start : start + CHUNK_ROWS]][:, self.columns])
+        shown[:, list(self.hidden)] = np.nan
+        return shown
 
 
 def fit(
@@ -124,6 +130,18 @@ def _grown(
     booster = xgboost.train(parameters, matrix, options.trees, evals=watched, verbose_eval=False, callbacks=callbacks)
     booster.set_attr(best_iteration=None, best_score=None)
     return bytes(booster.save_raw("ubj"))
+
+
+def check_device(device: str) -> None:
+    """Refuse a GPU that XGBoost does not find: it would warn, and use the CPU. Raises ConfigError."""
+    if device == "cpu":
+        return
+    with xgboost.config_context(verbosity=0):
+        matrix = xgboost.DMatrix(np.zeros((2, 1), np.float32), label=[0, 1])
+        tried = xgboost.train({"device": device, "tree_method": "hist"}, matrix, 1)
+    used = json.loads(tried.save_config())["learner"]["generic_param"]["device"]
+    if not used.startswith(device):
+        raise ConfigError("XGBoost finds no GPU here to grow trees on; mend its driver, or give --device cpu.")
 
 
 def margins(model: bytes, part: Part, trees: int = 0) -> npt.NDArray[np.float64]:

@@ -26,7 +26,7 @@ from models.drift import histogram
 from models.edge.forest import read as read_forest
 from models.edge.walk import Walker
 from models.fit import Part, TreeOptions, fit
-from models.manifest import GOLDEN, MODEL
+from models.manifest import GOLDEN, MANIFEST, MODEL
 from models.measured import Judging, Measured, measured
 from models.native import CpuPredictor
 from models.policy import AlertRate, Policy, Thresholds
@@ -117,6 +117,8 @@ def optimize(
     """
     bundle = load(path, catalog)
     forms = _forms(options.techniques)
+    if (out / MANIFEST).exists():
+        raise ConfigError(f"{out} is a bundle; give a directory for several of them.")
     try:
         if forms:
             out.mkdir(parents=True, exist_ok=True)
@@ -213,6 +215,7 @@ def distilled(bundle: Bundle, data: Dataset, options: OptimizeOptions) -> bytes:
         trees=count,
         depth=options.student_depth,
         learning_rate=max(0.05, min(0.3, 12 / count)),
+        min_child_weight=0.1,  # probabilities that a model told hold no accidents that a leaf must be kept from
         seed=options.seed,
         threads=options.threads,
     )

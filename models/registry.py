@@ -143,7 +143,12 @@ class Registry:
         (to / name).write_bytes(data)
 
     def entries(self) -> list[Entry]:
-        """All bundles, the newest first; those that can't be read come last."""
+        """All bundles, the newest first; those that can't be read come last.
+
+        Files are there and as long as they should be, or that is the bundle's problem; what is in them isn't looked at.
+        """
+        if self._is_local and not Path(self._root).is_dir():
+            raise ConfigError(f"There is no registry at {self.url}; give its place, or promote a bundle to make it.")
         roles = {role: self.standing(role).current for role in ROLES}
         found = []
         for bundle in self._asked(self._folders):
@@ -156,8 +161,15 @@ class Registry:
             except BundleError as error:
                 found.append(Entry(bundle, None, "", holds, str(error)))
             else:
-                found.append(Entry(bundle, manifest, digest_of(data), holds))
+                found.append(Entry(bundle, manifest, digest_of(data), holds, self._damage(bundle, manifest)))
         return sorted(found, key=lambda entry: (-(entry.manifest.created_ms if entry.manifest else 0), entry.bundle))
+
+    def _damage(self, bundle: str, manifest: Manifest) -> str:
+        """Which files of a bundle are missing or of another size than its manifest says."""
+        there = self._asked(lambda: self._files.ls(f"{self._root}/{BUNDLES}/{bundle}", detail=True))
+        sizes = {str(each["name"]).rsplit("/", 1)[-1]: each["size"] for each in there}
+        wrong = [name for name, entry in manifest.files.items() if sizes.get(name) != entry.bytes]
+        return f"{', '.join(wrong)} damaged; promote the bundle again" if wrong else ""
 
     def find(self, text: str) -> Entry:
         """The bundle of this folder, version, role or beginning of a digest. ConfigError for none, or several."""

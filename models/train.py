@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -27,7 +28,7 @@ from models.calibrate import Line, calibrated, with_line
 from models.dataset import DAY_MS, Dataset, Mask, Progress, Values
 from models.drift import MIN_PAYMENTS, reference
 from models.facts import FIELDS
-from models.fit import TREE_STEP, Part, TreeOptions, fit, margins, precision_by_trees
+from models.fit import TREE_STEP, Part, TreeOptions, check_device, fit, margins, precision_by_trees
 from models.policy import Policy, Thresholds
 from models.starter_rules import starter_rules
 from models.thresholds import chosen_thresholds
@@ -35,10 +36,14 @@ from models.windows import Plan, Window, plan
 
 Scores = npt.NDArray[np.float32]
 
+ALERT_SHARE: Final = 0.01
+LEFT_OUT: Final = ("merchant_mean_30d", "merchant_count_7d")
+BLOCK_PRECISION: Final = 0.9
+SLACK: Final = 0.003
 MIN_LEARN_FRAUDS: Final = 10
 MIN_JUDGE_FRAUDS: Final = 3
 _GOLDEN_SAMPLE: Final = 32
-_RULES_SAMPLE: Final = 1_000_000  # payments that starter rules are drawn from
+_SAMPLE: Final = 1_000_000  # payments that starter rules and references are drawn from
 _NOT_METRICS: Final = frozenset({"name", "version", "created_ms", "memory_mb"})
 
 
@@ -63,6 +68,8 @@ class TrainOptions:
         threads: CPU threads. On a machine that is busy otherwise, two were seen to take 60 s where one takes 10: the
             threads wait for each other, spinning.
         memory_mb: for features, and for quantised rows; what is more waits in files.
+        leave_out: features that the trees may not use, though rules may. Those of the default are levels that hardly
+            change from payment to payment: trees take them for the merchant's name, and learn who was defrauded.
         created_ms: when the bundle counts as made; None for the time of the newest payment, so that equal inputs give
             equal bytes.
 
@@ -70,11 +77,11 @@ class TrainOptions:
         ConfigError: a value can't be used.
     """
 
-    alert_share: float = 0.01
+    alert_share: float = ALERT_SHARE
     alerts_per_day: float | None = None
     review_precision: float | None = None
     alert_cost_minor: float | None = None
-    block_precision: float = 0.9
+    block_precision: float = BLOCK_PRECISION
     decline_cost_minor: float | None = None
     segment_thresholds: str | None = None
     from_ms: int | None = None
@@ -94,6 +101,7 @@ class TrainOptions:
     memory_mb: int = 2_048
     name: str = "fraudline"
     version: str = "1"
+    leave_out: tuple[str, ...] = LEFT_OUT
     created_ms: int | None = None
 
     def __post_init__(self) -> None:
@@ -239,6 +247,9 @@ def train(
             catalog has no feature of the payment alone.
     """
     check_place(out)
+    check_device(options.device)
+    if unknown := [name for name in options.leave_out if name not in (*catalog.names, *LEFT_OUT)]:
+        raise ConfigError(f"--leave-out {unknown[0]} is no feature of the catalog; see fraudline features list.")
     if not catalog.payment_columns:
         raise ConfigError(
             "The catalog has no feature of the payment alone, which the model for outages needs; "
@@ -270,7 +281,8 @@ def train(
         }
         metrics = _counts(data, steps, fitted, options) | {tier: _quality(each) for tier, each in fitted.items()}
         learned = np.flatnonzero(steps.learn)
-        sample = data.values[learned[:: len(learned) // _RULES_SAMPLE + 1]]
+        sample = data.values[_thinned(learned)]
+        settled = data.values[_thinned(_settled(data, learned, catalog))]
         recipe = Recipe(
             name=options.name,
             version=options.version,
@@ -285,7 +297,7 @@ def train(
             golden_rows=_golden_rows(data.values[fitted["full"].judged[-1].rows]),
             window=(int(data.event_time[learned].min()), int(data.event_time[learned].max())),
             metrics=metrics,
-            reference=reference(catalog.features, sample, _later_scores(data, steps, fitted["full"])),
+            reference=reference(catalog.features, settled, _later_scores(data, steps, fitted["full"])),
         )
         written = write(out, recipe, catalog)
         metrics["trees"] = dict(written.manifest.trees)
@@ -317,6 +329,11 @@ def _plan(data: Dataset, options: TrainOptions) -> Plan:
         raise ConfigError("The payments file holds no payment; give payments in log order.")
     if not data.label_fraud.any():
         raise ConfigError("The labels file calls none of the payments fraud; give the labels of these payments.")
+    first, last = int(data.event_time.min()), int(data.event_time.max())
+    if options.to_ms is not None and options.to_ms <= first:
+        raise ConfigError(f"--to lies before the first payment, which is of {_day(first)}; give a later time.")
+    if options.from_ms is not None and options.from_ms > last:
+        raise ConfigError(f"--from lies behind the last payment, which is of {_day(last)}; give an earlier time.")
     newest = int(max(data.event_time.max(), data.label_at.max(initial=0))) + 1
     end_ms = newest if options.to_ms is None else options.to_ms
     gap_ms = round(options.label_delay_days * DAY_MS)
@@ -335,6 +352,10 @@ def _plan(data: Dataset, options: TrainOptions) -> Plan:
         f"({MIN_LEARN_FRAUDS} needed) and {judged:,} to be judged on ({MIN_JUDGE_FRAUDS} needed); give a longer "
         "history, or a smaller --label-delay-days."
     )
+
+
+def _day(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1_000, UTC).date().isoformat()
 
 
 def judged_part(data: Dataset, window: Window, columns: npt.NDArray[np.int64], known_ms: int) -> Part:
@@ -358,7 +379,7 @@ def choosing_models(
         judge = judged_part(data, window, columns, steps.known_ms)
         part = _part_of(progress, number / len(windows), (number + 1) / len(windows))
         most = options.tree_options(options.trees // TREE_STEP * TREE_STEP)
-        learned = _learned_part(data, window.learn, columns, window.known_ms)
+        learned = _learned_part(data, window.learn, columns, window.known_ms, names, options)
         models.append(fit(learned, names, most, part, options.memory_mb, judge))
         curves.append(precision_by_trees(models[-1], judge, TREE_STEP))
     longest = max(map(len, curves))
@@ -368,9 +389,17 @@ def choosing_models(
     return models, np.asarray(np.mean(padded, axis=0), np.float64)
 
 
-def _learned_part(data: Dataset, learn: Mask, columns: npt.NDArray[np.int64], known_ms: int) -> Part:
+def _learned_part(
+    data: Dataset,
+    learn: Mask,
+    columns: npt.NDArray[np.int64],
+    known_ms: int,
+    names: tuple[str, ...],
+    options: TrainOptions,
+) -> Part:
     rows = np.flatnonzero(learn)
-    return Part(data.values, rows, columns, data.fraud_known_by(known_ms)[rows])
+    hidden = tuple(at for at, name in enumerate(names) if name in options.leave_out)
+    return Part(data.values, rows, columns, data.fraud_known_by(known_ms)[rows], hidden=hidden)
 
 
 def _fitted(
@@ -382,16 +411,16 @@ def _fitted(
     progress: Progress,
 ) -> Fitted:
     models, curve = choosing_models(data, steps, columns, names, options, _part_of(progress, 0, 0.6))
-    trees = (int(curve.argmax()) + 1) * TREE_STEP
+    trees = fewest(curve)
     chosen, test = options.tree_options(trees), steps.windows[-1]
-    learned = _learned_part(data, test.learn, columns, test.known_ms)
+    learned = _learned_part(data, test.learn, columns, test.known_ms, names, options)
     models.append(fit(learned, names, chosen, _part_of(progress, 0.6, 0.8), options.memory_mb))
     parts = [judged_part(data, window, columns, steps.known_ms) for window in steps.windows]
     told = [margins(model, part, trees) for model, part in zip(models, parts, strict=True)]
     chosen_on = np.concatenate([part.fraud for part in parts[:-1]])
     line = calibrated(np.concatenate(told[:-1]), chosen_on)
     scores = [_probabilities(each, line) for each in told]
-    learned = _learned_part(data, steps.learn, columns, steps.known_ms)
+    learned = _learned_part(data, steps.learn, columns, steps.known_ms, names, options)
     model = fit(learned, names, chosen, _part_of(progress, 0.8, 1), options.memory_mb)
     return Fitted(
         model=with_line(model, line),
@@ -408,8 +437,38 @@ def _fitted(
     )
 
 
+def fewest(curve: npt.NDArray[np.float64]) -> int:
+    """The fewest trees that are as good as the best number, but for `SLACK` of its average precision.
+
+    Further trees learn the history's accidents: over the earlier weeks of `bench.quality` the area under the ROC curve
+    falls while average precision still creeps up. In the spirit of the one-standard-error rule of Breiman, Friedman,
+    Olshen and Stone, "Classification and Regression Trees" (1984), chapter 3.
+
+    Args:
+        curve: average precision of the first 1, 2, ... times `TREE_STEP` trees.
+    """
+    return (int(np.argmax(curve >= (1 - SLACK) * curve.max())) + 1) * TREE_STEP
+
+
 def _probabilities(margin: npt.NDArray[np.float64], line: Line) -> Scores:
     return (1 / (1 + np.exp(-(line.slope * margin + line.offset)))).astype(np.float32)
+
+
+def _thinned(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return rows[:: len(rows) // _SAMPLE + 1]
+
+
+def _settled(data: Dataset, learned: npt.NDArray[np.int64], catalog: Catalog) -> npt.NDArray[np.int64]:
+    """Learned payments with the whole of the longest window behind them, or where these are few, the newest quarter.
+
+    Before that the features of a history still grow, as those of a running processor do not.
+    """
+    longest_ms = max(each.window_ms + each.delay_ms for each in catalog.features)
+    time = data.event_time[learned]
+    settled = learned[time >= int(data.event_time.min()) + longest_ms]
+    if len(settled) >= len(learned) // 4:
+        return settled
+    return learned[time >= np.quantile(time, 0.75)]
 
 
 def _later_scores(data: Dataset, steps: Plan, fitted: Fitted) -> Scores:
@@ -456,7 +515,11 @@ def _counts(data: Dataset, steps: Plan, fitted: dict[str, Fitted], options: Trai
         "train": counted(np.flatnonzero(steps.learn)),
         "valid": counted(np.concatenate(choosing)),
         "test": counted(fitted["full"].judged[-1].rows),
-        "options": {name: value for name, value in asdict(options).items() if name not in _NOT_METRICS},
+        "options": {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(options).items()
+            if name not in _NOT_METRICS
+        },
     }
 
 

@@ -15,6 +15,7 @@ import xgboost
 from features.catalog import DEFAULT, HANDBOOK, Catalog, Limits
 from features.errors import BundleError, ConfigError
 from models.bundle import Bundle, load
+from models.bundle_writer import write_with_policy
 from models.manifest import CONTENT, GOLDEN, MANIFEST, MODEL, NO_FEATURES, POLICY
 from models.score import Scorer
 from tests.support.bundles import edit_manifest, make_bundle, replace_file, rows
@@ -288,3 +289,40 @@ def test_what_was_verified_is_what_is_used(copy: Path) -> None:
     before = Scorer(bundle).score(rows(50))
     shutil.rmtree(copy)
     assert np.array_equal(Scorer(bundle).score(rows(50)), before)
+
+
+def test_a_changed_policy_is_put_into_a_new_bundle_and_stays_as_it_was_written(copy: Path, tmp_path: Path) -> None:
+    before = load(copy, DEFAULT)
+    changed = f"# by hand\n{(copy / POLICY).read_text()}".replace("review = 0.5", "review = 0.25")
+    (tmp_path / "changed.toml").write_text(changed)
+    made = write_with_policy(copy, tmp_path / "changed.toml", tmp_path / "new", DEFAULT, "1.1")
+    after = load(tmp_path / "new", DEFAULT)
+    assert (tmp_path / "new" / POLICY).read_text() == changed
+    assert made == after
+    assert (after.models, after.manifest.version) == (before.models, "1.1")
+    assert after.policy.thresholds["full"].review == 0.25
+    assert after.digest != before.digest
+    assert load(copy, DEFAULT).digest == before.digest
+
+
+def test_a_policy_that_was_changed_in_its_bundle_is_refused_until_it_is_applied(copy: Path) -> None:
+    with (copy / POLICY).open("a") as file:
+        file.write("# seen\n")
+    with pytest.raises(BundleError, match="fraudline policy apply"):
+        load(copy, DEFAULT)
+    write_with_policy(copy, copy / POLICY, copy, DEFAULT)
+    assert (copy / POLICY).read_text().endswith("# seen\n")
+    load(copy, DEFAULT)
+
+
+def test_neither_a_bad_policy_nor_one_for_a_damaged_bundle_is_applied(copy: Path, tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
+    good.write_bytes((copy / POLICY).read_bytes())
+    bad.write_text(good.read_text().replace("schema_version = ", "schema_version = 9"))
+    for policy in (bad, tmp_path / "missing.toml"):
+        with pytest.raises(ConfigError, match=policy.name):
+            write_with_policy(copy, policy, tmp_path / "new", DEFAULT)
+    (copy / MODEL).write_bytes((copy / MODEL).read_bytes()[:-1])
+    with pytest.raises(BundleError, match=MODEL):
+        write_with_policy(copy, good, tmp_path / "new", DEFAULT)
+    assert not (tmp_path / "new").exists()

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +15,7 @@ import pytest
 
 from consumer import __version__, cli, settings
 from consumer.cli_output import print_features
+from consumer.simulator import LABELS_FILE, PAYMENTS_FILE, Simulation, write
 from features.catalog import DEFAULT, HANDBOOK
 from features.errors import BundleError, ConfigError, FraudlineError
 
@@ -21,6 +23,8 @@ COMMANDS = (
     *("run", "demo", "generate", "train", "score", "schemas"),
     *("config", "config show", "features", "features list", "features build"),
     *("state", "state rebuild", "state verify"),
+    *("policy", "policy check", "policy apply", "policy explain", "policy lists", "policy lists add"),
+    *("model", "model list", "model optimize", "shadow report", "drift report"),
 )
 ROOT = Path(__file__).parents[1]
 
@@ -99,6 +103,16 @@ def test_help_imports_nothing_heavy() -> None:
         ("train --payments a", "--labels"),
         ("train --payments a --labels b --out c --catalog defualt", "did you mean 'default'?"),
         ("features list --catalog handbok", "did you mean 'handbook'?"),
+        ("train --payments a --labels b --out c --alert-budget 0.1 --alerts-per-day 4", "take each other's place"),
+        ("train --payments a --labels b --out c --block-precision 0.8 --decline-cost 9", "take each other's place"),
+        (
+            "train --payments a --labels b --out c --device tpu",
+            "'tpu' is not one of 'cpu', 'cuda'; see fraudline train",
+        ),
+        ("train --payments a --labels b --out c --leave-out card", "--leave-out card is no feature"),
+        ("features build --payments a.jsonl --out ./a.jsonl", "a.jsonl is what is read"),
+        ("score --bundle b --payments a.jsonl --out ./a.jsonl", "a.jsonl is what is read"),
+        ("model list --registry /nowhere", "There is no registry at /nowhere"),
         ("score --bundle /nowhere --as-of never", "--as-of is not an ISO 8601 time"),
         ("score --bundle /nowhere --catalog handbok", "did you mean 'handbook'?"),
         ("score --bundle /nowhere --rejects /nowhere/x", "can't be written to /nowhere/x"),
@@ -240,3 +254,23 @@ def test_the_entry_point_exits_with_the_status() -> None:
     assert (running.returncode, out) == (2, b"")
     assert err.count(b"\n") == 1
     assert b"Traceback" not in err
+
+
+def test_a_training_that_is_told_to_stop_leaves_no_files_of_work(tmp_path: Path) -> None:
+    write(Simulation(payments=20_000, seed=3), tmp_path / "history")
+    files = (
+        "--payments",
+        str(tmp_path / "history" / PAYMENTS_FILE),
+        "--labels",
+        str(tmp_path / "history" / LABELS_FILE),
+    )
+    training = process(
+        "train", *files, "--out", str(tmp_path / "bundle"), "--trees", "10000", "--learning-rate", "0.001"
+    )
+    while not list(tmp_path.glob(".bundle.*/*")):
+        assert training.poll() is None
+        time.sleep(0.05)
+    training.terminate()
+    _, err = training.communicate(timeout=60)
+    assert (training.returncode, err) == (cli.EXIT_TERMINATED, b"")
+    assert [each.name for each in tmp_path.iterdir()] == ["history"]

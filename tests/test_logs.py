@@ -220,3 +220,19 @@ def test_a_terminal_gets_text() -> None:
         root.setLevel(level)
         logging.captureWarnings(False)
         structlog.reset_defaults()
+
+
+def test_a_command_tells_each_complaint_of_the_kafka_client_once(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure_command()
+    client = logging.getLogger("librdkafka")
+    try:
+        for tried in range(3):
+            client.error("FAIL: connection refused (after %dms)", tried)
+            client.error("FAIL: certificate verify failed")
+        lines = capsys.readouterr().err.splitlines()
+    finally:
+        client.filters.clear()
+    assert [json.loads(line)["event"] for line in lines] == [
+        "FAIL: connection refused (after 0ms)",
+        "FAIL: certificate verify failed",
+    ]

@@ -41,7 +41,6 @@ def holder(registry: Registry, role: str = "champion") -> str | None:
 
 def test_a_promoted_bundle_lies_there_whole_and_has_the_role(registry: Registry, one: Bundle) -> None:
     assert registry.standing("champion") == Standing()
-    assert registry.entries() == []
     promotion = registry.promote(one.path, "champion", DEFAULT)
     assert promotion == registry.standing("champion").current
     assert (promotion.version, promotion.digest) == ("1", one.digest)
@@ -224,3 +223,14 @@ def test_the_commands_do_what_they_say(
 def test_without_a_registry_a_command_says_what_to_set(capsys: pytest.CaptureFixture[str]) -> None:
     assert "set model.registry" in fraudline(capsys, "list")[2]
     assert "no registry is known" in fraudline(capsys, "verify", "champion")[2]
+
+
+def test_a_file_that_was_cut_short_is_the_bundle_s_problem(registry: Registry, one: Bundle) -> None:
+    promotion = registry.promote(one.path, "champion", DEFAULT)
+    files, root = registry._files, registry._root
+    place = f"{root}/bundles/{promotion.bundle}/{MODEL}"
+    files.pipe_file(place, files.cat_file(place)[:-1])
+    (entry,) = registry.entries()
+    assert entry.problem == f"{MODEL} damaged; promote the bundle again"
+    registry.promote(one.path, "champion", DEFAULT)
+    assert [each.problem for each in registry.entries()] == [""]

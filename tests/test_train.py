@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from consumer.decode import looks_like_card_number
-from consumer.simulator import LABELS_FILE, PAYMENTS_FILE, Simulation, write
+from consumer.simulator import LABELS_FILE, MONDAY_MS, PAYMENTS_FILE, Simulation, write
 from features.catalog import DEFAULT, HANDBOOK, Catalog
 from features.errors import BundleError, ConfigError
 from features.event import Label, Payment
@@ -34,7 +34,7 @@ from models.evaluate import (
 )
 from models.manifest import CONTENT, GOLDEN, MANIFEST, MODEL, NO_FEATURES, POLICY
 from models.score import Scorer
-from models.train import Trained, TrainOptions, train
+from models.train import LEFT_OUT, Trained, TrainOptions, fewest, train
 from models.windows import Plan, plan
 
 OPTIONS = TrainOptions(trees=20, depth=4, learning_rate=0.3, label_delay_days=1.0, windows=2, threads=1)
@@ -361,6 +361,71 @@ def test_what_can_not_be_learned_from_is_refused_in_one_sentence(
         train_on(tmp_path, tmp_path / "bundle")
     assert str(caught.value).endswith(".")
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"to_ms": MONDAY_MS}, "--to lies before the first payment, which is of 2026-01-05"),
+        ({"from_ms": MONDAY_MS + 365 * DAY_MS}, "--from lies behind the last payment, which is of 2026-01-1"),
+        ({"leave_out": ("card_count_2h",)}, "--leave-out card_count_2h is no feature"),
+    ],
+)
+def test_options_that_do_not_fit_the_history_are_refused(
+    history: Path, tmp_path: Path, options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        train_on(history, tmp_path / "bundle", dataclasses.replace(OPTIONS, **options))
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="a GPU is there")
+def test_a_gpu_that_is_not_there_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="finds no GPU"):
+        train_on(tmp_path / "missing", tmp_path / "bundle", dataclasses.replace(OPTIONS, device="cuda"))
+
+
+@given(hnp.arrays(np.float64, st.integers(1, 60), elements=st.floats(0.01, 1)))
+def test_the_fewest_trees_that_are_nearly_as_good_as_the_best_are_taken(curve: np.ndarray) -> None:
+    trees = fewest(curve)
+    good = [10 * (at + 1) for at, value in enumerate(curve) if value >= 0.997 * max(curve)]
+    assert trees == min(good)
+
+
+def test_trees_use_no_feature_that_is_left_out(
+    history: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    def used(bundle: Path) -> set[str]:
+        model = xgboost.Booster(model_file=bundle / MODEL)
+        return set(model.get_score(importance_type="weight"))
+
+    most = used(trained[0])
+    assert not most & set(LEFT_OUT)
+    left_out = tuple(sorted(most))[:3]
+    metrics = train_on(history, tmp_path / "bundle", dataclasses.replace(OPTIONS, leave_out=left_out))
+    assert metrics["options"]["leave_out"] == list(left_out)
+    assert not used(tmp_path / "bundle") & set(left_out)
+    assert load(tmp_path / "bundle", DEFAULT).manifest.features == DEFAULT.names
+
+
+def test_the_reference_of_a_short_history_is_its_newest_quarter(
+    history: Path, trained: tuple[Path, dict[str, Any]]
+) -> None:
+    reference = load(trained[0], DEFAULT).manifest.reference
+    assert reference is not None
+    learned = trained[1]["train"]["payments"]
+    counted = sum(reference.features["amount_minor"].counts)
+    assert counted == pytest.approx(learned / 4, rel=0.01)
+
+
+def test_the_reference_of_a_long_history_begins_behind_the_longest_window(tmp_path: Path) -> None:
+    write(dataclasses.replace(SIMULATION, days=60), tmp_path)
+    train_on(tmp_path, tmp_path / "bundle")
+    reference = load(tmp_path / "bundle", DEFAULT).manifest.reference
+    assert reference is not None
+    times = [json.loads(line)["event_time"] for line in (tmp_path / PAYMENTS_FILE).read_text().splitlines()]
+    longest = max(each.window_ms + each.delay_ms for each in DEFAULT.features)
+    expected = sum(min(times) + longest <= time for time in times)  # labels go on longer: none is too young
+    assert sum(reference.features["amount_minor"].counts) == expected
 
 
 def test_a_place_that_can_not_hold_a_bundle_is_refused_before_any_work(history: Path, tmp_path: Path) -> None:

@@ -85,6 +85,17 @@ def sources(path: Path, kind: Kind) -> list[Source]:
     return [Source(each, kind) for each in files]
 
 
+def check_output(out: Path, *inputs: Path | None) -> None:
+    """Refuse an output that would replace an input, or be read as one next time. Raises ConfigError."""
+    place = out.absolute().resolve()
+    for each in filter(None, inputs):
+        read = each.absolute().resolve()
+        if place == read:
+            raise ConfigError(f"{out} is what is read; give another place for what is written.")
+        if read.is_dir() and place.parent == read and out.suffix.lower() in FORMATS:
+            raise ConfigError(f"{out} lies among the files that are read from {each}; give another place for it.")
+
+
 def estimated_rows(source: Source) -> int:
     """About how many rows a file has: rather too many than too few, without reading it."""
     if source.path.suffix.lower() == ".parquet":

@@ -9,6 +9,7 @@ from typing import Any
 
 from features.catalog import DEFAULT, Catalog
 from features.history.chunks import IsCardNumber
+from features.history.files import check_output
 
 Progress = Callable[[str, float], None]
 
@@ -39,6 +40,10 @@ class Job:
     keep: tuple[str, ...] = ()
     skip_bad: bool = False
     progress: Progress = lambda _stage, _share: None
+
+    def __post_init__(self) -> None:
+        """Refuse an `out` that is an input. Raises ConfigError."""
+        check_output(self.out, self.payments, self.labels)
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ that are multiples of one power of two, as those of a quantised model, take two 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -104,7 +105,8 @@ def _base(text: Any) -> float:
         raise ForestError(f"its base score is no number ({str(text)[:40]!r})") from error
     if not 0 < score < 1:
         raise ForestError(f"its base score is {score}, which is no probability")
-    return float(-np.log(np.float32(1) / score - np.float32(1)))
+    odds = float(np.float32(1) / score - np.float32(1))
+    return float(np.float32(-math.log(odds)))  # numpy's logarithm of a float32 may be the neighbour of the right one
 
 
 def _tree(tree: Any, features: int) -> _Tree:
