@@ -20,6 +20,7 @@ from typing import Annotated, Final, NoReturn
 import typer
 
 from consumer import __version__, cli_drift, cli_features, cli_model, cli_policy, cli_state
+from consumer.cli_options import AsJson, CatalogName, ConfigFile, Mapped, columns_of
 from consumer.cli_output import (
     error_line,
     only_one,
@@ -54,14 +55,6 @@ app.add_typer(cli_model.app, name="model")
 app.add_typer(cli_model.shadow_app, name="shadow")
 app.add_typer(cli_drift.app, name="drift")
 features_app.command("build")(cli_features.build)
-
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Settings in TOML (default: FRAUDLINE_CONFIG, if set).")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
-CatalogName = Annotated[
-    str, typer.Option("--catalog", metavar="NAME|FILE", help="A profile (default, handbook), or a catalog file.")
-]
 
 
 class Device(StrEnum):
@@ -188,6 +181,7 @@ def train(
         Path, typer.Option(metavar="PATH", help="Parquet, CSV or JSON lines in log order; a file, or a folder of them.")
     ],
     labels: Annotated[Path, typer.Option(metavar="PATH", help="Likewise, in any order.")],
+    mapped: Mapped = None,
     out: Annotated[Path, typer.Option(metavar="BUNDLE", help="The directory that becomes the model bundle.")],
     alert_budget: Annotated[
         float | None,
@@ -319,6 +313,7 @@ def train(
             choose=choose,
             report=write_report,
             segments=segments,
+            mapped=columns_of(mapped),
         )
     for what, place in (("payment", payments), ("label", labels)):
         if bad := metrics[f"bad_{what}_lines"]:
@@ -341,6 +336,7 @@ def score(
     labels: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Labels, known from their labelled_at on.")
     ] = None,
+    mapped: Mapped = None,
     threads: Annotated[int, typer.Option(min=1, help="With --payments: CPU threads.")] = 1,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="With --payments: leave out rows that are none.")
@@ -358,7 +354,7 @@ def score(
     With --payments and --out: a whole history, from files to a file.
     """
     if payments is not None or out is not None:
-        return _score_files(bundle, payments, out, labels, threads, skip_bad, catalog)
+        return _score_files(bundle, payments, out, labels, threads, skip_bad, catalog, mapped)
     as_of_ms = None if as_of is None else epoch_ms(as_of, "--as-of")
     try:
         rejects_to = nullcontext(None) if rejects is None else rejects.open("wb")
@@ -389,6 +385,7 @@ def _score_files(
     threads: int,
     skip_bad: bool,
     catalog: str,
+    mapped: list[str] | None,
 ) -> int:
     if payments is None or out is None:
         raise ConfigError("--payments and --out belong together: give both, or neither.")
@@ -407,6 +404,7 @@ def _score_files(
             threads=threads,
             skip_bad=skip_bad,
             progress=progress,
+            mapped=columns_of(mapped),
         )
     print_mapping(f"Scored {payments}", asdict(summary), as_json=False)
     return 0

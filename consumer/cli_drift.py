@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from consumer.cli_model import AsJson, BundleName, CatalogName, ConfigFile, RegistryUrl, catalog_of, place_of
+from consumer.cli_model import BundleName, CatalogName, RegistryUrl, catalog_of, place_of
+from consumer.cli_options import AsJson, ConfigFile, Mapped, columns_of
 from consumer.cli_output import print_json, print_table, progress_stages
 from features.errors import ConfigError
 
@@ -48,6 +49,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also draw a page, .html, with a .json beside it.")
     ] = None,
+    mapped: Mapped = None,
     memory_mb: Annotated[int, typer.Option(min=16, help="Memory for a history's features.")] = 2_048,
     registry: RegistryUrl = None,
     catalog: CatalogName = None,
@@ -77,7 +79,15 @@ def report(
             assert labels is not None  # noqa: S101  checked above
             with progress_stages() as progress:
                 windows = drift_report.of_history(
-                    loaded, payments, labels, whole, progress, looks_like_card_number, days, memory_mb
+                    loaded,
+                    payments,
+                    labels,
+                    whole,
+                    progress,
+                    looks_like_card_number,
+                    days,
+                    memory_mb,
+                    columns_of(mapped),
                 )
         if not windows:
             raise ConfigError("The history holds no payment; give payments in log order.")

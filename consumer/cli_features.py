@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from consumer.cli_options import Mapped, columns_of
 from consumer.cli_output import print_mapping, progress_stages
 
 
@@ -27,6 +28,7 @@ def build(
         Path, typer.Option(metavar="PATH", help="Parquet, CSV or JSON lines in log order; a file, or a folder of them.")
     ],
     labels: Annotated[Path | None, typer.Option(metavar="PATH", help="Likewise, in any order.")] = None,
+    mapped: Mapped = None,
     out: Annotated[Path, typer.Option(metavar="PATH", help="The Parquet file to write; with Spark a folder of them.")],
     catalog: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="Which features: a profile, or a TOML file.")
@@ -57,6 +59,7 @@ def build(
             jobs=jobs or len(os.sched_getaffinity(0)),
             skip_bad=skip_bad,
             progress=progress,
+            mapped=columns_of(mapped),
         )
         if engine is Engine.SPARK:
             from features.history import spark

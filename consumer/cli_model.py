@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from consumer.cli_options import AsJson, ConfigFile, Mapped, columns_of
 from consumer.cli_output import print_json, print_mapping, print_table, progress_stages
 from features.errors import ConfigError
 
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look at bundles, and say which of them decide.")
 
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Settings in TOML (default: FRAUDLINE_CONFIG, if set).")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 RegistryUrl = Annotated[
     str | None,
     typer.Option("--registry", metavar="URL", help="A directory or a URL of fsspec (default: model.registry)."),
@@ -165,6 +162,7 @@ def optimize(
     techniques: Annotated[
         str, typer.Option(metavar="LIST", help="Some of prune, quantize, distill, compile; commas between.")
     ] = "prune,quantize,distill,compile",
+    mapped: Mapped = None,
     student_trees: Annotated[
         int | None,
         typer.Option(min=1, max=10_000, help="Of the distilled model (default: a third of the original's, 10 to 60)."),
@@ -196,7 +194,15 @@ def optimize(
     )
     with place_of(bundle, registry, config) as (path, _), progress_stages() as progress:
         found = optimize_bundle(
-            path, payments, labels, out, options, progress, catalog_of(catalog, config), looks_like_card_number
+            path,
+            payments,
+            labels,
+            out,
+            options,
+            progress,
+            catalog_of(catalog, config),
+            looks_like_card_number,
+            columns_of(mapped),
         )
     if as_json:
         print_json(msgspec.to_builtins(found))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from consumer.cli_options import AsJson, CatalogName, ConfigFile
 from consumer.cli_output import duration_ms, print_mapping, print_table
 from consumer.cli_state import epoch_ms
 from features.errors import ConfigError
@@ -18,14 +19,7 @@ from features.errors import ConfigError
 if TYPE_CHECKING:
     from models.policy import Policy
 
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Settings in TOML (default: FRAUDLINE_CONFIG, if set).")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 PolicyFile = Annotated[Path, typer.Argument(metavar="POLICY", help="A policy.toml, or a bundle that has one.")]
-CatalogName = Annotated[
-    str, typer.Option("--catalog", metavar="NAME|FILE", help="A profile (default, handbook), or a catalog file.")
-]
 
 app = typer.Typer(help="Look at a policy, and change the lists.")
 lists_app = typer.Typer(help="Allow, deny and watch cards, merchants, devices and addresses.")

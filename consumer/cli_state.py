@@ -7,20 +7,16 @@ import sys
 from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from consumer.cli_options import AsJson, ConfigFile
 from consumer.cli_output import print_mapping, print_table, progress_bar
 from features.errors import ConfigError
 
 EXIT_DIFFERENT = 1
 
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Settings in TOML (default: FRAUDLINE_CONFIG, if set).")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
 app = typer.Typer(help="Build the state anew, or check it against Kafka.")
 

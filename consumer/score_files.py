@@ -26,6 +26,7 @@ from features.history import local
 from features.history.chunks import KEPT
 from features.history.files import check_output
 from features.history.job import Job, Progress
+from features.history.mapping import AS_NAMED, Columns
 from models.facts import FIELDS, Fields
 from models.policy import DECISIONS
 
@@ -72,6 +73,7 @@ def score_files(
     memory_mb: int = 1_024,
     skip_bad: bool = False,
     progress: Progress = lambda _stage, _share: None,
+    mapped: Columns = AS_NAMED,
 ) -> Summary:
     """Write a decision for every payment of a history to `out`, which appears when it is complete.
 
@@ -99,6 +101,7 @@ def score_files(
             keep=tuple(sorted(policy.fields)),
             skip_bad=skip_bad,
             progress=lambda stage, share: progress(stage, 0.8 * share),
+            mapped=mapped,
         )
         built = local.build(job)
         summary.payments, summary.labels, summary.repeated = built.payments, built.labels, built.repeated

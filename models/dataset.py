@@ -23,6 +23,7 @@ from features.history.chunks import KEPT, IsCardNumber, label_chunk
 from features.history.fields import Refusals
 from features.history.files import sources
 from features.history.job import Job
+from features.history.mapping import AS_NAMED, Columns
 from features.history.xxh3 import hash_strings
 
 Values = npt.NDArray[np.float32]
@@ -88,6 +89,7 @@ def read(
     columns: Sequence[str] = (),
     memory_mb: int = 1_024,
     threads: int = 1,
+    mapped: Columns = AS_NAMED,  # frozen
 ) -> Dataset:
     """Read both files (Parquet, CSV or JSON lines) and compute features in the order of the payments file.
 
@@ -105,6 +107,7 @@ def read(
         columns: of the payments that the result shall have.
         memory_mb: for computing the features.
         threads: that fold.
+        mapped: which columns of the files are which fields, where they have other names.
 
     Raises:
         ConfigError: a file is missing or can't be read.
@@ -121,12 +124,13 @@ def read(
         keep=tuple(dict.fromkeys(["amount_minor", *columns])),
         skip_bad=True,
         progress=progress,
+        mapped=mapped,
     )
     outcome = local.build(job)
     rows = _Rows(folder, outcome.payments - outcome.repeated, catalog)
     rows.read(table, columns)
     table.unlink()
-    row, at, fraud = _labels(labels, rows.event, rows.card, is_card_number)
+    row, at, fraud = _labels(labels, mapped, rows.event, rows.card, is_card_number)
     return Dataset(
         values=rows.values,
         event_time=rows.event_time,
@@ -181,13 +185,13 @@ def _hashed(texts: pa.Array) -> Times:
 
 
 def _labels(
-    labels: Path, event: Times, card: Times, is_card_number: IsCardNumber
+    labels: Path, mapped: Columns, event: Times, card: Times, is_card_number: IsCardNumber
 ) -> tuple[npt.NDArray[np.int64], Times, Mask]:
     """Which payment each matching label is about, when it arrived, and what it says; in order of arrival."""
     order = np.argsort(event, kind="stable")
     sorted_events = event[order]
     rows, moments, verdicts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)]
-    for source in sources(labels, Label):
+    for source in sources(labels, Label, mapped):
         refusals = Refusals(source.path, "label")
         for piece in source.pieces(refusals):
             chunk = label_chunk(piece, 0, refusals, is_card_number)

@@ -15,6 +15,7 @@ import numpy as np
 
 from features.catalog import Catalog
 from features.errors import BundleError
+from features.history.mapping import AS_NAMED, Columns
 from models import dataset
 from models.bundle import Bundle
 from models.dataset import DAY_MS, Progress
@@ -44,6 +45,7 @@ def of_history(
     is_card_number: Any,
     days: int,
     memory_mb: int,
+    mapped: Columns = AS_NAMED,
 ) -> dict[str, Counts]:
     """The counts of each of the newest `days` days (UTC) of a history, the oldest first."""
     bins = bins_of(bundle)
@@ -52,7 +54,14 @@ def of_history(
     found: dict[str, Counts] = {}
     with tempfile.TemporaryDirectory(prefix="fraudline-drift-") as folder:
         data = dataset.read(
-            payments, labels, catalog.only(names), Path(folder), progress, is_card_number, memory_mb=memory_mb
+            payments,
+            labels,
+            catalog.only(names),
+            Path(folder),
+            progress,
+            is_card_number,
+            memory_mb=memory_mb,
+            mapped=mapped,
         )
         day = data.event_time // DAY_MS
         for number in np.unique(day)[-days:].tolist():

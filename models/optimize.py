@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from features.catalog import Catalog
 from features.errors import ConfigError
+from features.history.mapping import AS_NAMED, Columns
 from models import dataset
 from models.bundle import Bundle, GoldenRows, load, read_files
 from models.bundle_writer import Recipe, check_place, write
@@ -94,6 +95,7 @@ def optimize(
     progress: Progress,
     catalog: Catalog,
     is_card_number: Callable[[str], bool] = lambda _text: False,
+    mapped: Columns = AS_NAMED,
 ) -> list[Measured]:
     """Make the forms of the bundle at `path` that are asked for, write each as a bundle into `out`, and measure all.
 
@@ -106,6 +108,7 @@ def optimize(
         progress: told what is being done and the share of all work that is done.
         catalog: the features.
         is_card_number: tells a card number from a token.
+        mapped: which columns of the files are which fields, where they have other names.
 
     Returns:
         The original and each form, on XGBoost and, if asked for, compiled.
@@ -138,6 +141,7 @@ def optimize(
                 is_card_number,
                 memory_mb=options.memory_mb,
                 threads=options.threads,
+                mapped=mapped,
             )
             halves = _halves(bundle, data)
             models = {ORIGINAL: bundle.model} | _made(bundle, data, halves, options, progress)

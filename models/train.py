@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from features.catalog import DEFAULT, Catalog
 from features.errors import ConfigError
+from features.history.mapping import AS_NAMED, Columns
 from models import dataset, evaluate
 from models.bundle_writer import Recipe, check_place, write
 from models.calibrate import Line, calibrated, with_line
@@ -221,6 +222,7 @@ def train(
     choose: Callable[[Dataset, Plan, TrainOptions], TrainOptions] | None = None,
     report: Callable[[Trained], None] = _unused,
     segments: tuple[str, ...] = (),
+    mapped: Columns = AS_NAMED,
 ) -> dict[str, Any]:
     """Train a bundle from a payments file in log order and a labels file, and write it to `out`.
 
@@ -237,6 +239,7 @@ def train(
         choose: looks for better options on the windows that are for choosing; see `models.search`.
         report: given everything, while the data are still there.
         segments: columns of the payments that a report needs.
+        mapped: which columns of the files are which fields, where they have other names.
 
     Returns:
         The metrics that the manifest keeps: counts, and for each model average precision, ROC AUC, and precision and
@@ -266,6 +269,7 @@ def train(
             columns=tuple(dict.fromkeys([*segments, *filter(None, [options.segment_thresholds])])),
             memory_mb=options.memory_mb,
             threads=options.threads,
+            mapped=mapped,
         )
         steps = _plan(data, options)
         if choose is not None:

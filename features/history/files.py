@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +21,8 @@ import pyarrow.parquet as pq
 
 from features.errors import ConfigError
 from features.history.fields import Field, Kind, Mask, Refusals, fields_of
-from features.history.json_lines import read_json_lines
+from features.history.json_lines import read_json_lines, read_loose_lines
+from features.history.mapping import AS_NAMED, Columns, apply
 
 ROWS: Final = 65_536
 BLOCK_BYTES: Final = 8 << 20
@@ -53,11 +55,14 @@ class Source:
     path: Path
     kind: Kind
     groups: tuple[int, ...] | None = None
+    mapped: Columns = AS_NAMED  # frozen
 
     def pieces(self, refusals: Refusals, *, threads: bool = True) -> Iterator[Piece]:
         """The rows, in order. Raises ConfigError for a file that can't be read."""
         readers: dict[str, Callable[[Source, Refusals, bool], Iterator[Piece]]]
         readers = {".parquet": _parquet, ".csv": _csv, ".jsonl": _json_lines}
+        if self.mapped:
+            readers = dict.fromkeys(readers, _foreign)
         try:
             yield from readers[self.path.suffix.lower()](self, refusals, threads)
         except (pa.ArrowException, UnicodeDecodeError) as error:
@@ -70,7 +75,7 @@ class Source:
         return {".parquet": "Parquet", ".csv": "CSV", ".jsonl": "JSON lines"}[self.path.suffix.lower()]
 
 
-def sources(path: Path, kind: Kind) -> list[Source]:
+def sources(path: Path, kind: Kind, mapped: Columns = AS_NAMED) -> list[Source]:  # frozen
     """The files that `path` names, in order. Raises ConfigError for none, or of a format that is not known."""
     files = [path]
     if path.is_dir():
@@ -82,7 +87,7 @@ def sources(path: Path, kind: Kind) -> list[Source]:
             raise ConfigError(f"{each} must be a file that ends in {_formats()}.")
         if not each.exists():
             raise ConfigError(f"{each} is not there; give a file that ends in {_formats()}.")
-    return [Source(each, kind) for each in files]
+    return [Source(each, kind, mapped=mapped) for each in files]
 
 
 def check_output(out: Path, *inputs: Path | None) -> None:
@@ -196,12 +201,32 @@ def _whole(column: pa.Array) -> tuple[pa.Array, Mask | None]:
 
 
 def _csv(source: Source, refusals: Refusals, _threads: bool) -> Iterator[Piece]:
-    with source.path.open(newline="", encoding="utf-8-sig") as file:
+    names = _held(source, csv_header(source.path))
+    fields = {each.name: each for each in fields_of(source.kind)}
+    for columns, rows, share in _csv_texts(source.path, names, refusals):
+        wrong = {}
+        for name in names:
+            if fields[name].is_whole:
+                column = columns[name]
+                good = pc.match_substring_regex(column, _WHOLE).fill_null(False)
+                wrong[name] = np.asarray(pc.and_(column.is_valid(), pc.invert(good)))
+                columns[name] = pc.if_else(good, column, pa.scalar(None, pa.string())).cast(pa.int64())
+        yield Piece(columns, rows, share, wrong)
+
+
+def csv_header(path: Path) -> list[str]:
+    """The names in a CSV file's first row. Raises ConfigError where one is there twice."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
         header = next(python_csv.reader(file), [])
     if len(set(header)) != len(header):
-        raise ConfigError(f"{source.path} names a column twice in its first row.")
-    names = _held(source, header)
-    fields = {each.name: each for each in fields_of(source.kind)}
+        raise ConfigError(f"{path} names a column twice in its first row.")
+    return header
+
+
+def _csv_texts(
+    path: Path, names: list[str], refusals: Refusals
+) -> Iterator[tuple[dict[str, pa.Array], np.ndarray[tuple[int], np.dtype[np.int64]], float]]:
+    """Columns as texts, the rows' numbers, and the share of the file up to there."""
     lost: list[int] = []
 
     def skip(row: pa_csv.InvalidRow) -> str:
@@ -209,7 +234,7 @@ def _csv(source: Source, refusals: Refusals, _threads: bool) -> Iterator[Piece]:
         return "skip"
 
     with pa_csv.open_csv(
-        source.path,
+        path,
         pa_csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),  # with threads rows have no numbers
         pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
         pa_csv.ConvertOptions(
@@ -217,7 +242,7 @@ def _csv(source: Source, refusals: Refusals, _threads: bool) -> Iterator[Piece]:
             null_values=[""],
         ),
     ) as reader:  # fmt: skip
-        size, at = source.path.stat().st_size, 1
+        size, at = path.stat().st_size, 1
         taken = 0
         for batch in reader:
             rows = np.arange(at, at + batch.num_rows + len(lost))
@@ -227,15 +252,64 @@ def _csv(source: Source, refusals: Refusals, _threads: bool) -> Iterator[Piece]:
             refusals.note(sorted(here), None, "malformed")
             lost[:] = [row for row in lost if row >= at]
             taken += batch.nbytes
-            columns, wrong = {}, {}
-            for name, column in zip(names, batch.columns, strict=True):
-                columns[name] = column
-                if fields[name].is_whole:
-                    good = pc.match_substring_regex(column, _WHOLE).fill_null(False)
-                    wrong[name] = np.asarray(pc.and_(column.is_valid(), pc.invert(good)))
-                    columns[name] = pc.if_else(good, column, pa.scalar(None, pa.string())).cast(pa.int64())
-            yield Piece(columns, rows, min(1.0, taken / size), wrong)
+            yield dict(zip(names, batch.columns, strict=True)), rows, min(1.0, taken / size)
         refusals.note(sorted(lost), None, "malformed")
+
+
+def _foreign(source: Source, refusals: Refusals, threads: bool) -> Iterator[Piece]:
+    """Rows of a file whose columns are mapped; those that say nothing are left out."""
+    path = source.path
+    raw: Iterator[tuple[dict[str, pa.Array], np.ndarray[tuple[int], np.dtype[np.int64]], float]]
+    match path.suffix.lower():
+        case ".parquet":
+            held = pq.read_schema(path).names
+        case ".csv":
+            held = csv_header(path)
+        case _:
+            held = _keys(path)
+    expressions = source.mapped.of(source.kind, held, path)
+    names = sorted({each.column for each in expressions.values() if each.column is not None})
+    match path.suffix.lower():
+        case ".parquet":
+            raw = _parquet_columns(source, names, threads)
+        case ".csv":
+            raw = _csv_texts(path, names, refusals)
+        case _:
+            raw = read_loose_lines(path, names, refusals, BLOCK_BYTES)
+    for columns, rows, share in raw:
+        made, wrong, silent = apply(expressions, columns, len(rows), source.kind, path)
+        said = ~silent
+        if silent.any():
+            made = {name: column.filter(pa.array(said)) for name, column in made.items()}
+            wrong = {name: mask[said] for name, mask in wrong.items()}
+        yield Piece(made, rows[said], share, wrong)
+
+
+def _parquet_columns(
+    source: Source, names: list[str], threads: bool
+) -> Iterator[tuple[dict[str, pa.Array], np.ndarray[tuple[int], np.dtype[np.int64]], float]]:
+    with pq.ParquetFile(source.path) as file:
+        groups = range(file.metadata.num_row_groups) if source.groups is None else source.groups
+        before = sum(file.metadata.row_group(each).num_rows for each in range(groups[0] if groups else 0))
+        total, done = sum(file.metadata.row_group(each).num_rows for each in groups), 0
+        for batches in _batches(file, groups, names, threads):
+            columns = {name: pa.concat_arrays([batch.column(name) for batch in batches]) for name in names}
+            rows = np.arange(before + done + 1, before + done + 1 + sum(map(len, batches)))
+            done += len(rows)
+            yield columns, rows, done / total
+
+
+def _keys(path: Path) -> list[str]:
+    """The names in the first line that is a JSON object."""
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                document = msgspec.json.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                continue
+            if isinstance(document, dict):
+                return list(document)
+    return []
 
 
 def _json_lines(source: Source, refusals: Refusals, _threads: bool) -> Iterator[Piece]:
@@ -247,5 +321,5 @@ def _held(source: Source, names: list[str]) -> list[str]:
     """The fields that a file has columns for. Raises ConfigError when a required one is not there."""
     for each in fields_of(source.kind):
         if each.is_required and each.name not in names:
-            raise ConfigError(f"{source.path} has no column {each.name}.")
+            raise ConfigError(f"{source.path} has no column {each.name}; if it has another name there, give --map.")
     return [each.name for each in fields_of(source.kind) if each.name in names]

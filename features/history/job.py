@@ -10,6 +10,7 @@ from typing import Any
 from features.catalog import DEFAULT, Catalog
 from features.history.chunks import IsCardNumber
 from features.history.files import check_output
+from features.history.mapping import AS_NAMED, Columns
 
 Progress = Callable[[str, float], None]
 
@@ -28,6 +29,7 @@ class Job:
         keep: columns of the payments that the output shall have too; not on Spark.
         skip_bad: leave out rows that are no record instead of failing.
         progress: told what is being done and the share that is.
+        mapped: which columns of the files are which fields, where they have other names.
     """
 
     payments: Path
@@ -40,6 +42,7 @@ class Job:
     keep: tuple[str, ...] = ()
     skip_bad: bool = False
     progress: Progress = lambda _stage, _share: None
+    mapped: Columns = AS_NAMED  # frozen
 
     def __post_init__(self) -> None:
         """Refuse an `out` that is an input. Raises ConfigError."""

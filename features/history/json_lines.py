@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -40,6 +40,40 @@ def read_json_lines(
             line += len(lines)
             columns = {each.name: pa.concat_arrays([part[each.name] for part in parts]) for each in fields_of(kind)}
             yield columns, np.concatenate(numbers), file.tell() / size
+
+
+def read_loose_lines(
+    path: Path, names: list[str], refusals: Refusals, block_bytes: int
+) -> Iterator[tuple[dict[str, pa.Array], Words, float]]:
+    """As `read_json_lines`, for lines of any objects: some of their values, as they are where all are of one type."""
+    size, line = max(path.stat().st_size, 1), 1
+    decode = msgspec.json.Decoder(dict[str, Any]).decode
+    with path.open("rb") as file:
+        while lines := file.readlines(block_bytes):
+            objects, rows = [], []
+            for row, text in enumerate(lines, start=line):
+                if text.isspace():
+                    continue
+                try:
+                    objects.append(decode(text))
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    refusals.note([row], None, "malformed")
+                else:
+                    rows.append(row)
+            line += len(lines)
+            columns = {name: _loose([each.get(name) for each in objects]) for name in names}
+            yield columns, np.array(rows, np.int64), file.tell() / size
+
+
+def _loose(values: list[Any]) -> pa.Array:
+    """One column: of the values' own type, or of texts where they have several, or one that no column can hold."""
+    try:
+        array = pa.array(values)
+        if not pa.types.is_nested(array.type):
+            return array
+    except (pa.ArrowException, OverflowError):
+        pass
+    return pa.array([None if each is None else each if isinstance(each, str) else str(each) for each in values])
 
 
 def _decoded(

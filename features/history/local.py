@@ -43,8 +43,8 @@ def build(job: Job) -> Outcome:
     Raises:
         ConfigError: an input can't be read or has bad rows, or the output can't be written.
     """
-    payments = sources(job.payments, Payment)
-    labels = [] if job.labels is None else sources(job.labels, Label)
+    payments = sources(job.payments, Payment, job.mapped)
+    labels = [] if job.labels is None else sources(job.labels, Label, job.mapped)
     with beside(job.out) as folder:
         built = _Build(job, folder, sum(map(estimated_rows, payments)))
         built.read(labels, payments)

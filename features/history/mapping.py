@@ -81,15 +81,16 @@ class Columns:
                 known = Expression(field.name)
             if known is None:
                 if field.is_required:
-                    prefix = LABEL if kind is Label else ""
-                    raise ConfigError(
-                        f"{path} has no column {field.name}; say where it comes from: --map {prefix}{field.name}=COLUMN."
-                    )
+                    name = f"{LABEL if kind is Label else ''}{field.name}"
+                    raise ConfigError(f"{path} has no column {field.name}; map it with --map {name}=COLUMN.")
                 continue
             if known.column is not None and known.column not in held:
                 raise ConfigError(f"{path} has no column {known.column}, which {field.name} is mapped to.")
             found[field.name] = known
         return found
+
+
+AS_NAMED: Final = Columns()  # every field is a column of its own name
 
 
 def parse(words: Iterable[str]) -> Columns:
@@ -167,10 +168,7 @@ def apply(
     fields = {each.name: each for each in fields_of(kind)}
     for name, expression in expressions.items():
         field = fields[name]
-        if expression.column is None:
-            array = pa.repeat(pa.scalar(expression.constant), rows)
-        else:
-            array = raw[expression.column]
+        array = pa.repeat(pa.scalar(expression.constant), rows) if expression.column is None else raw[expression.column]
         array = _plain(array)
         try:
             if field.is_whole:
@@ -274,5 +272,3 @@ def _moment(text: str) -> int | None:
     except ValueError:
         return None
     return round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1_000)
-
-

@@ -60,8 +60,8 @@ def build(job: Job, master: str | None = None, sizes: Sizes = SIZES) -> Outcome:
     Raises:
         ConfigError: an input can't be read or has bad rows, or the output can't be written.
     """
-    payments = [Part(part) for source in sources(job.payments, Payment) for part in _row_groups(source)]
-    labels = [] if job.labels is None else [Part(source) for source in sources(job.labels, Label)]
+    payments = [Part(part) for source in sources(job.payments, Payment, job.mapped) for part in _row_groups(source)]
+    labels = [] if job.labels is None else [Part(source) for source in sources(job.labels, Label, job.mapped)]
     _make_folder(job.out)
     spark, outcome = _session(master), Outcome(features=len(job.catalog.features))
     job.progress("reading", 0.0)

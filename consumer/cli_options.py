@@ -1,0 +1,35 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from features.history.mapping import Columns
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Settings in TOML (default: FRAUDLINE_CONFIG, if set).")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+CatalogName = Annotated[
+    str, typer.Option("--catalog", metavar="NAME|FILE", help="A profile (default, handbook), or a catalog file.")
+]
+Mapped = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="FIELD=COLUMN|FILE",
+        help="Where a field has another name in the files: event_time=TX_DATETIME, amount_minor='TX_AMOUNT * 100', "
+        "label.labelled_at='TX_DATETIME + 7d'; repeatable; or a TOML file of these.",
+    ),
+]
+
+
+def columns_of(words: list[str] | None) -> Columns:
+    """What `--map` says. Raises ConfigError."""
+    from features.history.mapping import AS_NAMED, parse  # noqa: PLC0415  heavy
+
+    return parse(words) if words else AS_NAMED
