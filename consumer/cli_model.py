@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from consumer.cli_options import AsJson, ConfigFile, Mapped, columns_of
-from consumer.cli_output import print_json, print_mapping, print_table, progress_stages
+from consumer.cli_output import iso, print_json, print_mapping, print_table, progress_stages
 from features.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def list_bundles(*, registry: RegistryUrl = None, config: ConfigFile = None, as_
             (
                 entry.bundle,
                 ", ".join(entry.roles),
-                None if manifest is None else _moment(manifest.created_ms),
+                None if manifest is None else iso(manifest.created_ms),
                 None if manifest is None else len(manifest.features),
                 ap if as_json or ap is None else f"{ap:.4f}",
                 entry.problem,
@@ -274,7 +273,7 @@ def _print_standing(role: RoleArgument, title: str, registry: Registry, *, as_js
         return
     rows = [] if standing.current is None else [("now", standing.current)]
     rows += [("before", promotion) for promotion in standing.earlier[:5]]
-    cells = [(when, each.bundle, _moment(each.at_ms), each.by) for when, each in rows]
+    cells = [(when, each.bundle, iso(each.at_ms), each.by) for when, each in rows]
     print_table(title, (role.value, "bundle", "since", "by"), cells, as_json=False)
 
 
@@ -284,8 +283,8 @@ def _facts(manifest: Manifest, digest: str) -> dict[str, Any]:
         "name": manifest.name,
         "version": manifest.version,
         "digest": digest,
-        "made": _moment(manifest.created_ms),
-        "trained_on": f"{_moment(window.first_ms)} to {_moment(window.last_ms)}",
+        "made": iso(manifest.created_ms),
+        "trained_on": f"{iso(window.first_ms)} to {iso(window.last_ms)}",
         "features": len(manifest.features),
         "trees": dict(manifest.trees),
         "ap": _metric(manifest, "ap"),
@@ -298,10 +297,6 @@ def _metric(manifest: Manifest, name: str) -> float | None:
     from models.compare import metric
 
     return metric(manifest, name)
-
-
-def _moment(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1_000, UTC).isoformat(timespec="seconds")
 
 
 shadow_app = typer.Typer(help="Look at the challenger beside the champion.")

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from features.errors import ConfigError
@@ -24,6 +25,11 @@ def duration_ms(text: str, option: str) -> int:
     if not matched:
         raise ConfigError(f"{option} is not a time such as 90m, 12h or 30d.")
     return int(matched[1]) * {"m": 60_000, "h": 3_600_000, "d": 86_400_000}[matched[2]]
+
+
+def iso(time_ms: int) -> str:
+    """A time in ms as ISO 8601 in UTC, to the second."""
+    return datetime.fromtimestamp(time_ms / 1_000, UTC).isoformat(timespec="seconds")
 
 
 def only_one(options: Mapping[str, object]) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from consumer.cli_options import AsJson, CatalogName, ConfigFile
-from consumer.cli_output import duration_ms, print_mapping, print_table
+from consumer.cli_options import AsJson, CatalogName, ConfigFile, Mapped, columns_of
+from consumer.cli_output import duration_ms, iso, print_json, print_mapping, print_table, progress_stages
 from consumer.cli_state import epoch_ms
 from features.errors import ConfigError
 
@@ -142,6 +142,67 @@ def apply(
     facts = {"name": made.manifest.name, "version": made.manifest.version, "digest": made.digest,
              "policy": made.policy.digest, "rules": len(made.policy.rules)}  # fmt: skip
     print_mapping(f"Made {out}", facts, as_json=as_json)
+    return 0
+
+
+@app.command("try")
+def try_out(
+    *,
+    rules: Annotated[
+        list[str], typer.Option("--rule", metavar="EXPRESSION", help="As in policy.toml's `when`; repeatable.")
+    ],
+    history: Annotated[
+        Path, typer.Option("--on", metavar="PATH", help="Payments: Parquet, CSV or JSON lines in log order.")
+    ],
+    labels: Annotated[Path | None, typer.Option(metavar="PATH", help="What became of them, in any order.")] = None,
+    mapped: Mapped = None,
+    bundle: Annotated[
+        Path | None, typer.Option(metavar="BUNDLE", help="Also tell what it stops anyway; a rule may name its score.")
+    ] = None,
+    mature: Annotated[
+        str, typer.Option(metavar="TIME", help="A payment this old that nobody called fraud is genuine: 12h, 7d.")
+    ] = "7d",
+    examples: Annotated[int, typer.Option(min=0, max=100, help="Show so many of each kind.")] = 3,
+    memory_mb: Annotated[int, typer.Option(min=16, help="Memory for features; what is more waits in files.")] = 1_024,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads (default: one a core).")] = None,
+    catalog: CatalogName = "default",
+    as_json: AsJson = False,
+) -> int:
+    """Ask a history what rules would have done: whom they meet, and what became of these payments."""
+    import os
+    from dataclasses import asdict
+
+    from consumer.decode import looks_like_card_number
+    from features.profiles import load_catalog
+    from models.bundle import load
+    from models.rule_trial import try_rules
+
+    whole = load_catalog(catalog)
+    with progress_stages() as progress:
+        found = try_rules(
+            rules,
+            history,
+            labels,
+            whole,
+            bundle=None if bundle is None else load(bundle, whole),
+            mature_ms=duration_ms(mature, "--mature"),
+            examples=examples,
+            progress=progress,
+            is_card_number=looks_like_card_number,
+            mapped=columns_of(mapped),
+            memory_mb=memory_mb,
+            threads=threads or len(os.sched_getaffinity(0)),
+        )
+    told = asdict(found)
+    if as_json:
+        print_json(told)
+        return 0
+    for rule in told["rules"]:
+        shown = [each | {"event_time": iso(each["event_time"])} for each in rule.pop("examples")]
+        print_mapping(f"{rule.pop('rule')}, on {found.payments:,} payments of {found.days:,.1f} days",
+                      {name: value for name, value in rule.items() if value is not None}, as_json=False)  # fmt: skip
+        if shown:
+            print_table("Of these", tuple(shown[0]), [list(each.values()) for each in shown], as_json=False)
     return 0
 
 

@@ -8,14 +8,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from consumer.cli_options import AsJson, ConfigFile, Mapped, columns_of
-from consumer.cli_output import print_mapping
+from consumer.cli_output import iso, print_mapping
 from consumer.cli_state import epoch_ms
 from features.errors import ConfigError
 
@@ -226,14 +225,10 @@ def _speed(text: str) -> float | None:
 def _told(done: Replayed, pace: float | None) -> dict[str, Any]:
     told = {name: value for name, value in asdict(done).items() if name not in ("first_ms", "last_ms")}
     for name, at_ms in (("first", done.first_ms), ("last", done.last_ms)):
-        told[name] = None if at_ms is None else _moment(at_ms)
+        told[name] = None if at_ms is None else iso(at_ms)
     if pace is not None and done.first_ms is not None and done.last_ms is not None:
         told["at_this_speed_s"] = round((done.last_ms - done.first_ms) / 1_000 / pace, 1)
     return told
-
-
-def _moment(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1_000, UTC).isoformat(timespec="seconds")
 
 
 @contextmanager
@@ -242,4 +237,4 @@ def _clock() -> Iterator[Callable[[int, float], None]]:
     from consumer.cli_output import progress_stages
 
     with progress_stages() as tell:
-        yield lambda at_ms, share: tell(f"at {_moment(at_ms)}", share)
+        yield lambda at_ms, share: tell(f"at {iso(at_ms)}", share)

@@ -80,7 +80,7 @@ class Dataset:
 
 def read(
     payments: Path,
-    labels: Path,
+    labels: Path | None,
     catalog: Catalog,
     folder: Path,
     progress: Progress,
@@ -99,7 +99,7 @@ def read(
 
     Args:
         payments: a file in log order, or a folder of such files.
-        labels: likewise, in any order.
+        labels: likewise, in any order; None for none.
         catalog: the features to compute.
         folder: an empty one, on a disk with room for 4 bytes a feature and payment, twice. What is returned uses it.
         progress: told what is being done.
@@ -185,13 +185,13 @@ def _hashed(texts: pa.Array) -> Times:
 
 
 def _labels(
-    labels: Path, mapped: Columns, event: Times, card: Times, is_card_number: IsCardNumber
+    labels: Path | None, mapped: Columns, event: Times, card: Times, is_card_number: IsCardNumber
 ) -> tuple[npt.NDArray[np.int64], Times, Mask]:
     """Which payment each matching label is about, when it arrived, and what it says; in order of arrival."""
     order = np.argsort(event, kind="stable")
     sorted_events = event[order]
     rows, moments, verdicts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)]
-    for source in sources(labels, Label, mapped):
+    for source in [] if labels is None else sources(labels, Label, mapped):
         refusals = Refusals(source.path, "label")
         for piece in source.pieces(refusals):
             chunk = label_chunk(piece, 0, refusals, is_card_number)
