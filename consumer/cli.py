@@ -220,7 +220,7 @@ def train(
     windows: Annotated[int, typer.Option(min=2, help="Windows of validation; the newest is the test.")] = 3,
     trees: Annotated[int, typer.Option(min=10, help="At most so many; validation says how many are best.")] = 600,
     depth: Annotated[int, typer.Option(min=1, max=12, help="Of each tree.")] = 4,
-    learning_rate: Annotated[float, typer.Option(min=0.001, max=1.0, help="Of each tree.")] = 0.05,
+    learning_rate: Annotated[float, typer.Option(min=0.001, max=1.0, help="Of each tree.")] = 0.03,
     min_child_weight: Annotated[float, typer.Option(min=0.0, help="Of a leaf: more is more cautious.")] = 1.0,
     subsample: Annotated[float, typer.Option(min=0.05, max=1.0, help="Share of the payments a tree.")] = 0.8,
     columns_per_tree: Annotated[float, typer.Option(min=0.05, max=1.0, help="Share of the features a tree.")] = 0.5,

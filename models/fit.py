@@ -32,7 +32,7 @@ class TreeOptions:
     learning_rate: float
     seed: int
     threads: int
-    max_bin: int = 1_024
+    max_bin: int = 4_096
     min_child_weight: float = 1.0
     subsample: float = 0.8
     columns_per_tree: float = 0.5

@@ -91,7 +91,7 @@ class TrainOptions:
     windows: int = 3
     trees: int = 600
     depth: int = 4
-    learning_rate: float = 0.05
+    learning_rate: float = 0.03
     min_child_weight: float = 1.0
     subsample: float = 0.8
     columns_per_tree: float = 0.5
