@@ -10,24 +10,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from consumer.columns import decisions_of, fields_of, rules_of
 from consumer.decode import looks_like_card_number
 from consumer.model_loader import load_model
 from features.catalog import Catalog
 from features.errors import ConfigError
 from features.history import local
-from features.history.chunks import KEPT
 from features.history.files import check_output
 from features.history.job import Job, Progress
 from features.history.mapping import AS_NAMED, Columns
-from models.facts import FIELDS, Fields
 from models.policy import DECISIONS
 
 ROWS: Final = 8_192  # scored at once
@@ -115,11 +113,9 @@ def score_files(
                     values[:, column] = batch.column(feature)
                 scores = scorer.score(values)
                 times = np.asarray(batch.column("event_time"))
-                verdicts = policy.decide(scores, values, "full", fields=_fields(batch), event_time=times)
-                fired = _fired(len(batch), verdicts.fired)
+                verdicts = policy.decide(scores, values, "full", fields=fields_of(batch), event_time=times)
                 columns = [batch.column(column) for column in ("event_id", "card_id", "event_time")]
-                decisions = pa.array(np.array(DECISIONS, object)[verdicts.decision], pa.string())
-                columns += [pa.array(scores), decisions, pa.array(fired, pa.list_(pa.string()))]
+                columns += [pa.array(scores), decisions_of(verdicts.decision), rules_of(len(batch), verdicts.fired)]
                 to.write(pa.RecordBatch.from_arrays([*columns, pa.array([name] * len(batch))], schema=SCHEMA))
                 for decision, count in enumerate(np.bincount(verdicts.decision, minlength=len(DECISIONS)).tolist()):
                     setattr(summary, DECISIONS[decision], getattr(summary, DECISIONS[decision]) + count)
@@ -127,24 +123,6 @@ def score_files(
                 progress("scoring", 0.8 + 0.2 * done / max(built.payments, 1))
         (folder / "complete").replace(out)
     return summary
-
-
-def _fields(batch: pa.RecordBatch) -> Fields:
-    """The payments' fields that the policy looks at."""
-
-    def get(name: str) -> Any:
-        column = batch.column(name if name in batch.schema.names[:3] else KEPT + name)
-        return np.asarray(column) if FIELDS[name] == "number" else column.to_pylist()
-
-    return get
-
-
-def _fired(n: int, fired: tuple[tuple[str, npt.NDArray[np.bool_]], ...]) -> list[list[str]]:
-    rules: list[list[str]] = [[] for _ in range(n)]
-    for rule, mask in fired:
-        for row in np.flatnonzero(mask).tolist():
-            rules[row].append(rule)
-    return rules
 
 
 @contextmanager

@@ -130,7 +130,7 @@ def read(
     rows = _Rows(folder, outcome.payments - outcome.repeated, catalog)
     rows.read(table, columns)
     table.unlink()
-    row, at, fraud = _labels(labels, mapped, rows.event, rows.card, is_card_number)
+    row, at, fraud = labels_about(labels, mapped, rows.event, rows.card, is_card_number)
     return Dataset(
         values=rows.values,
         event_time=rows.event_time,
@@ -172,7 +172,7 @@ class _Rows:
                 at += len(batch)
                 self.event_time[here] = batch.column("event_time")
                 self.amount_minor[here] = batch.column(KEPT + "amount_minor")
-                self.event[here], self.card[here] = _hashed(batch.column("event_id")), _hashed(batch.column("card_id"))
+                self.event[here], self.card[here] = hashed(batch.column("event_id")), hashed(batch.column("card_id"))
                 for column, name in enumerate(self._names):
                     self.values[here, column] = batch.column(name)
                 for name, some in parts.items():
@@ -180,14 +180,23 @@ class _Rows:
         self.columns = {name: pa.concat_arrays(some) for name, some in parts.items() if some}
 
 
-def _hashed(texts: pa.Array) -> Times:
+def hashed(texts: pa.Array) -> Times:
+    """(n,) a hash of each text."""
     return hash_strings(texts, 0, ID_BYTES)[0]
 
 
-def _labels(
+def labels_about(
     labels: Path | None, mapped: Columns, event: Times, card: Times, is_card_number: IsCardNumber
 ) -> tuple[npt.NDArray[np.int64], Times, Mask]:
-    """Which payment each matching label is about, when it arrived, and what it says; in order of arrival."""
+    """Which payment each matching label is about, when it arrived, and what it says; in order of arrival.
+
+    Args:
+        labels: the file, or a folder of such files; None for none.
+        mapped: which of its columns are which fields, where they have other names.
+        event: (n,) the hash of each payment's event id.
+        card: (n,) the hash of each payment's card.
+        is_card_number: tells a card number from a token.
+    """
     order = np.argsort(event, kind="stable")
     sorted_events = event[order]
     rows, moments, verdicts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)]

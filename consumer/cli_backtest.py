@@ -1,0 +1,111 @@
+"""`fraudline backtest`: models and policies against a history."""
+
+# ruff: noqa: PLC0415  heavy imports stay inside the commands, so that `fraudline --help` answers at once
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from consumer.cli_options import AsJson, CatalogName, Mapped, columns_of
+from consumer.cli_output import duration_ms, print_json, print_mapping, print_table, progress_stages
+from consumer.cli_state import epoch_ms
+from features.errors import ConfigError
+
+
+def backtest(
+    *,
+    payments: Annotated[
+        Path, typer.Option(metavar="PATH", help="Parquet, CSV or JSON lines in log order; a file, or a folder of them.")
+    ],
+    labels: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Labels, known from their labelled_at on; in any order.")
+    ] = None,
+    mapped: Mapped = None,
+    variants: Annotated[
+        list[str],
+        typer.Option(
+            "--variant", metavar="NAME=BUNDLE[,POLICY]", help="A bundle, maybe under another policy.toml; repeatable."
+        ),
+    ],
+    decisions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also compare what production decided: records of the decisions topic."),
+    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="A page, .html; its figures go into a .json and each payment into a .parquet."
+        ),
+    ],
+    since: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help="Judge payments of this time on (ISO 8601).")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--to", metavar="TIME", help="Judge payments before this time.")] = None,
+    mature: Annotated[
+        str, typer.Option(metavar="TIME", help="A payment this old that nobody called fraud is genuine: 12h, 7d.")
+    ] = "7d",
+    segment: Annotated[
+        list[str] | None, typer.Option(metavar="FIELD", help="Also tell payments apart by this field; repeatable.")
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that are no record, and go on.")] = False,
+    resamples: Annotated[int, typer.Option(min=0, max=10_000, help="Of the bootstrap; 0 for no intervals.")] = 200,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads (default: one a core).")] = None,
+    memory_mb: Annotated[int, typer.Option(min=16, help="Memory for features; what is more waits in files.")] = 1_024,
+    catalog: CatalogName = "default",
+    as_json: AsJson = False,
+) -> int:
+    """Decide a history again, with any number of models and policies, and hold them to what is known now."""
+    from consumer import logs
+    from consumer.backtest import Asked, variant
+    from consumer.backtest import backtest as run
+    from consumer.cli_train import check_drawing, write_page
+    from features.profiles import load_catalog
+    from models.backtest_page import render
+    from models.facts import FIELDS
+
+    logs.configure_command()
+    if out.suffix != ".html":
+        raise ConfigError("--out must end in .html.")
+    for name in segment or []:
+        if name not in FIELDS:
+            raise ConfigError(f"--segment {name} is no field of a payment; there are {', '.join(FIELDS)}.")
+    check_drawing()
+    whole = load_catalog(catalog)
+    with progress_stages() as progress:
+        asked = Asked(
+            payments,
+            labels,
+            tuple(variant(text, whole) for text in variants),
+            decisions,
+            from_ms=None if since is None else epoch_ms(since, "--from"),
+            to_ms=None if until is None else epoch_ms(until, "--to"),
+            mature_ms=duration_ms(mature, "--mature"),
+            segments=tuple(dict.fromkeys(segment or [])),
+            mapped=columns_of(mapped),
+            skip_bad=skip_bad,
+            memory_mb=memory_mb,
+            threads=threads or len(os.sched_getaffinity(0)),
+            resamples=resamples,
+        )
+        found = run(asked, whole, out.with_suffix(".parquet"), progress)
+    write_page(out, render(found, f"Backtest of {payments.name}"), found)
+    if as_json:
+        print_json(found)
+        return 0
+    print_mapping(f"Backtest of {payments}", found["history"], as_json=False)
+    names = list(found["measures"])
+    rows = [(name, *(_shown(found["measures"][each][name]) for each in names)) for name in found["measures"][names[0]]]
+    print_table(f"Measures; the page is {out}", ("", *names), rows, as_json=False)
+    return 0
+
+
+def _shown(told: dict[str, Any]) -> str:
+    value, low, high = told["value"], told.get("low"), told.get("high")
+    if value is None:
+        return ""
+    digits = 1 if abs(value) >= 10 else 4
+    interval = "" if low is None or high is None else f" ({low:,.{digits}f} to {high:,.{digits}f})"
+    return f"{value:,.{digits}f}{interval}"
