@@ -116,6 +116,13 @@ class Decoder:
             rejected,
         )
 
+    def check(self, value: bytes, *, is_label: bool) -> Payment | Label | str:
+        """The record that these bytes are, whatever its Kafka timestamp; or the reason why they are none."""
+        try:
+            return self._valid_label(value, MAX_EVENT_TIME_MS) if is_label else self._valid(value)
+        except _Invalid as invalid:
+            return invalid.reason
+
     def _payments(self, messages: Sequence[Message], rejected: list[Rejected]) -> PaymentBatch:
         valid = self._valid
         payments: list[Payment] = []
@@ -145,7 +152,9 @@ class Decoder:
         taken: list[Message] = []
         for message in messages:
             try:
-                labels.append(self._valid_label(message))
+                kind, timestamp_ms = message.timestamp()
+                known_ms = timestamp_ms + self._max_future_ms if kind else MAX_EVENT_TIME_MS
+                labels.append(self._valid_label(message.value(), known_ms))
                 taken.append(message)
             except _Invalid as invalid:
                 rejected.append(Rejected(message, "decode", invalid.reason, invalid.detail))
@@ -167,8 +176,7 @@ class Decoder:
             raise _Invalid(*_CARD_NUMBER)
         return payment
 
-    def _valid_label(self, message: Message) -> Label:
-        value = message.value()
+    def _valid_label(self, value: bytes | None, known_ms: int) -> Label:
         label = self._parsed(value, self._decode_label)
         assert value is not None  # noqa: S101  it was parsed
         absent = (label.account_id, label.terminal_id, label.device_id, label.ip).count(None)
@@ -176,8 +184,6 @@ class Decoder:
             _refuse_hidden_trouble(value)
         if looks_like_card_number(label.card_id):
             raise _Invalid(*_CARD_NUMBER)
-        kind, timestamp_ms = message.timestamp()
-        known_ms = timestamp_ms + self._max_future_ms if kind else MAX_EVENT_TIME_MS
         if label.event_time > min(label.labelled_at, known_ms):
             raise _Invalid("future_event_time", "event_time is later than labelled_at or the record's own timestamp")
         return label

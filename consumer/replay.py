@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from consumer.decode import Decoder
-from consumer.lines import LABELS_TOPIC, TOPIC, Line
+from consumer.lines import LABELS_TOPIC, TOPIC
 from features.errors import ConfigError
 from features.event import Label, Payment
 from features.history.fields import Refusals
@@ -37,8 +37,7 @@ NAP_S: Final = 0.5  # the longest sleep, so that a signal is seen
 LATE_BINS: Final = 20_000  # of a tenth of a millisecond
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One record to send.
 
     Attributes:
@@ -163,26 +162,20 @@ class FileFeed:
     def _read(self, source: Source, topic: str) -> Iterator[tuple[list[Record], float]]:
         """Good records of a file inside the range; others are counted."""
         is_ours = source.path.suffix.lower() == ".jsonl" and not self._mapped
-        is_label = topic == LABELS_TOPIC
+        is_label, check = topic == LABELS_TOPIC, self._decoder.check
+        from_ms, to_ms = self._from_ms, self._to_ms
         for contents, share in _raw_lines(source) if is_ours else self._encoded(source, topic):
-            lines = [Line(place, content, of_topic=topic) for place, content in enumerate(contents)]
-            decoded = self._decoder.decode(lines)
-            self._refuse(topic, (each.reason for each in decoded.rejected))
-            bad = {each.message.offset() for each in decoded.rejected}
-            good = (content for place, content in enumerate(contents) if place not in bad)
-            known = (
-                [(each.labelled_at, each.card_id) for each in decoded.labels.labels]
-                if is_label
-                else [(each.event_time, each.card_id) for each in decoded.batch.payments]
-            )
-            yield (
-                [
-                    Record(at_ms, is_label, card_id.encode(), content)
-                    for (at_ms, card_id), content in zip(known, good, strict=True)
-                    if self._from_ms <= at_ms < self._to_ms
-                ],
-                share,
-            )
+            found, bad = [], []
+            for content in contents:
+                record = check(content, is_label=is_label)
+                if isinstance(record, str):
+                    bad.append(record)
+                    continue
+                at_ms = record.labelled_at if isinstance(record, Label) else record.event_time
+                if from_ms <= at_ms < to_ms:
+                    found.append(Record(at_ms, is_label, record.card_id.encode(), content))
+            self._refuse(topic, bad)
+            yield found, share
 
     def _encoded(self, source: Source, topic: str) -> Iterator[tuple[list[bytes], float]]:
         """Rows of other files as JSON, as the processor reads it; those with values of wrong types are counted."""
