@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from bench.cause import MEANING
 from bench.report_features import features, memory
+from bench.report_history import history
 from bench.report_models import models
 from bench.report_quality import quality
 from bench.tables import number, spread, table, verdict
@@ -52,6 +53,7 @@ def render(results: Results) -> str:
         ("features", "Features: what enrichment costs, and features offline", features),
         ("memory", "Memory: what entities take in Redis, and what coarse windows are off", memory),
         ("models", "Models: scoring, policy, reasons, and a promotion under load", models),
+        ("history", "Asking a history: backtest and replay", history),
     ):
         if name in results:
             lines += ["", f"## {title}", "", *_about(results[name]), *body(results[name])]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench import enrichment, features_build, latency, memory, models, saturation, stages
+from bench import enrichment, features_build, history, latency, memory, models, saturation, stages
 from bench.machine import machine, occasion
 from bench.prepare import CACHE, FULL, QUICK, prepare
 from bench.processes import BenchError
@@ -26,7 +26,7 @@ from tests.services import kafka, redis
 from tests.services.process import ServiceError
 from tests.services.redis_cluster import RedisCluster
 
-SECTIONS: Final = ("stages", "saturation", "latency", "features", "memory", "models")
+SECTIONS: Final = ("stages", "saturation", "latency", "features", "memory", "models", "history")
 QUALITY: Final = "quality"  # made by `bench.quality`, from data that are not ours to ship
 RESULTS: Final = "results.json"
 REPORT: Final = "RESULTS.md"
@@ -50,6 +50,7 @@ def plan(args: argparse.Namespace) -> dict[str, Callable[[Stack], dict[str, Any]
         "latency": lambda stack: latency.measure(stack, seconds=seconds, rates=rates),
         "features": lambda stack: _features(stack, rounds=rounds, quick=args.quick),
         "memory": lambda _stack: memory.measure(quick=args.quick),
+        "history": lambda stack: history.measure(stack, rounds=rounds, quick=args.quick),
         "models": lambda stack: models.measure(stack.prepared, rounds=rounds, quick=args.quick),
     }
     return {name: every[name] for name in SECTIONS if name in args.only}
