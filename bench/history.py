@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -161,10 +162,10 @@ class _Stamped(TopicSink):
 
     moments: list[float]
 
-    def send(self, record: Record) -> None:
+    def send(self, records: Sequence[Record]) -> None:
         """See `TopicSink`."""
-        self.moments.append(time.monotonic())
-        super().send(record)
+        self.moments += [time.monotonic()] * len(records)
+        super().send(records)
 
 
 def _paced(stack: Stack, *, quick: bool) -> dict[str, float]:

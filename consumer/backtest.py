@@ -421,7 +421,7 @@ def _figures(
     groups = {name: (np.concatenate(codes), list(gathered.words[name])) for name, codes in gathered.codes.items()}
     told = {}
     for number, (name, each) in enumerate(said.items()):
-        told[name] = outcomes.measures(truth, each, resamples=asked.resamples)
+        told[name] = outcomes.measures(truth, each, resamples=asked.resamples, threads=asked.threads)
         progress("judging", 0.8 + 0.15 * (number + 1) / len(said))
     pairs: Iterable[tuple[str, str]] = [(names[0], name) for name in names[1:]]
     return {
@@ -446,7 +446,8 @@ def _figures(
         "segments": outcomes.segments(truth, list(said.values()), groups),
         "rules": {name: outcomes.rules(truth, each) for name, each in said.items()},
         "differences": [
-            {"old": old, "new": new} | outcomes.difference(truth, said[old], said[new], resamples=asked.resamples)
+            {"old": old, "new": new}
+            | outcomes.difference(truth, said[old], said[new], resamples=asked.resamples, threads=asked.threads)
             for old, new in pairs
         ],
     }

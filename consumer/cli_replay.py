@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -148,7 +148,7 @@ def _check_ends(
 class _Nowhere:
     """A sink for a dry run."""
 
-    def send(self, record: Record) -> None:
+    def send(self, records: Sequence[Record]) -> None:
         """Nothing is sent."""
 
     def poll(self) -> None:

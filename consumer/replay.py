@@ -76,8 +76,8 @@ class Feed(Protocol):
 class Sink(Protocol):
     """Where records go."""
 
-    def send(self, record: Record) -> None:
-        """Hand it over; it may wait for room."""
+    def send(self, records: Sequence[Record]) -> None:
+        """Hand them over in their order; it may wait for room."""
 
     def poll(self) -> None:
         """Let acknowledgements in. Raises KafkaUnavailable for a record that was not taken."""
@@ -329,23 +329,24 @@ class Replay:
 
     def _send(self, block: list[Record]) -> int:
         """How many of them were sent before it was told to stop."""
-        done, pace, sink = self.done, self._pace, self._sink
-        for place, record in enumerate(block):
-            if self._stopping:
-                return place
-            if self._paced and not self._wait(pace.due_s(record.at_ms)):
-                return place
-            sink.send(record)
-            if record.is_label:
-                done.labels += 1
-            else:
-                done.payments += 1
-            if place % POLL_EVERY == 0:
-                sink.poll()
-        if done.first_ms is None:
+        done, sent = self.done, 0
+        step = 1 if self._paced else POLL_EVERY
+        while sent < len(block) and not self._stopping:
+            if self._paced and not self._wait(self._pace.due_s(block[sent].at_ms)):
+                break
+            part = block[sent : sent + step]
+            self._sink.send(part)
+            sent += len(part)
+            if sent % POLL_EVERY < step:
+                self._sink.poll()
+        labels = sum(record.is_label for record in block[:sent])
+        done.labels += labels
+        done.payments += sent - labels
+        if sent and done.first_ms is None:
             done.first_ms = block[0].at_ms
-        done.last_ms = block[-1].at_ms
-        return len(block)
+        if sent:
+            done.last_ms = block[sent - 1].at_ms
+        return sent
 
     def _wait(self, due_s: float) -> bool:
         """Until then, unless it is told to stop."""

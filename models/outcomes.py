@@ -8,12 +8,14 @@ the payments (Chamandy, Muralidharan, Najmi and Naidu, "Estimating uncertainty f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from features.kernels import compiled
 from models.evaluate import average_precision, card_precision_at, recall_at_precision, roc_auc
 from models.policy import DECISIONS
 
@@ -88,7 +90,9 @@ def _days(times: Ints) -> float:
     return max((int(times.max()) - int(times.min())) / DAY_MS, 1 / 24) if len(times) else 0.0
 
 
-def measures(truth: Truth, said: Said, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+def measures(
+    truth: Truth, said: Said, *, resamples: int = RESAMPLES, seed: int = 0, threads: int = 1
+) -> dict[str, Any]:
     """How well a variant ranks and decides: by name a value, and `low` and `high` where there is an interval.
 
     Of ranking: `ap`, `auc`, `recall_at_precision_90`, `card_precision_100`. Of decisions: `alerts_per_day`,
@@ -101,62 +105,80 @@ def measures(truth: Truth, said: Said, *, resamples: int = RESAMPLES, seed: int 
     """
     ranked = truth.known & said.decided & ~np.isnan(said.scores)
     fraud, scores, card = truth.fraud[ranked], said.scores[ranked], truth.card[ranked]
-    _, group = np.unique(card, return_inverse=True)
-    _, group_all = np.unique(truth.card, return_inverse=True)
-    cards_all = int(group_all.max(initial=-1)) + 1
-    rng = np.random.default_rng(seed)
+    _, group = np.unique(truth.card, return_inverse=True)
+    cards = int(group.max(initial=-1)) + 1
+    drawn = np.random.default_rng(seed).poisson(1.0, (resamples, cards)).astype(np.float64)
     found: dict[str, Any] = {
         "ap": {"value": average_precision(fraud, scores)},
         "auc": {"value": roc_auc(fraud, scores)},
         "recall_at_precision_90": {"value": recall_at_precision(fraud, scores, PRECISION)},
     }
-    ranking = _Ranking(fraud, scores)
-    resampled: dict[str, list[float]] = {name: [] for name in found}
-    drawn = rng.poisson(1.0, (resamples, int(group.max(initial=-1)) + 1)).astype(np.float64)
-    for weights in drawn:
-        for name, value in ranking.of(weights[group]).items():
-            resampled[name].append(value)
-    for name, values in resampled.items():
-        found[name] |= _interval(values)
+    for (name, told), values in zip(found.items(), ranking(fraud, scores, group[ranked], drawn, threads), strict=True):
+        found[name] = told | _interval(values)
     found[f"card_precision_{CARDS_A_DAY}"] = {
         "value": card_precision_at(fraud, scores, card, truth.event_time[ranked], CARDS_A_DAY)
     }
-    sums = _sums(truth, said, group_all, cards_all)
+    sums = _sums(truth, said, group, cards)
     total = {name: float(each.sum()) for name, each in sums.items()}
-    weights = rng.poisson(1.0, (resamples, cards_all)).astype(np.float64)
-    many = {name: weights @ each for name, each in sums.items()}
+    many = {name: drawn @ each for name, each in sums.items()}
     for name, derived in _DERIVED.items():
         days = truth.days if name in OF_ALL else truth.known_days
-        found[name] = {"value": _finite(derived(total, days))}
-        found[name] |= _interval(np.asarray(derived(many, days)).tolist() if resamples else [])
+        found[name] = {"value": _finite(derived(total, days))} | _interval(np.asarray(derived(many, days)))
     return found | _first_alerts(truth, said)
 
 
-class _Ranking:
-    """Average precision, ROC area and recall of weighted payments, which are sorted once."""
+def ranking(fraud: Mask, scores: Scores, group: npt.NDArray[np.intp], drawn: Floats, threads: int = 1) -> Floats:
+    """(3, resamples) average precision, ROC area, and recall at `PRECISION`, of payments that are there so often.
 
-    def __init__(self, fraud: Mask, scores: Scores) -> None:
-        self._order = np.argsort(-scores, kind="stable")
-        ranked = scores[self._order]
-        self._fraud = fraud[self._order].astype(np.float64)
-        self._last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)) if len(ranked) else np.zeros(0, int)
+    Equal scores are one threshold, as in `models.evaluate`. NaN where there is no fraud, or for the area nothing else.
 
-    def of(self, weights: Floats) -> dict[str, float]:
-        """By name; left out where it is not defined."""
-        weights = weights[self._order]
-        caught, flagged = np.cumsum(weights * self._fraud)[self._last], np.cumsum(weights)[self._last]
-        if not len(caught) or caught[-1] <= 0:
-            return {}
-        gained = np.diff(caught, prepend=0.0)
-        precision = np.divide(caught, flagged, out=np.zeros_like(caught), where=flagged > 0)
-        found = {"ap": float((gained * precision).sum() / caught[-1])}
-        good = caught[precision >= PRECISION]
-        found["recall_at_precision_90"] = float(good.max() / caught[-1]) if len(good) else 0.0
-        missed = flagged - caught
-        if missed[-1] > 0:
-            steps = np.diff(missed, prepend=0.0)
-            found["auc"] = float((steps * (caught - gained / 2)).sum() / (missed[-1] * caught[-1]))
-        return found
+    Args:
+        fraud: (n,) what each payment was.
+        scores: (n,) higher is more suspicious.
+        group: (n,) which card's.
+        drawn: (resamples, cards) how often each card is there.
+        threads: that share the resamples.
+    """
+    order = np.argsort(-scores, kind="stable")
+    told = scores[order]
+    ends = np.append(told[1:] != told[:-1], True) if len(told) else np.zeros(0, np.bool_)
+    found = np.full((3, len(drawn)), np.nan)
+    ranked_group, ranked_fraud = group[order], fraud[order]
+
+    def rank(part: npt.NDArray[np.intp]) -> None:
+        told = np.full((3, len(part)), np.nan)
+        _rank(drawn[part], ranked_group, ranked_fraud, ends, PRECISION, told)
+        found[:, part] = told
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(rank, np.array_split(np.arange(len(drawn)), threads)))
+    return found
+
+
+@compiled
+def _rank(drawn: Floats, group: Ints, fraud: Mask, ends: Mask, least: float, found: Floats) -> None:
+    for resample in range(len(drawn)):
+        flagged = caught = before_flagged = before_caught = 0.0
+        precision_sum = area = best = 0.0
+        for place in range(len(group)):
+            weight = drawn[resample, group[place]]
+            flagged += weight
+            if fraud[place]:
+                caught += weight
+            if ends[place]:
+                gained = caught - before_caught
+                if flagged > 0:
+                    precision = caught / flagged
+                    precision_sum += gained * precision
+                    if precision >= least:
+                        best = caught
+                area += (flagged - before_flagged - gained) * (before_caught + gained / 2)
+                before_flagged, before_caught = flagged, caught
+        if caught > 0:
+            found[0, resample] = precision_sum / caught
+            found[2, resample] = best / caught
+            if flagged > caught:
+                found[1, resample] = area / (caught * (flagged - caught))
 
 
 def _sums(truth: Truth, said: Said, group: npt.NDArray[np.intp], cards: int) -> dict[str, Floats]:
@@ -205,9 +227,9 @@ def _finite(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _interval(values: Sequence[float]) -> dict[str, float | None]:
-    known = [value for value in values if np.isfinite(value)]
-    if not known:
+def _interval(values: Floats) -> dict[str, float | None]:
+    known = values[np.isfinite(values)]
+    if not known.size:
         return {"low": None, "high": None}
     low, high = np.quantile(known, INTERVAL)
     return {"low": float(low), "high": float(high)}
@@ -303,7 +325,9 @@ def rules(truth: Truth, said: Said) -> list[dict[str, Any]]:
     return sorted(found, key=lambda each: -each["fired"])
 
 
-def difference(truth: Truth, old: Said, new: Said, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+def difference(
+    truth: Truth, old: Said, new: Said, *, resamples: int = RESAMPLES, seed: int = 0, threads: int = 1
+) -> dict[str, Any]:
     """How a variant differs from another one, payment by payment; and what it gains in average precision.
 
     `decisions` counts the payments that both decided, by both decisions, and the fraud among them.
@@ -332,12 +356,7 @@ def difference(truth: Truth, old: Said, new: Said, *, resamples: int = RESAMPLES
     if before is None or after is None:
         return told
     _, group = np.unique(truth.card[ranked], return_inverse=True)
-    one, other = (_Ranking(truth.fraud[ranked], each.scores[ranked]) for each in (old, new))
-    gains = []
     drawn = np.random.default_rng(seed).poisson(1.0, (resamples, int(group.max()) + 1)).astype(np.float64)
-    for weights in drawn:
-        first_ap, second_ap = one.of(weights[group]).get("ap"), other.of(weights[group]).get("ap")
-        if first_ap is not None and second_ap is not None:
-            gains.append(second_ap - first_ap)
-    told["ap_gain"] = {"value": after - before} | _interval(gains)
+    first, second = (ranking(truth.fraud[ranked], each.scores[ranked], group, drawn, threads)[0] for each in (old, new))
+    told["ap_gain"] = {"value": after - before} | _interval(second - first)
     return told

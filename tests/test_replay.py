@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,10 @@ class Sent:
         self._most = most
         self.full: Any = None
 
-    def send(self, record: Record) -> None:
-        self.records.append(record)
-        if self._most is not None and len(self.records) == self._most:
+    def send(self, records: Sequence[Record]) -> None:
+        before = len(self.records)
+        self.records += records
+        if self._most is not None and before < self._most <= len(self.records):
             self.full()
 
     def poll(self) -> None:
@@ -193,8 +195,8 @@ def test_a_pace_keeps_records_as_far_apart_as_they_were_divided_by_the_speed(tmp
     moments: list[float] = []
 
     class Timed(Sent):
-        def send(self, record: Record) -> None:
-            moments.append(time.monotonic())
+        def send(self, records: Sequence[Record]) -> None:
+            moments.extend([time.monotonic()] * len(records))
 
     begun = time.monotonic()
     done = Replay(FileFeed(tmp_path / "p.jsonl", None, max_payment_bytes=BYTES), Timed(), speed=20.0).run()

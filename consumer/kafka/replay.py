@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
@@ -183,30 +183,29 @@ class TopicSink:
                 "enable.idempotence": True,
                 "linger.ms": 0.5 if is_paced else 5,
                 "delivery.report.only.error": True,
+                "on_delivery": self._delivered,
                 "compression.type": "none" if is_paced else "lz4",
                 "queue.buffering.max.messages": 200_000,
             }
         )
 
-    def send(self, record: Record) -> None:
-        """Hand a record over, waiting for room. Labels without a topic of their own are left out."""
-        topic = self._labels_topic if record.is_label else self._topic
-        if topic is None:
-            return
-        while True:
-            try:
-                self._producer.produce(
-                    topic,
-                    record.value,
-                    record.key,
-                    on_delivery=self._delivered,
-                    timestamp=record.at_ms if self._keep else 0,
-                    headers=record.headers,
-                )
-                return
-            except BufferError:
-                self._producer.poll(0.1)
-                self._check()
+    def send(self, records: Sequence[Record]) -> None:
+        """Hand records over, waiting for room. Labels without a topic of their own are left out."""
+        produce, keep = self._producer.produce, self._keep
+        for record in records:
+            topic = self._labels_topic if record.is_label else self._topic
+            if topic is None:
+                continue
+            more: dict[str, Any] = {} if record.headers is None else {"headers": record.headers}
+            if keep:
+                more["timestamp"] = record.at_ms
+            while True:
+                try:
+                    produce(topic, record.value, record.key, **more)
+                    break
+                except BufferError:
+                    self._producer.poll(0.1)
+                    self._check()
 
     def poll(self) -> None:
         """Let failures in. Raises KafkaUnavailable."""
