@@ -142,7 +142,7 @@ def _judge(n: int) -> None:
     truth = outcomes.Truth(times, rng.integers(1, 10**5, n), rng.integers(0, n // 12 + 1, n), fraud, np.ones(n, bool))
     scores = (0.7 * rng.random(n) + 0.3 * fraud).astype(np.float32)
     said = outcomes.Said(scores, (scores > 0.7).astype(np.uint8), np.ones(n, bool), {}, scores, {})
-    outcomes.measures(truth, said)
+    outcomes.Jury(truth).measures(said)
 
 
 def _fast(stack: Stack, payments: Path, *, quick: bool) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from models import outcomes
 from models.bundle import Bundle, load
 from models.dataset import hashed, labels_about
 from models.lists import LISTS
-from models.outcomes import Said, Truth
+from models.outcomes import Jury, Said, Truth
 from models.policy import DECISIONS, Policy, parse
 from models.score import Scorer
 
@@ -120,10 +120,12 @@ class Asked:
 
 @dataclass(slots=True)
 class _Part:
-    """What a batch gave: its newest payment, judged or not; who paid what; and by variant what `_Heard.take` takes."""
+    """What a batch gave: its newest payment, judged or not; rows of the file; and by variant what `_Heard` takes."""
 
     newest_ms: int
-    identity: pa.RecordBatch
+    rows: pa.RecordBatch
+    event: npt.NDArray[np.int64]
+    card: npt.NDArray[np.int64]
     amount: npt.NDArray[np.int64]
     event_time: npt.NDArray[np.int64]
     groups: dict[str, list[str | None]]
@@ -191,8 +193,8 @@ def backtest(
                 _gather(gathered, part)
                 for each, told in zip(heard, part.said, strict=True):
                     each.take(*told)
-                if part.identity.num_rows:
-                    file.write_batch(_rows(part, names))
+                if part.rows.num_rows:
+                    file.write_batch(part.rows)
                 progress("deciding", 0.5 + 0.3 * share)
         if not gathered.n:
             raise ConfigError("The history holds no payment that is to be judged; give payments in log order.")
@@ -267,6 +269,7 @@ class _Heard:
 def _decided(table: Path, used: Catalog, asked: Asked) -> Iterator[tuple[_Part, float]]:
     """Every batch of the features, decided; several at a time, given in their order."""
     placed = [(each, each.columns(used), Scorer(each.bundle, threads=1, compiled=True)) for each in asked.variants]
+    schema = _schema([each.name for each in asked.variants])
     from_ms = asked.from_ms or 0
     to_ms = math.inf if asked.to_ms is None else asked.to_ms
 
@@ -279,15 +282,20 @@ def _decided(table: Path, used: Catalog, asked: Asked) -> Iterator[tuple[_Part, 
             values[:, column] = batch.column(feature)
         time = np.asarray(batch.column("event_time"))
         said = []
-        for each, columns, scorer in placed:
-            own = np.ascontiguousarray(values[:, columns])
+        for each, places, scorer in placed:
+            own = np.ascontiguousarray(values[:, places])
             scores = scorer.score(own)
             told = each.policy.decide(scores, own, "full", fields=fields_of(batch), event_time=time)
             reviews = np.full(len(batch), np.nan, np.float32) if told.review is None else told.review
             said.append((scores, told.decision.astype(np.uint8), reviews, dict((*told.fired, *told.shadow))))
         groups = {name: batch.column(place_of(name)).to_pylist() for name in asked.segments}
-        identity = batch.select(["event_id", "card_id", "event_time"])
-        return _Part(newest_ms, identity, np.asarray(batch.column(KEPT + "amount_minor")), time, groups, said)
+        amount = np.asarray(batch.column(KEPT + "amount_minor"))
+        columns = [*(batch.column(name) for name in ("event_id", "card_id", "event_time")), pa.array(amount)]
+        for scores, decisions, _, fired in said:
+            columns += [pa.array(scores), decisions_of(decisions), rules_of(len(scores), fired.items())]
+        rows = pa.RecordBatch.from_arrays(columns, schema=schema)
+        event, card = hashed(batch.column("event_id")), hashed(batch.column("card_id"))
+        return _Part(newest_ms, rows, event, card, amount, time, groups, said)
 
     with pq.ParquetFile(table) as file, ThreadPoolExecutor(asked.threads) as pool:
         total, done = max(file.metadata.num_rows, 1), 0
@@ -303,16 +311,9 @@ def _decided(table: Path, used: Catalog, asked: Asked) -> Iterator[tuple[_Part, 
             yield future.result(), done / total
 
 
-def _rows(part: _Part, names: Sequence[str]) -> pa.RecordBatch:
-    columns = [*part.identity.columns, pa.array(part.amount)]
-    for scores, decisions, _, fired in part.said:
-        columns += [pa.array(scores), decisions_of(decisions), rules_of(len(scores), fired.items())]
-    return pa.RecordBatch.from_arrays(columns, schema=_schema(names))
-
-
 def _gather(to: _Gathered, part: _Part) -> None:
-    to.event.append(hashed(part.identity.column("event_id")))
-    to.card.append(hashed(part.identity.column("card_id")))
+    to.event.append(part.event)
+    to.card.append(part.card)
     to.event_time.append(part.event_time)
     to.amount.append(part.amount)
     to.n += len(part.amount)
@@ -420,8 +421,9 @@ def _figures(
     names = list(said)
     groups = {name: (np.concatenate(codes), list(gathered.words[name])) for name, codes in gathered.codes.items()}
     told = {}
+    jury = Jury(truth, resamples=asked.resamples, threads=asked.threads)
     for number, (name, each) in enumerate(said.items()):
-        told[name] = outcomes.measures(truth, each, resamples=asked.resamples, threads=asked.threads)
+        told[name] = jury.measures(each)
         progress("judging", 0.8 + 0.15 * (number + 1) / len(said))
     pairs: Iterable[tuple[str, str]] = [(names[0], name) for name in names[1:]]
     return {
@@ -445,9 +447,5 @@ def _figures(
         "measures": told,
         "segments": outcomes.segments(truth, list(said.values()), groups),
         "rules": {name: outcomes.rules(truth, each) for name, each in said.items()},
-        "differences": [
-            {"old": old, "new": new}
-            | outcomes.difference(truth, said[old], said[new], resamples=asked.resamples, threads=asked.threads)
-            for old, new in pairs
-        ],
+        "differences": [{"old": old, "new": new} | jury.difference(said[old], said[new]) for old, new in pairs],
     }

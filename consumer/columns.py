@@ -35,13 +35,19 @@ def fields_of(batch: pa.RecordBatch) -> Fields:
 
 def decisions_of(decisions: npt.NDArray[np.uint8]) -> pa.Array:
     """(n,) the names of decisions."""
-    return pa.array(np.array(DECISIONS, object)[decisions], pa.string())
+    return pa.array(DECISIONS, pa.string()).take(pa.array(decisions))
 
 
 def rules_of(n: int, fired: Fired) -> pa.Array:
-    """(n,) the ids of the rules that fired, by payment."""
-    rules: list[list[str]] = [[] for _ in range(n)]
+    """(n,) the ids of the rules that fired, by payment, in their order."""
+    names, rows, codes = list[str](), [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for rule, mask in fired:
-        for row in np.flatnonzero(mask).tolist():
-            rules[row].append(rule)
-    return pa.array(rules, pa.list_(pa.string()))
+        here = np.flatnonzero(mask)
+        rows.append(here)
+        codes.append(np.full(len(here), len(names), np.int64))
+        names.append(rule)
+    row, code = np.concatenate(rows), np.concatenate(codes)
+    ends = np.cumsum(np.bincount(row, minlength=n))
+    offsets = pa.array(np.concatenate(([0], ends)), pa.int32())
+    found = pa.array(names, pa.string()).take(pa.array(code[np.argsort(row, kind="stable")]))
+    return pa.ListArray.from_arrays(offsets, found)

@@ -90,41 +90,92 @@ def _days(times: Ints) -> float:
     return max((int(times.max()) - int(times.min())) / DAY_MS, 1 / 24) if len(times) else 0.0
 
 
-def measures(
-    truth: Truth, said: Said, *, resamples: int = RESAMPLES, seed: int = 0, threads: int = 1
-) -> dict[str, Any]:
-    """How well a variant ranks and decides: by name a value, and `low` and `high` where there is an interval.
+class Jury:
+    """Judges any number of variants on the same payments, with the same draws for all, so that they can be compared."""
 
-    Of ranking: `ap`, `auc`, `recall_at_precision_90`, `card_precision_100`. Of decisions: `alerts_per_day`,
-    `blocks_per_day`, of all payments. All else is of payments that are known: of alerts, `precision` and
-    `false_positive_ratio` (good payments an alert of fraud costs); `recall`, and `recall_by_amount`, the share of the
-    fraud's money; `saved_minor_per_day` (fraud that was stopped) and `declined_good_minor_per_day` (good payments that
-    were blocked); and of cards that were defrauded: `cards_alerted`, the share that had an alert at their first fraud
-    or later, and `hours_to_alert`, the median of how long that took. Payments without a decision count as approved,
-    those without a score are not ranked.
-    """
-    ranked = truth.known & said.decided & ~np.isnan(said.scores)
-    fraud, scores, card = truth.fraud[ranked], said.scores[ranked], truth.card[ranked]
-    _, group = np.unique(truth.card, return_inverse=True)
-    cards = int(group.max(initial=-1)) + 1
-    drawn = np.random.default_rng(seed).poisson(1.0, (resamples, cards)).astype(np.float64)
-    found: dict[str, Any] = {
-        "ap": {"value": average_precision(fraud, scores)},
-        "auc": {"value": roc_auc(fraud, scores)},
-        "recall_at_precision_90": {"value": recall_at_precision(fraud, scores, PRECISION)},
-    }
-    for (name, told), values in zip(found.items(), ranking(fraud, scores, group[ranked], drawn, threads), strict=True):
-        found[name] = told | _interval(values)
-    found[f"card_precision_{CARDS_A_DAY}"] = {
-        "value": card_precision_at(fraud, scores, card, truth.event_time[ranked], CARDS_A_DAY)
-    }
-    sums = _sums(truth, said, group, cards)
-    total = {name: float(each.sum()) for name, each in sums.items()}
-    many = {name: drawn @ each for name, each in sums.items()}
-    for name, derived in _DERIVED.items():
-        days = truth.days if name in OF_ALL else truth.known_days
-        found[name] = {"value": _finite(derived(total, days))} | _interval(np.asarray(derived(many, days)))
-    return found | _first_alerts(truth, said)
+    def __init__(self, truth: Truth, *, resamples: int = RESAMPLES, seed: int = 0, threads: int = 1) -> None:
+        """Draw how often each card is there in each resample."""
+        self._truth, self._threads = truth, threads
+        _, self._group = np.unique(truth.card, return_inverse=True)
+        self._cards = int(self._group.max(initial=-1)) + 1
+        self._drawn = np.random.default_rng(seed).poisson(1.0, (resamples, self._cards)).astype(np.float64)
+        self._known: list[tuple[Said, Mask, float | None, Floats]] = []
+
+    def measures(self, said: Said) -> dict[str, Any]:
+        """How well a variant ranks and decides: by name a value, and `low` and `high` where there is an interval.
+
+        Of ranking: `ap`, `auc`, `recall_at_precision_90`, `card_precision_100`. Of decisions: `alerts_per_day`,
+        `blocks_per_day`, of all payments. All else is of payments that are known: of alerts, `precision` and
+        `false_positive_ratio` (good payments an alert of fraud costs); `recall`, and `recall_by_amount`, the share of
+        the fraud's money; `saved_minor_per_day` (fraud that was stopped) and `declined_good_minor_per_day` (good
+        payments that were blocked); and of cards that were defrauded: `cards_alerted`, the share that had an alert at
+        their first fraud or later, and `hours_to_alert`, the median of how long that took. Payments without a decision
+        count as approved, those without a score are not ranked.
+        """
+        truth, ranked = self._truth, self._ranked(said)
+        fraud, scores = truth.fraud[ranked], said.scores[ranked]
+        ap, resampled = self._ranking(said, ranked)
+        found: dict[str, Any] = {
+            "ap": {"value": ap} | _interval(resampled[0]),
+            "auc": {"value": roc_auc(fraud, scores)} | _interval(resampled[1]),
+            "recall_at_precision_90": {"value": recall_at_precision(fraud, scores, PRECISION)}
+            | _interval(resampled[2]),
+            f"card_precision_{CARDS_A_DAY}": {
+                "value": card_precision_at(fraud, scores, truth.card[ranked], truth.event_time[ranked], CARDS_A_DAY)
+            },
+        }
+        sums = _sums(truth, said, self._group, self._cards)
+        total = {name: float(each.sum()) for name, each in sums.items()}
+        many = {name: self._drawn @ each for name, each in sums.items()}
+        for name, derived in _DERIVED.items():
+            days = truth.days if name in OF_ALL else truth.known_days
+            found[name] = {"value": _finite(derived(total, days))} | _interval(np.asarray(derived(many, days)))
+        return found | _first_alerts(truth, said)
+
+    def difference(self, old: Said, new: Said) -> dict[str, Any]:
+        """How a variant differs from another one, payment by payment; and what it gains in average precision.
+
+        `decisions` counts the payments that both decided, by both decisions, and the fraud among them.
+        """
+        truth, both = self._truth, old.decided & new.decided
+        moved: dict[str, dict[str, int]] = {}
+        for first, old_name in enumerate(DECISIONS):
+            for second, new_name in enumerate(DECISIONS):
+                here = both & (old.decisions == first) & (new.decisions == second)
+                if first != second and here.any():
+                    moved[f"{old_name} to {new_name}"] = {
+                        "payments": int(here.sum()),
+                        "fraud": int((here & truth.fraud).sum()),
+                        "genuine": int((here & truth.known & ~truth.fraud).sum()),
+                    }
+        scored = both & ~np.isnan(old.scores) & ~np.isnan(new.scores)
+        told: dict[str, Any] = {
+            "decided_by_both": int(both.sum()),
+            "only_old": int((old.decided & ~new.decided).sum()),
+            "only_new": int((new.decided & ~old.decided).sum()),
+            "decisions": moved,
+            "largest_score_difference": float(np.abs(old.scores[scored] - new.scores[scored]).max(initial=0.0)),
+            "ap_gain": None,
+        }
+        ranked = self._ranked(old) & self._ranked(new)
+        (before, first_many), (after, second_many) = self._ranking(old, ranked), self._ranking(new, ranked)
+        if before is not None and after is not None:
+            told["ap_gain"] = {"value": after - before} | _interval(second_many[0] - first_many[0])
+        return told
+
+    def _ranked(self, said: Said) -> Mask:
+        return self._truth.known & said.decided & ~np.isnan(said.scores)
+
+    def _ranking(self, said: Said, ranked: Mask) -> tuple[float | None, Floats]:
+        """Average precision, and what `ranking` gives; once for a variant on the same payments."""
+        for known, mask, ap, resampled in self._known:
+            if known is said and np.array_equal(mask, ranked):
+                return ap, resampled
+        fraud, scores = self._truth.fraud[ranked], said.scores[ranked]
+        ap = average_precision(fraud, scores)
+        resampled = ranking(fraud, scores, self._group[ranked], self._drawn, self._threads)
+        self._known.append((said, ranked, ap, resampled))
+        return ap, resampled
 
 
 def ranking(fraud: Mask, scores: Scores, group: npt.NDArray[np.intp], drawn: Floats, threads: int = 1) -> Floats:
@@ -323,40 +374,3 @@ def rules(truth: Truth, said: Said) -> list[dict[str, Any]]:
             }
         )
     return sorted(found, key=lambda each: -each["fired"])
-
-
-def difference(
-    truth: Truth, old: Said, new: Said, *, resamples: int = RESAMPLES, seed: int = 0, threads: int = 1
-) -> dict[str, Any]:
-    """How a variant differs from another one, payment by payment; and what it gains in average precision.
-
-    `decisions` counts the payments that both decided, by both decisions, and the fraud among them.
-    """
-    both = old.decided & new.decided
-    moved: dict[str, dict[str, int]] = {}
-    for first, old_name in enumerate(DECISIONS):
-        for second, new_name in enumerate(DECISIONS):
-            here = both & (old.decisions == first) & (new.decisions == second)
-            if first != second and here.any():
-                moved[f"{old_name} to {new_name}"] = {
-                    "payments": int(here.sum()),
-                    "fraud": int((here & truth.fraud).sum()),
-                    "genuine": int((here & truth.known & ~truth.fraud).sum()),
-                }
-    ranked = both & truth.known & ~np.isnan(old.scores) & ~np.isnan(new.scores)
-    told: dict[str, Any] = {
-        "decided_by_both": int(both.sum()),
-        "only_old": int((old.decided & ~new.decided).sum()),
-        "only_new": int((new.decided & ~old.decided).sum()),
-        "decisions": moved,
-        "largest_score_difference": float(np.abs(old.scores[ranked] - new.scores[ranked]).max(initial=0.0)),
-        "ap_gain": None,
-    }
-    before, after = (average_precision(truth.fraud[ranked], each.scores[ranked]) for each in (old, new))
-    if before is None or after is None:
-        return told
-    _, group = np.unique(truth.card[ranked], return_inverse=True)
-    drawn = np.random.default_rng(seed).poisson(1.0, (resamples, int(group.max()) + 1)).astype(np.float64)
-    first, second = (ranking(truth.fraud[ranked], each.scores[ranked], group, drawn, threads)[0] for each in (old, new))
-    told["ap_gain"] = {"value": after - before} | _interval(second - first)
-    return told

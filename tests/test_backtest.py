@@ -23,7 +23,7 @@ from features.catalog import DEFAULT
 from features.errors import ConfigError
 from models import outcomes
 from models.evaluate import average_precision, recall_at_precision, roc_auc
-from models.outcomes import Said, Truth
+from models.outcomes import Jury, Said, Truth
 from models.policy import DECISIONS, Rule
 from tests.support.bundles import make_bundle
 
@@ -207,7 +207,7 @@ def share(part: float, whole: float) -> Any:
 def test_measures_of_decisions_are_those_of_a_plain_loop(of: tuple[Truth, Said]) -> None:
     truth, said = of
     rows = rows_of(truth, said)
-    found = {name: told["value"] for name, told in outcomes.measures(truth, said, resamples=3).items()}
+    found = {name: told["value"] for name, told in Jury(truth, resamples=3).measures(said).items()}
     bad = [row for row in rows if row["fraud"] and row["known"]]
     good = [row for row in rows if not row["fraud"] and row["known"]]
     caught, false = [row for row in bad if row["alert"]], [row for row in good if row["alert"]]
@@ -264,7 +264,7 @@ def test_differences_are_counted_as_by_a_plain_loop(of: tuple[Truth, Said], seed
     new = Said(
         rng.random(n, np.float32), rng.integers(0, 3, n).astype(np.uint8), rng.random(n) < 0.7, {}, old.reviews, {}
     )
-    told = outcomes.difference(truth, old, new, resamples=3)
+    told = Jury(truth, resamples=3).difference(old, new)
     expected: dict[str, int] = {}
     for row in range(n):
         if old.decided[row] and new.decided[row] and old.decisions[row] != new.decisions[row]:
@@ -283,7 +283,7 @@ def test_an_interval_holds_its_value_and_shrinks_with_more_cards() -> None:
         scores = (0.7 * rng.random(n) + 0.3 * fraud).astype(np.float32)
         truth = Truth(np.arange(n) * 1_000 + 10**12, np.full(n, 100), card, fraud, np.ones(n, np.bool_))
         said = Said(scores, (scores > 0.5).astype(np.uint8), np.ones(n, np.bool_), {}, scores, {})
-        found: dict[str, float] = outcomes.measures(truth, said)["ap"]
+        found: dict[str, float] = Jury(truth).measures(said)["ap"]
         return found
 
     few, many = told(30), told(600)
