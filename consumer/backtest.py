@@ -8,6 +8,7 @@ still: no decline limiter, no moving threshold, no lists.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -160,7 +161,7 @@ def backtest(
     Raises:
         ConfigError: a file can't be read or written, has bad rows, or holds no payment.
     """
-    check_output(out, asked.payments, asked.labels)
+    check_output(out, asked.payments, asked.labels, asked.decisions)
     if out.suffix != ".parquet":
         raise ConfigError(f"{out} must end in .parquet.")
     names = [each.name for each in asked.variants]
@@ -268,7 +269,8 @@ class _Heard:
 
 def _decided(table: Path, used: Catalog, asked: Asked) -> Iterator[tuple[_Part, float]]:
     """Every batch of the features, decided; several at a time, given in their order."""
-    placed = [(each, each.columns(used), Scorer(each.bundle, threads=1, compiled=True)) for each in asked.variants]
+    placed = [(each, each.columns(used)) for each in asked.variants]
+    of_thread = threading.local()  # a scorer is for one thread at a time
     schema = _schema([each.name for each in asked.variants])
     from_ms = asked.from_ms or 0
     to_ms = math.inf if asked.to_ms is None else asked.to_ms
@@ -282,7 +284,9 @@ def _decided(table: Path, used: Catalog, asked: Asked) -> Iterator[tuple[_Part, 
             values[:, column] = batch.column(feature)
         time = np.asarray(batch.column("event_time"))
         said = []
-        for each, places, scorer in placed:
+        if not hasattr(of_thread, "scorers"):
+            of_thread.scorers = [Scorer(each.bundle, threads=1, compiled=True) for each in asked.variants]
+        for (each, places), scorer in zip(placed, of_thread.scorers, strict=True):
             own = np.ascontiguousarray(values[:, places])
             scores = scorer.score(own)
             told = each.policy.decide(scores, own, "full", fields=fields_of(batch), event_time=time)
@@ -380,7 +384,12 @@ def _told(path: Path) -> Iterator[list[_Told]]:
             with pq.ParquetFile(path) as file:
                 names = ["event_id", "card_id", "decision", "score", "rules"]
                 for batch in file.iter_batches(ROWS, columns=names):
-                    yield list(zip(*(batch.column(name).to_pylist() for name in names), strict=True))
+                    texts = [batch.column(name).cast(pa.string()) for name in names[:3]]
+                    if any(each.null_count for each in texts) or set(texts[2].to_pylist()) - set(DECISIONS):
+                        raise KeyError
+                    scores = batch.column("score").cast(pa.float32()).to_pylist()
+                    rules = [each or () for each in batch.column("rules").to_pylist()]
+                    yield list(zip(*(each.to_pylist() for each in texts), scores, rules, strict=True))
         elif path.suffix == ".jsonl":
             decode = msgspec.json.Decoder(Decision).decode
             with path.open("rb") as lines:

@@ -51,7 +51,7 @@ def backtest(
         list[str] | None, typer.Option(metavar="FIELD", help="Also tell payments apart by this field; repeatable.")
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that are no record, and go on.")] = False,
-    resamples: Annotated[int, typer.Option(min=0, max=10_000, help="Of the bootstrap; 0 for no intervals.")] = 200,
+    resamples: Annotated[int, typer.Option(min=0, max=1_000, help="Of the bootstrap; 0 for no intervals.")] = 200,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads (default: one a core).")] = None,
     memory_mb: Annotated[int, typer.Option(min=16, help="Memory for features; what is more waits in files.")] = 1_024,
     catalog: CatalogName = "default",

@@ -29,7 +29,10 @@ def duration_ms(text: str, option: str) -> int:
 
 def iso(time_ms: int) -> str:
     """A time in ms as ISO 8601 in UTC, to the second."""
-    return datetime.fromtimestamp(time_ms / 1_000, UTC).isoformat(timespec="seconds")
+    try:
+        return datetime.fromtimestamp(time_ms / 1_000, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):  # no time that a calendar has
+        return f"{time_ms} ms"
 
 
 def only_one(options: Mapping[str, object]) -> None:

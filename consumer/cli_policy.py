@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import getpass
+import sys
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -193,6 +194,8 @@ def try_out(
             memory_mb=memory_mb,
             threads=threads or len(os.sched_getaffinity(0)),
         )
+    if found.refused:
+        sys.stderr.write(f"{found.refused:,} rows of the files are no records and were left out\n")
     told = asdict(found)
     if as_json:
         print_json(told)

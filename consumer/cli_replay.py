@@ -105,8 +105,14 @@ def replay(
             target=target,
             progress=progress,
         )
+
+        def stop(_number: int, _frame: object) -> None:
+            if running.is_stopping:  # the second time: at once
+                raise KeyboardInterrupt
+            running.stop()
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda _number, _frame: running.stop())
+            signal.signal(number, stop)
         done = running.run()
     print_mapping("Would send" if dry_run else f"Sent to {into}", _told(done, pace), as_json=as_json)
     if not done.is_complete:
@@ -185,20 +191,23 @@ def _topics(
 
     from_ms = None if since is None else epoch_ms(since, "--from")
     to_ms = None if until is None else epoch_ms(until, "--to")
+    asked = {"topics": [payments, labels], "brokers": source.kafka.brokers, "from": since, "to": until}
     found = ranges(source.kafka, [payments] if labels is None else [payments, labels], from_ms, to_ms)
     if offsets:
-        asked = dict(_span(text) for text in offsets)
+        spans = dict(_span(text) for text in offsets)
+        if len(spans) < len(offsets):
+            raise ConfigError("--offsets names a partition twice; give one range of each.")
         held = {number: span for (topic, number), span in found.items() if topic == payments}
-        for number, (start, end) in asked.items():
+        for number, (start, end) in spans.items():
             if number not in held:
                 raise ConfigError(f"--offsets {number}: {payments} has {len(held)} partitions, from 0 on.")
             low, high = held[number]
             if not low <= start <= end <= high:
                 raise ConfigError(f"--offsets {number}:{start}-{end}: the topic has {low}-{high} of that partition.")
         found = {source: span for source, span in found.items() if source[0] != payments} | {
-            (payments, number): span for number, span in asked.items()
+            (payments, number): span for number, span in spans.items()
         }
-    return TopicFeed(source.kafka, found, labels)
+    return TopicFeed(source.kafka, found, labels, asked | {"offsets": sorted(offsets or [])})
 
 
 def _span(text: str) -> tuple[int, tuple[int, int]]:

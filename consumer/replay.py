@@ -32,6 +32,7 @@ from features.history.mapping import AS_NAMED, Columns
 
 BLOCK: Final = 8_192  # records that are read at once
 CHECKPOINT_S: Final = 2.0
+SHOW_S: Final = 0.25
 POLL_EVERY: Final = 500  # records between two looks at what was acknowledged
 NAP_S: Final = 0.5  # the longest sleep, so that a signal is seen
 LATE_BINS: Final = 20_000  # of a tenth of a millisecond
@@ -70,7 +71,7 @@ class Feed(Protocol):
         """Up to where the blocks that were given go; of the last one only so many records count, if that is said."""
 
     def blocks(self) -> Iterator[tuple[list[Record], float]]:
-        """The records, and the share of all that is read with them."""
+        """The records, and the share of all that is read with them; none, now and then, where there is nothing yet."""
 
 
 class Sink(Protocol):
@@ -107,13 +108,15 @@ class FileFeed:
         self._decoder = Decoder(max_payment_bytes=max_payment_bytes, max_future_ms=0, labels_topic=LABELS_TOPIC)
         self._encode = msgspec.json.Encoder().encode
         self._mapped = mapped
+        self._max_payment_bytes = max_payment_bytes
         self._given = self._last = 0
 
     def identity(self) -> dict[str, Any]:
         """The files and their sizes, and what is taken from them."""
         files = [*self._sources, *self._label_sources]
         return {
-            "files": [[str(each.path.absolute()), each.path.stat().st_size] for each in files],
+            "files": [[str(path.absolute()), *_version(path)] for path in (each.path for each in files)],
+            "max_payment_bytes": self._max_payment_bytes,
             "range": [self._from_ms, None if math.isinf(self._to_ms) else self._to_ms],
             "map": repr(self._mapped),
         }
@@ -132,10 +135,9 @@ class FileFeed:
         for block, share in self._interleaved():
             left_out = min(skip, len(block))
             skip -= left_out
-            if left_out < len(block):
-                self._last = len(block) - left_out
-                self._given += self._last
-                yield block[left_out:], share
+            self._last = len(block) - left_out
+            self._given += self._last
+            yield block[left_out:], share
 
     def _interleaved(self) -> Iterator[tuple[list[Record], float]]:
         labels = deque(sorted(self._all(self._label_sources, LABELS_TOPIC), key=lambda each: each.at_ms))
@@ -202,6 +204,12 @@ class FileFeed:
     def _refuse(self, topic: str, reasons: Iterable[str]) -> None:
         what = "label" if topic == LABELS_TOPIC else "payment"
         self.refused.update(f"{what}: {reason}" for reason in reasons)
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """Size, and when it was written: a file that was sorted anew is another one."""
+    about = path.stat()
+    return about.st_size, about.st_mtime_ns
 
 
 def _raw_lines(source: Source) -> Iterator[tuple[list[bytes], float]]:
@@ -293,11 +301,17 @@ class Replay:
         self._checkpoint, self._progress = checkpoint, progress
         self._identity = feed.identity() | (target or {})
         self._late = np.zeros(LATE_BINS, np.int64)
+        self._share = self._shown_s = self._saved_s = 0.0
         self._stopping = False
         self.done = Replayed()
         known = None if checkpoint is None else _read_checkpoint(checkpoint, self._identity)
         if known is not None:
             feed.seek(known["position"])
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to."""
+        return self._stopping
 
     def stop(self) -> None:
         """Send no more; `run` then settles what was sent."""
@@ -305,16 +319,13 @@ class Replay:
 
     def run(self) -> Replayed:
         """Send. Raises KafkaUnavailable: what was not acknowledged is sent again when the replay goes on."""
-        begun = saved = time.monotonic()
+        begun = self._saved_s = time.monotonic()
         for block, share in self._feed.blocks():
             sent = self._send(block)
-            if sent < len(block):  # told to stop
+            if sent < len(block) or self._stopping:
                 self._save(sent)
                 break
-            self._progress(block[-1].at_ms, share)
-            if self._checkpoint is not None and time.monotonic() - saved > CHECKPOINT_S:
-                self._save(sent)
-                saved = time.monotonic()
+            self._share = share
         else:
             self._save(None)
             self.done.is_complete = True
@@ -339,6 +350,12 @@ class Replay:
             sent += len(part)
             if sent % POLL_EVERY < step:
                 self._sink.poll()
+            now_s = time.monotonic()
+            if now_s - self._shown_s > SHOW_S:
+                self._progress(part[-1].at_ms, self._share)
+                self._shown_s = now_s
+            if self._checkpoint is not None and now_s - self._saved_s > CHECKPOINT_S:
+                self._save(sent)
         labels = sum(record.is_label for record in block[:sent])
         done.labels += labels
         done.payments += sent - labels
@@ -360,6 +377,7 @@ class Replay:
 
     def _save(self, taken: int | None) -> None:
         self._sink.flush()
+        self._saved_s = time.monotonic()
         if self._checkpoint is None:
             return
         known = {"replay": self._identity, "position": self._feed.position(taken)}

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 import xgboost
+from xgboost.core import XGBoostError
 
 from features.errors import ConfigError
 from models.dataset import CHUNK_ROWS, Mask, Progress, Values
@@ -118,14 +119,14 @@ def _grown(
 ) -> bytes:
     common = {"max_bin": options.max_bin, "nthread": options.threads}
     kind = xgboost.QuantileDMatrix if files is None else xgboost.ExtMemQuantileDMatrix
-    matrix = kind(_Chunks(part, names, files), **common)
+    matrix = _matrix(kind, _Chunks(part, names, files), **common)
     watched, parameters = [], options.parameters()
     callbacks: list[xgboost.callback.TrainingCallback] = [
         _Watch(f"fitting trees on {len(names)} features", options.trees, progress)
     ]
     if judge is not None and judge.fraud.any():
         callbacks.append(xgboost.callback.EarlyStopping(rounds=PATIENCE, metric_name="aucpr", maximize=True))
-        watched.append((xgboost.QuantileDMatrix(_Chunks(judge, names), ref=matrix, **common), "judge"))
+        watched.append((_matrix(xgboost.QuantileDMatrix, _Chunks(judge, names), ref=matrix, **common), "judge"))
         parameters["eval_metric"] = "aucpr"
     booster = xgboost.train(parameters, matrix, options.trees, evals=watched, verbose_eval=False, callbacks=callbacks)
     booster.set_attr(best_iteration=None, best_score=None)
@@ -183,20 +184,37 @@ def _room(part: Part, names: tuple[str, ...], memory_mb: int) -> Iterator[str | 
         yield str(Path(place) / "rows")
 
 
+def _matrix(kind: Callable[..., Any], chunks: _Chunks, **options: Any) -> Any:
+    """A matrix of these chunks; or whatever happened while they were read."""
+    try:
+        made = kind(chunks, **options)
+    except XGBoostError:
+        if chunks.stopped_by is None:
+            raise
+    if chunks.stopped_by is not None:
+        raise chunks.stopped_by
+    return made
+
+
 class _Chunks(xgboost.DataIter):  # type: ignore[misc]  # xgboost ships no complete types
     """A part's rows, for XGBoost to read as often as it likes."""
 
     def __init__(self, part: Part, names: tuple[str, ...], files: str | None = None) -> None:
         super().__init__(cache_prefix=files)
         self._part, self._names, self._at = part, list(names), 0
+        self.stopped_by: BaseException | None = None
 
     def next(self, input_data: Callable[..., None]) -> bool:
-        if self._at >= len(self._part.rows):
+        try:
+            if self._at >= len(self._part.rows):
+                return False
+            told = self._part.fraud if self._part.soft is None else self._part.soft
+            truth = told[self._at : self._at + CHUNK_ROWS]
+            input_data(data=self._part.chunk(self._at), label=truth, feature_names=self._names)
+            self._at += CHUNK_ROWS
+        except BaseException as error:
+            self.stopped_by = error
             return False
-        told = self._part.fraud if self._part.soft is None else self._part.soft
-        truth = told[self._at : self._at + CHUNK_ROWS]
-        input_data(data=self._part.chunk(self._at), label=truth, feature_names=self._names)
-        self._at += CHUNK_ROWS
         return True
 
     def reset(self) -> None:

@@ -23,6 +23,7 @@ Scores = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.uint8]
 
 DAY_MS: Final = 86_400_000
 HOUR_MS: Final = 3_600_000
@@ -98,7 +99,10 @@ class Jury:
         self._truth, self._threads = truth, threads
         _, self._group = np.unique(truth.card, return_inverse=True)
         self._cards = int(self._group.max(initial=-1)) + 1
-        self._drawn = np.random.default_rng(seed).poisson(1.0, (resamples, self._cards)).astype(np.float64)
+        rng = np.random.default_rng(seed)
+        self._drawn = np.zeros((resamples, self._cards), np.uint8)
+        for each in self._drawn:
+            each[:] = rng.poisson(1.0, self._cards)
         self._known: list[tuple[Said, Mask, float | None, Floats]] = []
 
     def measures(self, said: Said) -> dict[str, Any]:
@@ -126,7 +130,8 @@ class Jury:
         }
         sums = _sums(truth, said, self._group, self._cards)
         total = {name: float(each.sum()) for name, each in sums.items()}
-        many = {name: self._drawn @ each for name, each in sums.items()}
+        table = np.stack(list(sums.values()), axis=1)
+        many = dict(zip(sums, np.array([each @ table for each in self._drawn]).reshape(-1, len(sums)).T, strict=True))
         for name, derived in _DERIVED.items():
             days = truth.days if name in OF_ALL else truth.known_days
             found[name] = {"value": _finite(derived(total, days))} | _interval(np.asarray(derived(many, days)))
@@ -178,7 +183,7 @@ class Jury:
         return ap, resampled
 
 
-def ranking(fraud: Mask, scores: Scores, group: npt.NDArray[np.intp], drawn: Floats, threads: int = 1) -> Floats:
+def ranking(fraud: Mask, scores: Scores, group: npt.NDArray[np.intp], drawn: Counts, threads: int = 1) -> Floats:
     """(3, resamples) average precision, ROC area, and recall at `PRECISION`, of payments that are there so often.
 
     Equal scores are one threshold, as in `models.evaluate`. NaN where there is no fraud, or for the area nothing else.
@@ -196,18 +201,20 @@ def ranking(fraud: Mask, scores: Scores, group: npt.NDArray[np.intp], drawn: Flo
     found = np.full((3, len(drawn)), np.nan)
     ranked_group, ranked_fraud = group[order], fraud[order]
 
-    def rank(part: npt.NDArray[np.intp]) -> None:
-        told = np.full((3, len(part)), np.nan)
+    def rank(first: int) -> None:
+        part = slice(first, first + step)
+        told = np.full((3, len(drawn[part])), np.nan)
         _rank(drawn[part], ranked_group, ranked_fraud, ends, PRECISION, told)
         found[:, part] = told
 
+    step = -(-len(drawn) // threads) or 1
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(rank, np.array_split(np.arange(len(drawn)), threads)))
+        list(pool.map(rank, range(0, len(drawn), step)))
     return found
 
 
 @compiled
-def _rank(drawn: Floats, group: Ints, fraud: Mask, ends: Mask, least: float, found: Floats) -> None:
+def _rank(drawn: Counts, group: Ints, fraud: Mask, ends: Mask, least: float, found: Floats) -> None:
     for resample in range(len(drawn)):
         flagged = caught = before_flagged = before_caught = 0.0
         precision_sum = area = best = 0.0

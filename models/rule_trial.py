@@ -39,8 +39,9 @@ class Tried:
         alone: matches that no other rule of the trial is true of; of these, `alone_fraud`.
         share: of all payments.
         per_day: matches a day.
-        precision: the share of fraud among the matches that are known to be either; None where none is.
-        recall: the share of all known fraud that it meets; None where there is none.
+        precision: the share of fraud among the matches that are old enough to be known; None where none is. Of younger
+            ones only the frauds could be known, which would flatter the rule.
+        recall: the share of all fraud, likewise old enough, that it meets; None where there is none.
         fraud_minor: the amounts of the fraud that it meets, in minor units, whatever the currency.
         genuine_minor: those of good payments.
         already_stopped: matches that the bundle reviews or blocks anyway; None without a bundle.
@@ -66,9 +67,10 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Rules on a history of `payments` in `days`, of which `fraud` are known."""
+    """Rules on a history of `payments` in `days`, of which `fraud` are known; `refused` rows were no records."""
 
     payments: int
+    refused: int
     days: float
     fraud: int
     rules: list[Tried]
@@ -188,14 +190,15 @@ def _trial(
     said = np.zeros(len(fraud), np.bool_)
     said[data.label_row] = True
     first, last = int(data.event_time.min()), int(data.event_time.max())
-    genuine = ~fraud & (said | (data.event_time < last - mature_ms))
+    old = data.event_time < last - mature_ms
+    genuine = ~fraud & (said | old)
     days = max(last - first, 1) / DAY_MS
     times = np.sum(masks, axis=0) if masks else np.zeros(len(fraud), np.int64)
     tried = []
     for rule, mask in zip(rules, masks, strict=True):
         bad, good = mask & fraud, mask & genuine
         alone = mask & (times == 1)
-        known = int(bad.sum()) + int(good.sum())
+        caught, met = int((bad & old).sum()), int((mask & old).sum())
         tried.append(
             Tried(
                 rule=rule.text,
@@ -207,15 +210,15 @@ def _trial(
                 alone_fraud=int((alone & fraud).sum()),
                 share=float(mask.mean()),
                 per_day=float(mask.sum() / days),
-                precision=int(bad.sum()) / known if known else None,
-                recall=int(bad.sum()) / int(fraud.sum()) if fraud.any() else None,
+                precision=caught / met if met else None,
+                recall=caught / int((fraud & old).sum()) if (fraud & old).any() else None,
                 fraud_minor=int(data.amount_minor[bad].sum()),
                 genuine_minor=int(data.amount_minor[good].sum()),
                 already_stopped=None if stopped is None else int((mask & stopped).sum()),
                 examples=_examples(rule, data, used, mask, fraud, genuine, examples),
             )
         )
-    return Trial(len(fraud), days, int(fraud.sum()), tried)
+    return Trial(len(fraud), data.bad_payments + data.bad_labels, days, int(fraud.sum()), tried)
 
 
 def _examples(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -147,7 +148,7 @@ def test_weighted_measures_are_those_of_payments_that_are_there_so_often(data: s
     )
     often = data.draw(hnp.arrays(np.int64, n, elements=st.integers(0, 4)))
     group = np.arange(n)
-    ap, auc, recall = outcomes.ranking(fraud, scores, group, often[None, :].astype(np.float64))[:, 0].tolist()
+    ap, auc, recall = outcomes.ranking(fraud, scores, group, often[None, :].astype(np.uint8))[:, 0].tolist()
     many_fraud, many_scores = np.repeat(fraud, often), np.repeat(scores, often)
     if not many_fraud.any():
         assert np.isnan([ap, auc, recall]).all()
@@ -355,6 +356,24 @@ def test_what_can_not_be_asked_is_refused_in_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_payments_are_not_overwritten(history: Path, bundles: tuple[Path, Path]) -> None:
+def test_what_is_read_is_not_overwritten(history: Path, bundles: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is what is read"):
         backtest(asked(history, f"a={bundles[0]}"), DEFAULT, history / PAYMENTS_FILE)
+    decisions = tmp_path / "decided.parquet"
+    with pytest.raises(ConfigError, match="is what is read"):
+        backtest(asked(history, f"a={bundles[0]}", decisions=decisions), DEFAULT, decisions)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"decision": "decline"}, {"event_id": None}, {"score": "high"}], ids=["decision", "id", "score"]
+)
+def test_a_file_of_almost_decisions_is_refused(
+    history: Path, bundles: tuple[Path, Path], tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    right = {"event_id": "e", "card_id": "c", "decision": "approve", "score": 0.5, "rules": None}
+    path = tmp_path / "decided.parquet"
+    pq.write_table(pa.Table.from_pylist([right | wrong]), path)
+    with pytest.raises(ConfigError, match="holds something else than decisions"):
+        backtest(asked(history, f"a={bundles[0]}", decisions=path), DEFAULT, tmp_path / "out.parquet")
+    pq.write_table(pa.Table.from_pylist([right]), path)
+    assert backtest(asked(history, f"a={bundles[0]}", decisions=path), DEFAULT, tmp_path / "out.parquet")

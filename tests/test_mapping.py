@@ -200,6 +200,31 @@ def test_what_can_not_be_mapped_is_refused_by_row_and_reason(
     assert pq.read_metadata(tmp_path / "out.parquet").num_rows == 19
 
 
+def test_a_column_that_only_later_lines_have_is_read(payments: list[dict[str, Any]], tmp_path: Path) -> None:
+    path, _ = ours(payments[:50], tmp_path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[7] |= {"device_id": "d7", "address": "192.0.2.7"}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    columns, _ = read(path, parse(["mcc='5411'", "ip=address"]))
+    for name, value in (("device_id", "d7"), ("ip", "192.0.2.7")):
+        assert columns[name] == [None] * 7 + [value] + [None] * 42
+
+
+def test_an_amount_that_no_number_holds_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.csv"
+    path.write_text("id,at,amount\na,1600000000000,999999999999999\nb,1600000000000,1.25\n")
+    words = [
+        "event_id=id",
+        "card_id=id",
+        "merchant_id=id",
+        "event_time=at",
+        "amount_minor=amount*100",
+        "currency='EUR'",
+    ]
+    columns, _ = read(path, parse(words))
+    assert columns["amount_minor"] == [None, 125]
+
+
 def test_of_a_flag_only_fraud_is_a_label(payments: list[dict[str, Any]], tmp_path: Path) -> None:
     foreign = theirs(payments, tmp_path / "theirs.parquet")
     columns, _ = read(foreign, parse(WORDS), Label)

@@ -174,6 +174,36 @@ def test_a_checkpoint_of_another_replay_is_refused(history: Path, tmp_path: Path
         Replay(feed(history), Sent(), checkpoint=tmp_path / "nowhere" / "checkpoint")
 
 
+def test_an_input_that_was_written_anew_is_another_one(history: Path, tmp_path: Path) -> None:
+    path, checkpoint = tmp_path / "p.jsonl", tmp_path / "checkpoint"
+    lines = (history / PAYMENTS_FILE).read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines))
+    Replay(FileFeed(path, None, max_payment_bytes=BYTES), Sent(), checkpoint=checkpoint).run()
+    path.write_bytes(b"".join(lines[::-1]))
+    with pytest.raises(ConfigError, match=r"another replay \(files differ\)"):
+        Replay(FileFeed(path, None, max_payment_bytes=BYTES), Sent(), checkpoint=checkpoint)
+
+
+def test_a_slow_replay_keeps_its_checkpoint_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long before a block is full: what it says is what was sent."""
+    monkeypatch.setattr("consumer.replay.CHECKPOINT_S", 0.0)
+    line = {"event_id": "", "event_time": 0, "card_id": "c", "merchant_id": "m", "amount_minor": 1, "currency": "USD"}
+    (tmp_path / "p.jsonl").write_text(
+        "".join(json.dumps(line | {"event_id": str(n), "event_time": 1_600_000_000_000 + n}) + "\n" for n in range(9))
+    )
+    seen_: list[int] = []
+
+    class Looking(Sent):
+        def send(self, records: Sequence[Record]) -> None:
+            if (tmp_path / "at").exists():
+                seen_.append(json.loads((tmp_path / "at").read_bytes())["position"])
+            super().send(records)
+
+    feed_ = FileFeed(tmp_path / "p.jsonl", None, max_payment_bytes=BYTES)
+    Replay(feed_, Looking(), speed=1_000.0, checkpoint=tmp_path / "at").run()
+    assert seen_ == list(range(1, 9))
+
+
 def test_nothing_counts_as_done_that_was_not_acknowledged(history: Path, tmp_path: Path) -> None:
     class Refusing(Sent):
         def flush(self) -> None:
@@ -282,6 +312,25 @@ def test_records_of_a_topic_come_by_their_timestamps_and_each_partition_in_its_o
     later = ranges(settings, [unique], 1_600_000_010_000, 1_600_000_015_000)
     part = [record for block, _ in TopicFeed(settings, later, None).blocks() for record in block]
     assert 400 < len(part) < 600
+
+
+def test_a_replay_of_a_topic_goes_on_to_where_it_was_to_go(kafka: KafkaBroker, unique: str, tmp_path: Path) -> None:
+    kafka.create_topics({unique: 2})
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "enable.idempotence": True})
+    for number in range(1_000):
+        producer.produce(unique, str(number).encode(), partition=number % 2, timestamp=1_600_000_000_000 + number)
+    assert producer.flush(10) == 0
+    settings, sent = KafkaSettings(brokers=kafka.bootstrap), list[Record]()
+    for most in (10, 300, None):
+        topic_feed = TopicFeed(settings, ranges(settings, [unique], None, None), None, {"topics": [unique]})
+        sink = Sent(most)
+        replay = Replay(topic_feed, sink, checkpoint=tmp_path / "at")
+        sink.full = replay.stop
+        replay.run()
+        sent += sink.records
+        producer.produce(unique, b"later", partition=0)  # not asked for when it began
+        assert producer.flush(10) == 0
+    assert sorted(int(each.value or b"") for each in sent) == list(range(1_000))
 
 
 @pytest.mark.faults

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ from models.evaluate import (
     threshold_for_precision,
     threshold_for_share,
 )
+from models.fit import Part
 from models.manifest import CONTENT, GOLDEN, MANIFEST, MODEL, NO_FEATURES, POLICY
 from models.score import Scorer
 from models.train import LEFT_OUT, Trained, TrainOptions, fewest, train
@@ -389,6 +391,19 @@ def test_the_fewest_trees_that_are_nearly_as_good_as_the_best_are_taken(curve: n
     trees = fewest(curve)
     good = [10 * (at + 1) for at, value in enumerate(curve) if value >= 0.999 * max(curve)]
     assert trees == min(good)
+
+
+def test_what_happens_while_xgboost_reads_is_raised_and_nothing_else(
+    history: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a signal's handler may: XGBoost itself would print it, and go on with what it has."""
+
+    def ended(_self: Part, _start: int) -> Any:
+        sys.exit(143)
+
+    monkeypatch.setattr(Part, "chunk", ended)
+    with pytest.raises(SystemExit, match="143"):
+        train_on(history, tmp_path / "bundle")
 
 
 def test_trees_use_no_feature_that_is_left_out(

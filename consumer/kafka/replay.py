@@ -17,6 +17,8 @@ from features.errors import KafkaUnavailable
 from features.store import Source
 
 AHEAD: Final = 4 * BLOCK  # records of a partition that wait for others of it
+FLUSH_S: Final = 0.5
+READ_S: Final = 0.2
 SILENCE_S: Final = 30.0  # without a record of a range that should have more
 
 Ranges = dict[Source, tuple[int, int]]
@@ -55,31 +57,38 @@ def _offset_at(consumer: Consumer, source: Source, time_ms: int, high: int, wait
 class TopicFeed:
     """Records of ranges, each partition in its own order, all together by their timestamps as far as that allows."""
 
-    def __init__(self, kafka: KafkaSettings, ranges: Ranges, labels_topic: str | None) -> None:
-        """Records of `labels_topic` are labels."""
+    def __init__(
+        self, kafka: KafkaSettings, ranges: Ranges, labels_topic: str | None, asked: dict[str, Any] | None = None
+    ) -> None:
+        """Records of `labels_topic` are labels. `asked` says what was asked for, in words that stay the same."""
         self.refused: Counter[str] = Counter()
         self._kafka, self._ranges, self._labels_topic = kafka, ranges, labels_topic
+        self._asked = asked or {}
         self._next = {source: start for source, (start, _) in ranges.items()}
         self._last: list[tuple[Source, int]] = []
         self._before = dict(self._next)
+        self._silent_s = 0.0
 
     def identity(self) -> dict[str, Any]:
-        """The ranges, as they were asked for."""
-        return {"ranges": {f"{topic}/{number}": list(span) for (topic, number), span in self._ranges.items()}}
+        """What was asked for; which offsets that is, a position tells."""
+        return {"asked": self._asked}
 
     def seek(self, position: Any) -> None:
-        """Go on from these offsets."""
-        for source in self._next:
-            self._next[source] = int(position[f"{source[0]}/{source[1]}"])
+        """Go on from these offsets, to where the replay was to go when it began."""
+        self._ranges, self._next = {}, {}
+        for text, (start, reached, end) in position.items():
+            topic, _, number = text.rpartition("/")
+            self._ranges[topic, int(number)] = (int(start), int(end))
+            self._next[topic, int(number)] = int(reached)
 
     def position(self, taken: int | None = None) -> Any:
-        """The next offset of each partition."""
+        """Of each partition the first offset, the next one, and the end."""
         reached = dict(self._next)
         if taken is not None:
             reached = dict(self._before)
             for source, offset in self._last[:taken]:
                 reached[source] = offset + 1
-        return {f"{topic}/{number}": offset for (topic, number), offset in reached.items()}
+        return {f"{topic}/{n}": [start, reached[topic, n], end] for (topic, n), (start, end) in self._ranges.items()}
 
     def blocks(self) -> Iterator[tuple[list[Record], float]]:
         """See `consumer.replay.Feed`. Raises KafkaUnavailable."""
@@ -87,15 +96,22 @@ class TopicFeed:
         block: list[Record] = []
         self._last, self._before = [], dict(self._next)
         for source, message in self._merged():
+            if message is None:
+                yield block, self._share(total)
+                block, self._last, self._before = [], [], dict(self._next)
+                continue
             block.append(self._record(message))
             self._last.append((source, message.offset()))
             self._next[source] = message.offset() + 1
             if len(block) == BLOCK:
-                left = sum(max(end - self._next[source], 0) for source, (_, end) in self._ranges.items())
-                yield block, 1 - left / total
+                yield block, self._share(total)
                 block, self._last, self._before = [], [], dict(self._next)
         if block:
             yield block, 1.0
+
+    def _share(self, total: int) -> float:
+        left = sum(max(end - self._next[source], 0) for source, (_, end) in self._ranges.items())
+        return 1 - left / total
 
     def _record(self, message: Message) -> Record:
         kind, at_ms = message.timestamp()
@@ -104,7 +120,8 @@ class TopicFeed:
             message.headers(),
         )  # fmt: skip
 
-    def _merged(self) -> Iterator[tuple[Source, Message]]:
+    def _merged(self) -> Iterator[tuple[Source, Message | None]]:
+        """Each record with its partition; None in place of one where there is nothing for a while."""
         waiting: dict[Source, deque[Message]] = {
             source: deque() for source, (_, end) in self._ranges.items() if self._next[source] < end
         }
@@ -114,52 +131,53 @@ class TopicFeed:
         try:
             consumer.assign([TopicPartition(*source, self._next[source]) for source in waiting])
             open_, paused = set(waiting), set[Source]()
-            heard_s = time.monotonic()
             while waiting:
                 empty = [source for source in open_ if not waiting[source]]
                 if empty:
-                    heard_s = self._read(consumer, waiting, open_, heard_s)
-                    crowded = {source for source in open_ - paused if len(waiting[source]) > AHEAD}
-                    if crowded:
-                        consumer.pause([TopicPartition(*source) for source in crowded])
-                        paused |= crowded
+                    _balance(consumer, waiting, open_, paused)
+                    if not self._read(consumer, waiting, open_):
+                        yield empty[0], None
                     continue
-                for source in [source for source in waiting if source not in open_ and not waiting[source]]:
+                for source in [source for source in waiting if not waiting[source]]:
                     del waiting[source]
-                if not waiting:
-                    return
-                first = min(waiting, key=lambda source: (waiting[source][0].timestamp()[1], source))
-                yield first, waiting[first].popleft()
-                if first in paused and len(waiting[first]) < BLOCK:
-                    consumer.resume([TopicPartition(*first)])
-                    paused.discard(first)
+                if waiting:
+                    first = min(waiting, key=lambda source: (waiting[source][0].timestamp()[1], source))
+                    yield first, waiting[first].popleft()
         except KafkaException as exception:
             raise unavailable(self._kafka, exception) from exception
         finally:
             consumer.close()
 
-    def _read(
-        self, consumer: Consumer, waiting: dict[Source, deque[Message]], open_: set[Source], heard_s: float
-    ) -> float:
-        """Take what has come; a partition that has nothing more of its range is no longer open."""
-        messages = consumer.consume(BLOCK, 0.2)
+    def _read(self, consumer: Consumer, waiting: dict[Source, deque[Message]], open_: set[Source]) -> bool:
+        """Take what has come, if anything; a partition that has nothing more of its range is no longer open."""
+        messages = consumer.consume(BLOCK, READ_S)
+        self._silent_s = 0.0 if messages else self._silent_s + READ_S
+        if self._silent_s > SILENCE_S:
+            raise KafkaUnavailable(f"Kafka at {self._kafka.brokers} gave nothing more of the range for {SILENCE_S:g} s")
         for message in messages:
             error, source = message.error(), (message.topic(), message.partition())
+            if error is not None and error.code() != Code._PARTITION_EOF:
+                raise KafkaException(error)
             end = self._ranges[source][1]
-            if error is not None:
-                if error.code() != Code._PARTITION_EOF:
-                    raise KafkaException(error)
-                open_.discard(source)
-            elif message.offset() < end:
+            if error is None and message.offset() < end:
                 waiting[source].append(message)
-                if message.offset() == end - 1:
-                    open_.discard(source)
-            else:
+            if error is not None or message.offset() >= end - 1:
                 open_.discard(source)
-        now_s = time.monotonic()
-        if not messages and now_s - heard_s > SILENCE_S:
-            raise KafkaUnavailable(f"Kafka at {self._kafka.brokers} gave nothing more of the range for {SILENCE_S:g} s")
-        return now_s if messages else heard_s
+        return bool(messages)
+
+
+def _balance(
+    consumer: Consumer, waiting: dict[Source, deque[Message]], open_: set[Source], paused: set[Source]
+) -> None:
+    """Read no more of partitions of which many records wait, until few do."""
+    crowded = {source for source in open_ - paused if len(waiting[source]) > AHEAD}
+    drained = {source for source in open_ & paused if len(waiting[source]) < BLOCK}
+    if crowded:
+        consumer.pause([TopicPartition(*source) for source in crowded])
+    if drained:
+        consumer.resume([TopicPartition(*source) for source in drained])
+    paused |= crowded
+    paused -= drained
 
 
 class TopicSink:
@@ -206,6 +224,8 @@ class TopicSink:
                 except BufferError:
                     self._producer.poll(0.1)
                     self._check()
+                except KafkaException as exception:  # a record that is too large, or an error for good
+                    raise unavailable(self._kafka, exception) from exception
 
     def poll(self) -> None:
         """Let failures in. Raises KafkaUnavailable."""
@@ -214,10 +234,14 @@ class TopicSink:
 
     def flush(self) -> None:
         """Wait until all is acknowledged. Raises KafkaUnavailable."""
-        left = self._producer.flush(self._kafka.request_timeout_ms / 1_000)
+        left, moved_s = len(self._producer), time.monotonic()
+        while now_left := self._producer.flush(FLUSH_S):
+            self._check()
+            if now_left < left:
+                left, moved_s = now_left, time.monotonic()
+            elif time.monotonic() - moved_s > self._kafka.request_timeout_ms / 1_000:
+                raise KafkaUnavailable(f"Kafka at {self._kafka.brokers} did not acknowledge {left} records in time")
         self._check()
-        if left:
-            raise KafkaUnavailable(f"Kafka at {self._kafka.brokers} did not acknowledge {left} records in time")
 
     def _delivered(self, error: Code | None, _message: object) -> None:
         if error is not None:

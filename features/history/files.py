@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv as python_csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -20,12 +21,14 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from features.errors import ConfigError
+from features.event import Payment
 from features.history.fields import Field, Kind, Mask, Refusals, fields_of
 from features.history.json_lines import read_json_lines, read_loose_lines
 from features.history.mapping import AS_NAMED, Columns, apply
 
 ROWS: Final = 65_536
 BLOCK_BYTES: Final = 8 << 20
+KEY_LINES: Final = 10_000
 FORMATS: Final = (".parquet", ".csv", ".jsonl")
 CODED: Final = ("currency", "mcc", "country", "card_country", "channel", "label", "source")
 _WHOLE: Final = r"^[+-]?[0-9]{1,18}$"
@@ -266,7 +269,11 @@ def _foreign(source: Source, refusals: Refusals, threads: bool) -> Iterator[Piec
         case ".csv":
             held = csv_header(path)
         case _:
-            held = _keys(path)
+            # any line may have any of these: the first ones only tell what is missing altogether
+            own = source.mapped.payments if source.kind is Payment else source.mapped.labels
+            named = {each.column for _, each in own if each.column is not None}
+            optional = {each.name for each in fields_of(source.kind) if not each.is_required}
+            held = sorted(_keys(path) | named | optional)
     expressions = source.mapped.of(source.kind, held, path)
     names = sorted({each.column for each in expressions.values() if each.column is not None})
     match path.suffix.lower():
@@ -299,17 +306,18 @@ def _parquet_columns(
             yield columns, rows, done / total
 
 
-def _keys(path: Path) -> list[str]:
-    """The names in the first line that is a JSON object."""
+def _keys(path: Path) -> set[str]:
+    """The names in the first lines that are JSON objects."""
+    found = set[str]()
     with path.open("rb") as file:
-        for line in file:
+        for line in islice(file, KEY_LINES):
             try:
                 document = msgspec.json.decode(line)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue
             if isinstance(document, dict):
-                return list(document)
-    return []
+                found |= set(document)
+    return found
 
 
 def _json_lines(source: Source, refusals: Refusals, _threads: bool) -> Iterator[Piece]:

@@ -247,7 +247,8 @@ def _of_texts(array: pa.Array, scale: float | None, is_time: bool) -> tuple[Any,
     if scale is None:
         numbers = np.array(pc.utf8_ltrim(trimmed, "+").cast(pa.int64()))
     else:
-        numbers, _ = _scaled(np.asarray(pc.utf8_ltrim(trimmed, "+").cast(pa.float64())), scale)
+        numbers, fits = _scaled(np.asarray(pc.utf8_ltrim(trimmed, "+").cast(pa.float64())), scale)
+        good = good & fits
     rest = np.flatnonzero(~good & np.asarray(array.is_valid()))
     if is_time and rest.size:
         texts = array.take(pa.array(rest))
