@@ -207,7 +207,7 @@ def test_the_commands_add_show_and_remove(
         (("add", "deny", "ip", "10.0.0.1/8"), "is no IP address and no range"),
         (("add", "deny", "card", "c", "--for", "soon"), "--for is not a time"),
         (("add", "deny", "card", "c", "--for", "1d", "--until", "2030-01-01"), "give one of them"),
-        (("add", "grey", "card", "c"), "fraudline --help"),
+        (("add", "grey", "card", "c"), "see fraudline policy lists"),
     ],
 )
 def test_a_change_that_can_not_be_meant_is_refused(

@@ -239,7 +239,7 @@ def test_from_leaves_out_what_came_before(
     [
         (("rebuild",), 2, "say --yes if that is meant"),
         (("rebuild", "--yes", "--from", "yesterday"), 2, "--from is not an ISO 8601 time"),
-        (("verify", "--sample", "0"), 2, "see fraudline --help"),
+        (("verify", "--sample", "0"), 2, "see fraudline state"),
     ],
 )
 def test_a_mistake_is_one_line(
