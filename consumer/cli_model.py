@@ -62,8 +62,9 @@ def list_bundles(*, registry: RegistryUrl = None, config: ConfigFile = None, as_
                 entry.problem,
             )
         )
+    quality = "ap" if as_json else "ap, own test"  # each was judged on payments of its own: they can't be compared
     print_table(
-        f"Models of {known.url}", ("bundle", "role", "made", "features", "ap", "problem"), rows, as_json=as_json
+        f"Models of {known.url}", ("bundle", "role", "made", "features", quality, "problem"), rows, as_json=as_json
     )
     return 0
 
