@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from consumer.columns import decisions_of, fields_of, place_of, rules_of
+from consumer.columns import decisions_of, features_of, fields_of, place_of, rules_of
 from consumer.decode import looks_like_card_number
 from consumer.records import Decision
 from features.catalog import Catalog
@@ -34,10 +34,10 @@ from features.history.job import Job
 from features.history.mapping import AS_NAMED, Columns
 from models import outcomes
 from models.bundle import Bundle, load
-from models.dataset import hashed, labels_about
+from models.dataset import DAY_MS, hashed, labels_about
 from models.lists import LISTS
 from models.outcomes import Jury, Said, Truth
-from models.policy import DECISIONS, Policy, parse
+from models.policy import DECISIONS, Policy, parse, read_text
 from models.score import Scorer
 
 ROWS: Final = 16_384  # decided at once
@@ -76,12 +76,7 @@ def variant(text: str, catalog: Catalog) -> Variant:
     bundle = load(Path(path), catalog)
     policy = bundle.policy
     if comma:
-        try:
-            toml = Path(policy_path).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or "it is not UTF-8"
-            raise ConfigError(f"{policy_path} can't be read ({why}); give a policy.toml.") from None
-        policy = parse(toml, catalog.only(bundle.manifest.features).flags, where=policy_path)
+        policy = parse(read_text(Path(policy_path)), catalog.only(bundle.manifest.features).flags, where=policy_path)
     return Variant(name.strip(), bundle, policy)
 
 
@@ -110,7 +105,7 @@ class Asked:
     decisions: Path | None = None
     from_ms: int | None = None
     to_ms: int | None = None
-    mature_ms: int = 7 * outcomes.DAY_MS
+    mature_ms: int = 7 * DAY_MS
     segments: tuple[str, ...] = ()
     mapped: Columns = AS_NAMED
     skip_bad: bool = False
@@ -279,9 +274,7 @@ def _decided(table: Path, used: Catalog, asked: Asked) -> Iterator[tuple[_Part, 
         time = np.asarray(whole.column("event_time"))
         newest_ms = int(time.max(initial=0))
         batch = whole.filter(pa.array(~np.asarray(whole.column("repeated")) & (time >= from_ms) & (time < to_ms)))
-        values = np.empty((len(batch), len(used.names)), np.float32)
-        for column, feature in enumerate(used.names):
-            values[:, column] = batch.column(feature)
+        values = features_of(batch, used.names)
         time = np.asarray(batch.column("event_time"))
         said = []
         if not hasattr(of_thread, "scorers"):

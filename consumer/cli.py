@@ -454,7 +454,7 @@ def features_list(*, catalog: CatalogName = "default", as_json: AsJson = False) 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The entry point: run one command and exit with its status."""
-    signal.signal(signal.SIGTERM, _terminated)  # `run` and `demo` put handlers of their own in its place
+    signal.signal(signal.SIGTERM, _terminated)  # `run` and `replay` put handlers of their own in its place
     status = exit_status(sys.argv[1:] if arguments is None else arguments)
     sys.exit(status)
 

@@ -3,13 +3,12 @@
 # ruff: noqa: PLC0415  heavy imports stay inside the commands, so that `fraudline --help` answers at once
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from consumer.cli_options import AsJson, CatalogName, Mapped, columns_of
+from consumer.cli_options import AsJson, CatalogName, Mapped, columns_of, cores
 from consumer.cli_output import duration_ms, print_json, print_mapping, print_table, progress_stages
 from consumer.cli_state import epoch_ms
 from features.errors import ConfigError
@@ -87,7 +86,7 @@ def backtest(
             mapped=columns_of(mapped),
             skip_bad=skip_bad,
             memory_mb=memory_mb,
-            threads=threads or len(os.sched_getaffinity(0)),
+            threads=threads or cores(),
             resamples=resamples,
         )
         found = run(asked, whole, out.with_suffix(".parquet"), progress)

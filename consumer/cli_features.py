@@ -3,7 +3,6 @@
 # ruff: noqa: PLC0415  heavy imports stay inside the commands, so that `fraudline --help` answers at once
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from consumer.cli_options import Mapped, columns_of
+from consumer.cli_options import Mapped, columns_of, cores
 from consumer.cli_output import print_mapping, progress_stages
 
 
@@ -56,7 +55,7 @@ def build(
             is_card_number=looks_like_card_number,
             catalog=load_catalog(catalog),
             memory_mb=memory_mb,
-            jobs=jobs or len(os.sched_getaffinity(0)),
+            jobs=jobs or cores(),
             skip_bad=skip_bad,
             progress=progress,
             mapped=columns_of(mapped),

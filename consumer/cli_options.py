@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,11 @@ Mapped = Annotated[
         "label.labelled_at='TX_DATETIME + 7d'; repeatable; or a TOML file of these.",
     ),
 ]
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def columns_of(words: list[str] | None) -> Columns:

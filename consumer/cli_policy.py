@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from consumer.cli_options import AsJson, CatalogName, ConfigFile, Mapped, columns_of
+from consumer.cli_options import AsJson, CatalogName, ConfigFile, Mapped, columns_of, cores
 from consumer.cli_output import duration_ms, iso, print_json, print_mapping, print_table, progress_stages
 from consumer.cli_state import epoch_ms
 from features.errors import ConfigError
@@ -170,7 +170,6 @@ def try_out(
     as_json: AsJson = False,
 ) -> int:
     """Ask a history what rules would have done: whom they meet, and what became of these payments."""
-    import os
     from dataclasses import asdict
 
     from consumer.decode import looks_like_card_number
@@ -192,7 +191,7 @@ def try_out(
             is_card_number=looks_like_card_number,
             mapped=columns_of(mapped),
             memory_mb=memory_mb,
-            threads=threads or len(os.sched_getaffinity(0)),
+            threads=threads or cores(),
         )
     if found.refused:
         sys.stderr.write(f"{found.refused:,} rows of the files are no records and were left out\n")
@@ -274,15 +273,10 @@ def show(*, config: ConfigFile = None, as_json: AsJson = False) -> int:
 def _read(path: Path, catalog: str) -> Policy:
     from features.profiles import load_catalog
     from models.manifest import POLICY
-    from models.policy import parse
+    from models.policy import parse, read_text
 
     place = path / POLICY if path.is_dir() else path
-    try:
-        text = place.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise ConfigError(f"{place} can't be read ({why}); give a policy.toml or a bundle.") from None
-    return parse(text, load_catalog(catalog).flags, where=str(place))
+    return parse(read_text(place), load_catalog(catalog).flags, where=str(place))
 
 
 def _fact(text: str) -> tuple[str, str]:

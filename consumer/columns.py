@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,14 @@ _OWN = frozenset(each.name for each in IDENTITY)
 def place_of(field: str) -> str:
     """The column that has a field of the payments."""
     return field if field in _OWN else KEPT + field
+
+
+def features_of(batch: pa.RecordBatch, names: Sequence[str]) -> npt.NDArray[np.float32]:
+    """(n, features) the values of these features."""
+    values = np.empty((len(batch), len(names)), np.float32)
+    for column, name in enumerate(names):
+        values[:, column] = batch.column(name)
+    return values
 
 
 def fields_of(batch: pa.RecordBatch) -> Fields:

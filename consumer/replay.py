@@ -23,7 +23,6 @@ import numpy as np
 import pyarrow as pa
 
 from consumer.decode import Decoder
-from consumer.lines import LABELS_TOPIC, TOPIC
 from features.errors import ConfigError
 from features.event import Label, Payment
 from features.history.fields import Refusals
@@ -105,7 +104,7 @@ class FileFeed:
         self._sources = sources(payments, Payment, mapped)
         self._label_sources = [] if labels is None else sources(labels, Label, mapped)
         self._from_ms, self._to_ms = from_ms or 0, math.inf if to_ms is None else to_ms
-        self._decoder = Decoder(max_payment_bytes=max_payment_bytes, max_future_ms=0, labels_topic=LABELS_TOPIC)
+        self._decoder = Decoder(max_payment_bytes=max_payment_bytes, max_future_ms=0)
         self._encode = msgspec.json.Encoder().encode
         self._mapped = mapped
         self._max_payment_bytes = max_payment_bytes
@@ -140,12 +139,12 @@ class FileFeed:
             yield block[left_out:], share
 
     def _interleaved(self) -> Iterator[tuple[list[Record], float]]:
-        labels = deque(sorted(self._all(self._label_sources, LABELS_TOPIC), key=lambda each: each.at_ms))
+        labels = deque(sorted(self._all(self._label_sources), key=lambda each: each.at_ms))
         latest_ms = 0
         sizes = [max(estimated_rows(each), 1) for each in self._sources]
         done = 0
         for source, size in zip(self._sources, sizes, strict=True):
-            for records, share in self._read(source, TOPIC):
+            for records, share in self._read(source):
                 block: list[Record] = []
                 for record in records:
                     latest_ms = max(latest_ms, record.at_ms)
@@ -156,17 +155,17 @@ class FileFeed:
             done += size
         yield list(labels), 1.0
 
-    def _all(self, of: Sequence[Source], topic: str) -> Iterator[Record]:
+    def _all(self, of: Sequence[Source]) -> Iterator[Record]:
         for source in of:
-            for records, _ in self._read(source, topic):
+            for records, _ in self._read(source):
                 yield from records
 
-    def _read(self, source: Source, topic: str) -> Iterator[tuple[list[Record], float]]:
+    def _read(self, source: Source) -> Iterator[tuple[list[Record], float]]:
         """Good records of a file inside the range; others are counted."""
         is_ours = source.path.suffix.lower() == ".jsonl" and not self._mapped
-        is_label, check = topic == LABELS_TOPIC, self._decoder.check
+        is_label, check = source.kind is Label, self._decoder.check
         from_ms, to_ms = self._from_ms, self._to_ms
-        for contents, share in _raw_lines(source) if is_ours else self._encoded(source, topic):
+        for contents, share in _raw_lines(source) if is_ours else self._encoded(source):
             found, bad = [], []
             for content in contents:
                 record = check(content, is_label=is_label)
@@ -176,17 +175,17 @@ class FileFeed:
                 at_ms = record.labelled_at if isinstance(record, Label) else record.event_time
                 if from_ms <= at_ms < to_ms:
                     found.append(Record(at_ms, is_label, record.card_id.encode(), content))
-            self._refuse(topic, bad)
+            self._refuse(source, bad)
             yield found, share
 
-    def _encoded(self, source: Source, topic: str) -> Iterator[tuple[list[bytes], float]]:
+    def _encoded(self, source: Source) -> Iterator[tuple[list[bytes], float]]:
         """Rows of other files as JSON, as the processor reads it; those with values of wrong types are counted."""
-        refusals = Refusals(source.path, topic)
+        refusals = Refusals(source.path, _what(source))
         for piece in source.pieces(refusals):
             wrong = np.zeros(len(piece.rows), np.bool_)
             for mask in piece.wrong.values():
                 wrong |= mask
-            self._refuse(topic, ["wrong_type"] * int(wrong.sum()))
+            self._refuse(source, ["wrong_type"] * int(wrong.sum()))
             names, good = list(piece.columns), pa.array(~wrong)
             held = [column.filter(good) for column in piece.columns.values()]
             for start in range(0, len(held[0]), BLOCK):
@@ -199,11 +198,14 @@ class FileFeed:
                     piece.share,
                 )
         for reason, count in refusals.counts.items():
-            self._refuse(topic, [reason] * count)
+            self._refuse(source, [reason] * count)
 
-    def _refuse(self, topic: str, reasons: Iterable[str]) -> None:
-        what = "label" if topic == LABELS_TOPIC else "payment"
-        self.refused.update(f"{what}: {reason}" for reason in reasons)
+    def _refuse(self, source: Source, reasons: Iterable[str]) -> None:
+        self.refused.update(f"{_what(source)}: {reason}" for reason in reasons)
+
+
+def _what(source: Source) -> str:
+    return "label" if source.kind is Label else "payment"
 
 
 def _version(path: Path) -> tuple[int, int]:
@@ -225,9 +227,9 @@ def _raw_lines(source: Source) -> Iterator[tuple[list[bytes], float]]:
 
 
 class Pace:
-    """When what happened is due again: as far apart as it was, divided by `speed`; None for at once."""
+    """When what happened is due again: as far apart as it was, divided by `speed`."""
 
-    def __init__(self, speed: float | None) -> None:
+    def __init__(self, speed: float) -> None:
         """The clock starts with the first record."""
         self._speed = speed
         self._first_ms: int | None = None
@@ -236,8 +238,6 @@ class Pace:
 
     def due_s(self, at_ms: int) -> float:
         """When, on the monotonic clock; one that is late in the source is due with what went before it."""
-        if self._speed is None:
-            return 0.0
         if self._first_ms is None:
             self._first_ms = self._latest_ms = at_ms
             self._begun_s = time.monotonic()
@@ -296,17 +296,17 @@ class Replay:
         Raises:
             ConfigError: the checkpoint can't be read or written, or is of another replay.
         """
-        self._feed, self._sink, self._pace = feed, sink, Pace(speed)
-        self._paced = speed is not None
+        self._feed, self._sink = feed, sink
+        self._pace = None if speed is None else Pace(speed)
         self._checkpoint, self._progress = checkpoint, progress
         self._identity = feed.identity() | (target or {})
         self._late = np.zeros(LATE_BINS, np.int64)
         self._share = self._shown_s = self._saved_s = 0.0
         self._stopping = False
         self.done = Replayed()
-        known = None if checkpoint is None else _read_checkpoint(checkpoint, self._identity)
-        if known is not None:
-            feed.seek(known["position"])
+        position = None if checkpoint is None else _read_checkpoint(checkpoint, self._identity)
+        if position is not None:
+            feed.seek(position)
 
     @property
     def is_stopping(self) -> bool:
@@ -333,7 +333,7 @@ class Replay:
         done.refused = dict(self._feed.refused)
         done.seconds = round(time.monotonic() - begun, 3)
         done.per_s = round((done.payments + done.labels) / max(done.seconds, 1e-9), 1)
-        if self._paced and self._late.any():
+        if self._late.any():
             at = np.searchsorted(np.cumsum(self._late), 0.99 * self._late.sum())
             done.late_p99_ms = float(at) / 10
         return done
@@ -341,9 +341,9 @@ class Replay:
     def _send(self, block: list[Record]) -> int:
         """How many of them were sent before it was told to stop."""
         done, sent = self.done, 0
-        step = 1 if self._paced else POLL_EVERY
+        step = POLL_EVERY if self._pace is None else 1
         while sent < len(block) and not self._stopping:
-            if self._paced and not self._wait(self._pace.due_s(block[sent].at_ms)):
+            if self._pace is not None and not self._wait(self._pace.due_s(block[sent].at_ms)):
                 break
             part = block[sent : sent + step]
             self._sink.send(part)
@@ -394,7 +394,8 @@ class Replay:
             ) from None
 
 
-def _read_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+def _read_checkpoint(path: Path, identity: dict[str, Any]) -> Any:
+    """The position that a checkpoint of this replay holds; None where there is no checkpoint yet."""
     try:
         known = json.loads(path.read_bytes())
         position, replayed = known["position"], known["replay"]
@@ -410,4 +411,4 @@ def _read_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any] | N
             f"{path} is the checkpoint of another replay ({', '.join(what)} differ); give that one's options, or "
             "remove it to begin anew."
         )
-    return {"position": position}
+    return position

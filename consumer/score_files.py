@@ -17,7 +17,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from consumer.columns import decisions_of, fields_of, rules_of
+from consumer.columns import decisions_of, features_of, fields_of, rules_of
 from consumer.decode import looks_like_card_number
 from consumer.model_loader import load_model
 from features.catalog import Catalog
@@ -108,9 +108,7 @@ def score_files(
             done = 0
             for whole in file.iter_batches(ROWS):
                 batch = whole.filter(pa.array(~np.asarray(whole.column("repeated"))))
-                values = np.empty((len(batch), len(model.catalog.names)), np.float32)
-                for column, feature in enumerate(model.catalog.names):
-                    values[:, column] = batch.column(feature)
+                values = features_of(batch, model.catalog.names)
                 scores = scorer.score(values)
                 times = np.asarray(batch.column("event_time"))
                 verdicts = policy.decide(scores, values, "full", fields=fields_of(batch), event_time=times)

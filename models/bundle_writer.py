@@ -35,7 +35,7 @@ from models.manifest import (
     TrainingWindow,
     digest_of,
 )
-from models.policy import Policy, parse
+from models.policy import Policy, parse, read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +98,9 @@ def write_with_policy(
     """
     check_place(out)
     _, manifest, _, files = read_files(bundle, unsealed=POLICY)
-    try:
-        text = policy.read_bytes()
-        parse(text.decode(), catalog.flags, where=str(policy))
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise ConfigError(f"{policy} can't be read ({why}); give a policy.toml.") from None
-    files[POLICY] = text
+    told = read_text(policy)
+    parse(told, catalog.flags, where=str(policy))
+    files[POLICY] = text = told.encode()
     entries = manifest.files | {POLICY: FileEntry(len(text), hashlib.sha256(text).hexdigest())}
     manifest = msgspec.structs.replace(manifest, files=entries, version=version or manifest.version)
     raw = _pretty(manifest)

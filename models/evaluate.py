@@ -14,6 +14,7 @@ Times = npt.NDArray[np.int64]
 Amounts = npt.NDArray[np.float64]
 
 DAY_MS: Final = 86_400_000
+BANDS_MINOR: Final = (0, 1_000, 10_000, 100_000)  # amounts that bands begin at
 
 
 def average_precision(fraud: Mask, scores: Scores) -> float | None:
@@ -173,3 +174,8 @@ def curve(fraud: Mask, scores: Scores) -> tuple[npt.NDArray[np.int64], npt.NDArr
     flagged = np.bincount(place, minlength=len(values))[::-1]
     caught = np.bincount(place[fraud], minlength=len(values))[::-1]
     return np.cumsum(caught), np.cumsum(flagged)
+
+
+def amount_bands(amount_minor: Times) -> tuple[npt.NDArray[np.intp], list[str]]:
+    """(n,) the band of each amount in minor units, and what the bands are called."""
+    return np.searchsorted(BANDS_MINOR, amount_minor, side="right") - 1, [f"from {a / 100:,.2f}" for a in BANDS_MINOR]

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from features.kernels import compiled
-from models.evaluate import average_precision, card_precision_at, recall_at_precision, roc_auc
-from models.policy import DECISIONS
+from models.evaluate import DAY_MS, amount_bands, average_precision, card_precision_at, recall_at_precision, roc_auc
+from models.policy import BLOCK, DECISIONS, REVIEW
 
 Scores = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -25,15 +25,12 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.uint8]
 
-DAY_MS: Final = 86_400_000
 HOUR_MS: Final = 3_600_000
 OF_ALL: Final = frozenset({"alerts_per_day", "blocks_per_day"})
 RESAMPLES: Final = 200
 INTERVAL: Final = (0.025, 0.975)
 CARDS_A_DAY: Final = 100
 PRECISION: Final = 0.9
-REVIEW, BLOCK = DECISIONS.index("review"), DECISIONS.index("block")
-BANDS_MINOR: Final = (0, 1_000, 10_000, 100_000)  # amounts that bands begin at
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,9 +315,8 @@ def segments(
     truth: Truth, said: Sequence[Said], groups: Mapping[str, tuple[npt.NDArray[Any], list[str]]], most: int = 12
 ) -> dict[str, list[dict[str, Any]]]:
     """The same few measures of each variant by bands of the amount, and by each of `groups`: codes and their names."""
-    band = np.searchsorted(BANDS_MINOR, truth.amount_minor, side="right") - 1
     found = {}
-    all_groups = {"amount": (band, [f"from {low / 100:,.2f}" for low in BANDS_MINOR])} | dict(groups)
+    all_groups = {"amount": amount_bands(truth.amount_minor)} | dict(groups)
     for name, (codes, words) in all_groups.items():
         sizes = np.bincount(codes, minlength=len(words))
         rows = []

@@ -50,6 +50,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -401,6 +402,15 @@ def merged(parts: Sequence[tuple[npt.NDArray[np.intp], Verdicts]], n: int, order
                 masks.setdefault(rule, np.zeros(n, np.bool_))[rows] = mask
     fired, shadow = (tuple((rule, masks[rule]) for rule in order if rule in masks) for masks in told)
     return Verdicts(decision, fired, shadow, review, block)
+
+
+def read_text(path: Path) -> str:
+    """The text of a policy's file, as it is. Raises ConfigError."""
+    try:
+        return path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise ConfigError(f"{path} can't be read ({why}); give a policy.toml or a bundle.") from None
 
 
 def parse(text: str, features: Mapping[str, bool], *, where: str = "policy.toml") -> Policy:

@@ -24,7 +24,6 @@ CARDS_A_DAY: Final = (10, 50, 100)
 ALERT_SHARES: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 TOP: Final = 25
 SHAP_ROWS: Final = 2_000
-BANDS_MINOR: Final = (0, 1_000, 10_000, 100_000)  # amounts that bands begin at
 MOST_SEGMENTS: Final = 12  # of one column: the largest
 
 
@@ -142,9 +141,8 @@ def _thresholds(test: Judged, money: Times, days: float, full: Fitted) -> list[d
 def _segments(
     trained: Trained, test: Judged, full: Fitted, days: float, columns: tuple[str, ...]
 ) -> dict[str, list[dict[str, Any]]]:
-    amounts = trained.data.amount_minor[test.rows]
-    band = np.searchsorted(BANDS_MINOR, amounts, side="right") - 1
-    found = {"amount": _told_apart(test, full, days, band, [f"from {low / 100:,.2f}" for low in BANDS_MINOR])}
+    bands = evaluate.amount_bands(trained.data.amount_minor[test.rows])
+    found = {"amount": _told_apart(test, full, days, *bands)}
     for name in columns:
         encoded = trained.data.columns[name].take(test.rows).dictionary_encode()
         words = [*map(str, encoded.dictionary.to_pylist()), "(none)"]

@@ -39,6 +39,9 @@ WORDS = [
 ]
 
 
+TEXTS = ["event_id=id", "card_id=id", "merchant_id=id", "event_time=at", "amount_minor=amount*100", "currency='EUR'"]
+
+
 @pytest.fixture(scope="module")
 def payments(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Payments of a few days: numbers for ids, whether each was fraud."""
@@ -164,15 +167,7 @@ def test_amounts_and_times_of_texts_are_exact(tmp_path_factory: pytest.TempPathF
         for minor, second, form in rows:
             at = 1_000 * second if form == "ms" else datetime.fromtimestamp(second, UTC).strftime(form)
             writer.writerow([f"{minor // 100}.{minor % 100:02}", at, "x"])
-    words = [
-        "event_id=id",
-        "card_id=id",
-        "merchant_id=id",
-        "event_time=at",
-        "amount_minor=amount*100",
-        "currency='EUR'",
-    ]
-    columns, _ = read(path, parse(words))
+    columns, _ = read(path, parse(TEXTS))
     assert columns["amount_minor"] == [minor for minor, _, _ in rows]
     assert columns["event_time"] == ms
 
@@ -213,15 +208,7 @@ def test_a_column_that_only_later_lines_have_is_read(payments: list[dict[str, An
 def test_an_amount_that_no_number_holds_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "theirs.csv"
     path.write_text("id,at,amount\na,1600000000000,999999999999999\nb,1600000000000,1.25\n")
-    words = [
-        "event_id=id",
-        "card_id=id",
-        "merchant_id=id",
-        "event_time=at",
-        "amount_minor=amount*100",
-        "currency='EUR'",
-    ]
-    columns, _ = read(path, parse(words))
+    columns, _ = read(path, parse(TEXTS))
     assert columns["amount_minor"] == [None, 125]
 
 
