@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ from consumer.simulator import LABELS_FILE, PAYMENTS_FILE, Simulation, write
 from features.catalog import DEFAULT
 from features.errors import ConfigError
 from models import outcomes
+from models.bundle import Bundle
 from models.evaluate import average_precision, recall_at_precision, roc_auc
 from models.outcomes import Jury, Said, Truth
 from models.policy import DECISIONS, Rule
+from models.score import Scorer
 from tests.support.bundles import make_bundle
 
 DAY_MS = 86_400_000
@@ -86,6 +89,23 @@ def test_every_variant_decides_as_the_pipeline_would(
             assert np.float32(row[f"{name}.score"]) == np.float32(told["score"])  # to the bit
             assert row[f"{name}.decision"] == told["decision"]
             assert row[f"{name}.rules"] == told["rules"] + told["shadow_rules"]
+
+
+def test_a_scorer_is_used_by_one_thread_alone(
+    history: Path, bundles: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Owned(Scorer):
+        def __init__(self, bundle: Bundle, **options: Any) -> None:
+            super().__init__(bundle, **options)
+            self.owner = threading.get_ident()
+
+        def score(self, values: np.ndarray) -> np.ndarray:
+            assert threading.get_ident() == self.owner
+            return super().score(values)
+
+    monkeypatch.setattr("consumer.backtest.Scorer", Owned)
+    monkeypatch.setattr("consumer.backtest.ROWS", 50)  # so that both threads have work
+    backtest(asked(history, f"one={bundles[0]}", threads=2), DEFAULT, tmp_path / "out.parquet")
 
 
 def test_a_policy_may_take_the_place_of_the_bundle_s(history: Path, bundles: tuple[Path, Path], tmp_path: Path) -> None:

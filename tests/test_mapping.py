@@ -195,7 +195,10 @@ def test_what_can_not_be_mapped_is_refused_by_row_and_reason(
     assert pq.read_metadata(tmp_path / "out.parquet").num_rows == 19
 
 
-def test_a_column_that_only_later_lines_have_is_read(payments: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_a_column_that_only_later_lines_have_is_read(
+    payments: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("features.history.files.KEY_LINES", 3)
     path, _ = ours(payments[:50], tmp_path)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     lines[7] |= {"device_id": "d7", "address": "192.0.2.7"}
