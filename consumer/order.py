@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -60,15 +60,26 @@ def _chain(
 ) -> list[tuple[JournalEntry, int]]:
     """The runs of an epoch and of those that it descends from, each with how much of it was inherited."""
     found: list[tuple[JournalEntry, int]] = []
-    limit, seen = None, set[int]()
-    while epoch not in seen:
-        seen.add(epoch)
-        for entry in runs[shard, epoch]:
+    for ancestor, limit in lineage(epoch, {child: parent for (of, child), parent in parents.items() if of == shard}):
+        for entry in runs[shard, ancestor]:
             count = entry.count if limit is None else min(entry.count, limit - entry.sequence)
             if count > 0:
                 found.append((entry, count))
-        if (shard, epoch) not in parents:
+    return found
+
+
+def lineage(epoch: int, parents: Mapping[int, tuple[int, int]]) -> list[tuple[int, int | None]]:
+    """An epoch of a shard and those that it descends from, each with the number below which it was inherited.
+
+    `parents` are the shard's: of an epoch the one before it, and up to which number that is in it.
+    """
+    found: list[tuple[int, int | None]] = []
+    limit, seen = None, set[int]()
+    while epoch not in seen:
+        seen.add(epoch)
+        found.append((epoch, limit))
+        if epoch not in parents:
             break
-        epoch, since = parents[shard, epoch]
+        epoch, since = parents[epoch]
         limit = since if limit is None else min(limit, since)
     return found

@@ -1,0 +1,242 @@
+"""The order in which the state's shards recorded everything, lost branches included: the order that a replay takes.
+
+A shard's epochs are a tree: one that was renewed goes on from a number of its parent, and what the parent numbered from
+there on was lost. Decisions that were made of what was lost are to be repeated too. So a *branch* is a path through the
+tree that ends in an epoch with numbers of its own which no other has; every number has one branch that is its *home*.
+
+A record may be recorded again after it was lost: then it has several numbers in its shard. Which of them, in the order
+in which the journal tells them, is its *layer*: nearly always there is one, 0.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from consumer.order import lineage
+from consumer.records import JournalEntry
+from features.event import Words, source_id
+
+UNKNOWN: Final = -1
+MAX_LAYERS: Final = 15
+START, END, SEQUENCE, EPOCH, LAYER = 0, 1, 2, 3, 4
+COLUMNS: Final = 5
+
+Layers = npt.NDArray[np.int64]
+_Piece = tuple[int, int, int, int]  # start, end, sequence, epoch
+
+
+class RecordedOrder:
+    """What a journal tells, as arrays to look up many records at once."""
+
+    def __init__(self, entries: Iterable[JournalEntry], labels_topic: str | None) -> None:
+        """`entries` in the journal's order, as far as those of one shard go."""
+        runs: dict[tuple[int, int], list[_Piece]] = defaultdict(list)
+        parents: dict[int, dict[int, tuple[int, int]]] = defaultdict(dict)
+        for each in entries:
+            if each.count:
+                source = source_id(each.partition, labels=each.topic == labels_topic)
+                piece = (each.offset, each.offset + each.count, each.sequence, each.epoch)
+                runs[each.shard, source].append(piece)
+            elif each.parent_epoch is not None and each.parent_sequence is not None:
+                parents[each.shard][each.epoch] = (each.parent_epoch, each.parent_sequence)
+        self.entries = sum(map(len, runs.values()))
+        self.shards = frozenset(shard for shard, _ in runs)
+        self._layered: dict[tuple[int, int], list[Words]] = {}
+        for shard in self.shards:
+            of_shard = {source: _layers(some) for (of, source), some in runs.items() if of == shard}
+            self._layered |= {(shard, source): layers for source, layers in of_shard.items()}
+        self._branches = {shard: self._branches_of(shard, parents[shard]) for shard in self.shards}
+
+    def branches(self, shard: int) -> int:
+        """How many branches a shard has."""
+        return len(self._branches.get(shard, ()))
+
+    def layers(self, shard: int) -> int:
+        """The most numbers that a record has in a shard."""
+        return max((len(layers) for (of, _), layers in self._layered.items() if of == shard), default=0)
+
+    def places(self, shard: int, branch: int, source: int, offsets: Words) -> tuple[Words, Layers]:
+        """(n,) the numbers of records of a source in a branch, UNKNOWN where it hasn't them; (n,) their layers.
+
+        The layer is UNKNOWN where the number has another home: the record counts in this branch, and is not asked for.
+        """
+        pieces = self._branches[shard][branch].pieces.get(source)
+        return _found(pieces, offsets)
+
+    def layer_of(self, shard: int, source: int, offsets: Words, epochs: Words, sequences: Words) -> Layers:
+        """(n,) in which layer records have these numbers in these epochs; UNKNOWN where the journal does not say so."""
+        result = np.full(len(offsets), UNKNOWN, np.int64)
+        for layer, pieces in enumerate(self._layered.get((shard, source), ())):
+            at = np.maximum(np.searchsorted(pieces[:, START], offsets, side="right") - 1, 0)
+            piece = pieces[at]
+            same = (offsets >= piece[:, START]) & (offsets < piece[:, END]) & (epochs == piece[:, EPOCH])
+            same &= sequences - piece[:, SEQUENCE] == offsets - piece[:, START]
+            result[same & (result == UNKNOWN)] = layer
+        return result
+
+    def lost_from(self, shard: int, branch: int, source: int, offsets: Words) -> Words:
+        """(n,) of records that a branch has no numbers of: from which number on it may have them all the same.
+
+        Offsets are taken in their order: what lies between two runs was applied between them, and its order was never
+        published. What lies behind the last run was, if at all, applied where a later number is missing. What lies
+        before the first run came before the state began. UNKNOWN where it is not in the state for certain.
+        """
+        known = self._branches[shard][branch]
+        pieces = known.pieces.get(source)
+        result = np.full(len(offsets), UNKNOWN, np.int64)
+        if pieces is None:
+            if known.last_hole > 0:
+                result[:] = 0
+            return result
+        at = np.searchsorted(pieces[:, START], offsets, side="right") - 1
+        piece = pieces[np.maximum(at, 0)]
+        after = piece[:, SEQUENCE] + piece[:, END] - piece[:, START]
+        between = (at >= 0) & (at < len(pieces) - 1)
+        result[between] = after[between]
+        behind = (at == len(pieces) - 1) & (known.last_hole > after)
+        result[behind] = after[behind]
+        return result
+
+    def begins(self, shard: int) -> dict[int, tuple[int, bool]]:
+        """Of each source of a shard the first offset that is journaled, and whether earlier numbers are missing."""
+        found: dict[int, tuple[int, bool]] = {}
+        for branch in self._branches.get(shard, ()):
+            for source, pieces in branch.pieces.items():
+                first, late = found.get(source, (1 << 62, False))
+                found[source] = min(first, int(pieces[0, START])), late or branch.first > 0
+        return found
+
+    def _branches_of(self, shard: int, parents: dict[int, tuple[int, int]]) -> list[_Branch]:
+        layered = {source: layers for (of, source), layers in self._layered.items() if of == shard}
+        epochs = {int(epoch) for layers in layered.values() for each in layers for epoch in np.unique(each[:, EPOCH])}
+        inherited: dict[int, int] = {}
+        for parent, since in parents.values():
+            inherited[parent] = max(inherited.get(parent, 0), since)
+        cuts: dict[int, set[int]] = defaultdict(set)
+        paths = {epoch: lineage(epoch, parents) for epoch in epochs | parents.keys()}
+        for path in paths.values():
+            for epoch, limit in path:
+                if limit is not None:
+                    cuts[epoch].add(limit)
+        whole = {source: _cut(layers, cuts) for source, layers in layered.items()}
+        tails = [
+            epoch
+            for epoch in paths
+            if any(
+                ((each[:, EPOCH] == epoch) & (each[:, SEQUENCE] >= inherited.get(epoch, -1))).any()
+                for each in whole.values()
+            )
+        ]
+        taken = {source: np.zeros(len(pieces), np.bool_) for source, pieces in whole.items()}
+        return [_branch(paths[epoch], whole, taken) for epoch in sorted(tails, key=lambda epoch: len(paths[epoch]))[::-1]]
+
+
+class _Branch:
+    """The runs of a path, by source and by rising offset; its first number, and the end of its last hole."""
+
+    def __init__(self, pieces: dict[int, Words]) -> None:
+        self.pieces = pieces
+        every = np.concatenate([*pieces.values(), np.zeros((0, COLUMNS), np.int64)])
+        starts = every[:, SEQUENCE]
+        order = np.argsort(starts)
+        starts, ends = starts[order], (starts + every[:, END] - every[:, START])[order]
+        holes = starts[1:][starts[1:] > np.maximum.accumulate(ends)[:-1]] if len(every) else starts
+        self.first = int(starts[0]) if len(every) else 0
+        self.last_hole = int(holes[-1]) if len(holes) else self.first
+
+
+def _branch(path: list[tuple[int, int | None]], whole: dict[int, Words], taken: dict[int, npt.NDArray[np.bool_]]) -> _Branch:
+    """The branch of a path. What no earlier branch has taken has its home here, and is marked as taken."""
+    pieces = {}
+    for source, each in whole.items():
+        here = np.zeros(len(each), np.bool_)
+        for epoch, limit in path:
+            of_epoch = each[:, EPOCH] == epoch
+            if limit is not None:
+                of_epoch &= each[:, SEQUENCE] < limit
+            here |= of_epoch
+        if not here.any():
+            continue
+        own = each[here]
+        own[taken[source][here], LAYER] = UNKNOWN
+        taken[source] |= here
+        pieces[source] = own[np.argsort(own[:, START], kind="stable")]
+    return _Branch(pieces)
+
+
+def _found(pieces: Words | None, offsets: Words) -> tuple[Words, Layers]:
+    numbers, layers = np.full(len(offsets), UNKNOWN, np.int64), np.full(len(offsets), UNKNOWN, np.int64)
+    if pieces is None:
+        return numbers, layers
+    at = np.maximum(np.searchsorted(pieces[:, START], offsets, side="right") - 1, 0)
+    piece = pieces[at]
+    within = (offsets >= piece[:, START]) & (offsets < piece[:, END])
+    numbers[within] = (piece[:, SEQUENCE] + offsets - piece[:, START])[within]
+    layers[within] = piece[within, LAYER]
+    return numbers, layers
+
+
+def _layers(runs: list[_Piece]) -> list[Words]:
+    """The runs of a source by layer, each without overlaps and by rising offset; those that were told twice count once."""
+    rows = np.array(runs, np.int64)
+    by_start = rows[np.argsort(rows[:, START], kind="stable")]
+    if (by_start[1:, START] >= by_start[:-1, END]).all():
+        return [by_start]
+    layers: list[list[_Piece]] = []
+    for run in dict.fromkeys(runs):
+        pieces = [run]
+        for layer in layers:
+            pieces = [left for piece in pieces for left in _laid(piece, layer)]
+        if pieces:
+            layers.append(pieces)
+    return [np.array(layer, np.int64) for layer in layers]
+
+
+def _laid(piece: _Piece, layer: list[_Piece]) -> list[_Piece]:
+    """Put what there is room for into a layer, and give what others hold there, unless they say the same."""
+    start, end, sequence, epoch = piece
+    left: list[_Piece] = []
+    place = max(bisect_left(layer, (start,)) - 1, 0)
+    at = start
+    new: list[_Piece] = []
+    while at < end:
+        while place < len(layer) and layer[place][1] <= at:
+            place += 1
+        held = layer[place] if place < len(layer) else None
+        if held is None or held[0] >= end:
+            new.append((at, end, sequence + at - start, epoch))
+            break
+        if held[0] > at:
+            new.append((at, held[0], sequence + at - start, epoch))
+            at = held[0]
+            continue
+        stop = min(end, held[1])
+        if (held[3], held[2] - held[0]) != (epoch, sequence - start):
+            left.append((at, stop, sequence + at - start, epoch))
+        at = stop
+    for each in new:
+        insort(layer, each)
+    return left
+
+
+def _cut(layers: list[Words], cuts: dict[int, set[int]]) -> Words:
+    """All layers' runs as one array (k, COLUMNS), cut where an epoch's heirs inherited no more."""
+    every = np.concatenate([np.column_stack((each, np.full(len(each), layer))) for layer, each in enumerate(layers)])
+    for epoch, limits in cuts.items():
+        for limit in limits:
+            ends = every[:, SEQUENCE] + every[:, END] - every[:, START]
+            across = (every[:, EPOCH] == epoch) & (every[:, SEQUENCE] < limit) & (ends > limit)
+            if across.any():
+                rest = every[across]
+                kept = limit - rest[:, SEQUENCE]
+                every[across, END] = every[across, START] + kept
+                rest[:, START] += kept
+                rest[:, SEQUENCE] = limit
+                every = np.concatenate((every, rest))
+    return every
