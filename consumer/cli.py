@@ -19,7 +19,7 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from consumer import __version__, cli_backtest, cli_drift, cli_features, cli_model, cli_policy, cli_replay, cli_state
+from consumer import __version__, cli_backtest, cli_certify, cli_drift, cli_features, cli_model, cli_policy, cli_replay, cli_state
 from consumer.cli_options import AsJson, CatalogName, ConfigFile, Mapped, columns_of
 from consumer.cli_output import (
     error_line,
@@ -57,6 +57,7 @@ app.add_typer(cli_drift.app, name="drift")
 features_app.command("build")(cli_features.build)
 app.command("replay")(cli_replay.replay)
 app.command("backtest")(cli_backtest.backtest)
+app.command("certify")(cli_certify.certify)
 
 
 class Device(StrEnum):

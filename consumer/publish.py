@@ -172,8 +172,8 @@ class Outbox:
                 decided.tiers(),
                 states,
                 self._inputs(decided),
-                _by_row(fired.fired, n),
-                _by_row(fired.shadow, n),
+                by_row(fired.fired, n),
+                by_row(fired.shadow, n),
                 strict=True,
             )
             if due
@@ -289,7 +289,7 @@ class Outbox:
         return Outgoing(self._topics.dead_letters, key, value, headers, timestamp_ms if kind else 0)
 
 
-def _by_row(fired: tuple[tuple[str, npt.NDArray[np.bool_]], ...], n: int) -> Sequence[Sequence[str]]:
+def by_row(fired: tuple[tuple[str, npt.NDArray[np.bool_]], ...], n: int) -> Sequence[Sequence[str]]:
     """The ids of the rules that fired, by payment."""
     if not fired:
         return [()] * n

@@ -186,8 +186,12 @@ class JournalEntry(msgspec.Struct, frozen=True, gc=False):
 
 def alert_id(card_id: str, event_id: str, event_time: int) -> str:
     """Name an alert: the same payment has the same id in any replay. 128 bits of BLAKE2b (RFC 7693), in hex."""
-    text = f"{len(card_id)}:{card_id}{len(event_id)}:{event_id}{event_time}"
-    return blake2b(text.encode(), digest_size=16).hexdigest()
+    return blake2b(alert_text(card_id, event_id, event_time), digest_size=16).hexdigest()
+
+
+def alert_text(card_id: str, event_id: str, event_time: int) -> bytes:
+    """What an alert id is a hash of: no two payments have the same."""
+    return f"{len(card_id)}:{card_id}{len(event_id)}:{event_id}{event_time}".encode()
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:

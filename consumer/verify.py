@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import heapq
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import numpy as np
 from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 
 from consumer.app import check_store, open_store
+from consumer.certificate.streams import read_range
 from consumer.decode import Decoder, Message
 from consumer.kafka.logreader import Extent, LogReader
 from consumer.order import UNKNOWN, Order
@@ -23,18 +23,13 @@ from consumer.stored import stored
 from features.audit import Parts, difference
 from features.catalog import Entity
 from features.enrich import shard_of
-from features.errors import KafkaUnavailable
 from features.event import OFFSET_BITS, OFFSET_MASK, Words, source_id
 from features.grouping import ENTITY_OF, Grouper
 from features.profiles import load_catalog
 from features.reader import EntityReader
-from features.store import Source, StateStore
+from features.store import StateStore
 from features.units import DAY, is_payment
 from features.warm import warm_up
-
-CHUNK: Final = 4_096
-READ_S: Final = 1.0
-PATIENCE_S: Final = 60.0
 
 
 class Sample:
@@ -137,7 +132,7 @@ class Verification:
         """Read, order and compare. `progress` is told numbers of offsets. Raises StoreError, KafkaError."""
         outcome = Outcome()
         for source, extent in self._extents.items():
-            for messages in _read(self._log, source, extent.low, _end(extent), progress):
+            for messages in read_range(self._log, source, extent.low, _end(extent), progress):
                 self._scan(messages, extent)
                 outcome.records += len(messages)
         entities = list(self._sample.entities())
@@ -167,7 +162,7 @@ class Verification:
     def _entries(self) -> Iterator[JournalEntry]:
         decode = msgspec.json.Decoder(JournalEntry).decode
         for source, extent in self._journal.extents().items():
-            for messages in _read(self._journal, source, extent.low, extent.high, lambda _count: None):
+            for messages in read_range(self._journal, source, extent.low, extent.high):
                 yield from (decode(message.value() or b"") for message in messages)
 
     def _judge(self, reader: EntityReader, log: Words, records: Words, order: Order, shard: int) -> str | None:
@@ -202,24 +197,6 @@ class Verification:
         return any(
             offset < low.get(source, 0) for source, offset in zip(sources.tolist(), offsets.tolist(), strict=True)
         )
-
-
-def _read(
-    log: LogReader, source: Source, start: int, end: int, progress: Callable[[int], None]
-) -> Iterator[list[Message]]:
-    """The records of [start, end) in chunks. Raises KafkaUnavailable, also when nothing comes for a minute."""
-    moved_s = time.monotonic()
-    while start < end:
-        messages, reached = log.read(source, start, end, CHUNK, time.monotonic() + READ_S)
-        if reached > start:
-            progress(reached - start)
-            moved_s = time.monotonic()
-        elif time.monotonic() > moved_s + PATIENCE_S:
-            topic, partition = source
-            raise KafkaUnavailable(f"{topic}/{partition} gave no record from offset {start} on for a minute")
-        start = reached
-        if messages:
-            yield messages
 
 
 def _end(extent: Extent) -> int:

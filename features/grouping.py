@@ -110,6 +110,11 @@ def ids_of(records: Sequence[Payment] | Sequence[Label], entity: Entity) -> list
     return list(map(_ID_OF[entity], records))
 
 
+def key_of(entity: Entity, name: str) -> bytes:
+    """The key of an entity's log."""
+    return _PREFIX[entity] + name.encode()
+
+
 def numbered(ids: Iterable[str | None]) -> tuple[Words, list[str]]:
     """(n,) the number of each id in order of appearance, -1 where there is none; and the ids by number."""
     index: dict[str, int] = {}

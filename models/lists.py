@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Final, Literal, Protocol, get_args
 
 import msgspec
 import numpy as np
@@ -89,6 +89,14 @@ class _Ranges:
             if version == address.version:
                 found = max(found, networks.get(number >> (bits - length) << (bits - length), 0))
         return found
+
+
+class Listed(Protocol):
+    """What says whom a list names."""
+
+    def named(self, name: ListName, facts: Facts, event_time: Times) -> Mask | None:
+        """(n,) which payments a list names; None where it names none."""
+        ...
 
 
 class Lists:

@@ -61,7 +61,7 @@ import tomli_w
 from features.errors import ConfigError
 from models.expressions import Expression, compiled
 from models.facts import FIELDS, Facts, Fields
-from models.lists import LISTS, ListName, Lists
+from models.lists import LISTS, Listed, ListName
 
 Tier = Literal["full", "small", "no_features", "rules_only"]
 ScoredTier = Literal["full", "small", "no_features"]
@@ -242,8 +242,9 @@ class Policy:
         *,
         fields: Fields,
         event_time: Times,
-        lists: Lists | None = None,
+        lists: Listed | None = None,
         review: float | None = None,
+        bars: tuple[Scores, Scores] | None = None,
     ) -> Verdicts:
         """Decide about n payments.
 
@@ -255,6 +256,7 @@ class Policy:
             event_time: (n,) ms, by which rules and list entries hold.
             lists: what the lists say.
             review: in place of `thresholds.full.review`, outside of segments.
+            bars: (n,) and (n,) in place of all thresholds, the latter NaN where no score blocks.
 
         Raises:
             ValueError: the arguments don't fit together; a bug of the caller.
@@ -270,7 +272,7 @@ class Policy:
         if scores is not None:
             if scores.shape != decision.shape or not np.isfinite(scores).all():
                 raise ValueError("there must be one finite score for each payment")
-            reviews, blocks = self._bars_for(facts, tier, review)
+            reviews, blocks = self._bars_for(facts, tier, review) if bars is None else bars
             decision += (scores >= reviews).view(np.uint8)
             np.copyto(decision, BLOCK, where=scores >= blocks)  # never where it is NaN
         told: list[tuple[_Step, Mask]] = []
@@ -458,7 +460,7 @@ def _level(
     steps: tuple[_Step, ...],
     facts: Facts,
     event_time: Times,
-    lists: Lists | None,
+    lists: Listed | None,
     decision: npt.NDArray[np.uint8],
     told: list[tuple[_Step, Mask]],
 ) -> npt.NDArray[np.uint8]:
@@ -478,7 +480,7 @@ def _level(
     return np.where(any_fired, severity, decision)
 
 
-def _fires(step: _Step, facts: Facts, event_time: Times, lists: Lists | None) -> Mask | None:
+def _fires(step: _Step, facts: Facts, event_time: Times, lists: Listed | None) -> Mask | None:
     """Where a step fires; None for nowhere."""
     if step.listed is not None:
         return None if lists is None else lists.named(step.listed, facts, event_time)

@@ -34,13 +34,13 @@ _Piece = tuple[int, int, int, int]  # start, end, sequence, epoch
 class RecordedOrder:
     """What a journal tells, as arrays to look up many records at once."""
 
-    def __init__(self, entries: Iterable[JournalEntry], labels_topic: str | None) -> None:
-        """`entries` in the journal's order, as far as those of one shard go."""
+    def __init__(self, entries: Iterable[JournalEntry], payments_topic: str) -> None:
+        """`entries` in the journal's order, as far as those of one shard go; what is of no payment is of a label."""
         runs: dict[tuple[int, int], list[_Piece]] = defaultdict(list)
         parents: dict[int, dict[int, tuple[int, int]]] = defaultdict(dict)
         for each in entries:
             if each.count:
-                source = source_id(each.partition, labels=each.topic == labels_topic)
+                source = source_id(each.partition, labels=each.topic != payments_topic)
                 piece = (each.offset, each.offset + each.count, each.sequence, each.epoch)
                 runs[each.shard, source].append(piece)
             elif each.parent_epoch is not None and each.parent_sequence is not None:
@@ -84,8 +84,8 @@ class RecordedOrder:
         """(n,) of records that a branch has no numbers of: from which number on it may have them all the same.
 
         Offsets are taken in their order: what lies between two runs was applied between them, and its order was never
-        published. What lies behind the last run was, if at all, applied where a later number is missing. What lies
-        before the first run came before the state began. UNKNOWN where it is not in the state for certain.
+        published. What lies behind the last run was, if at all, applied where a later number is missing; what lies
+        before the first run, where the branch's first numbers are. UNKNOWN where it is not in the state for certain.
         """
         known = self._branches[shard][branch]
         pieces = known.pieces.get(source)
@@ -101,16 +101,19 @@ class RecordedOrder:
         result[between] = after[between]
         behind = (at == len(pieces) - 1) & (known.last_hole > after)
         result[behind] = after[behind]
+        if known.first > 0:
+            result[at < 0] = 0
         return result
 
-    def begins(self, shard: int) -> dict[int, tuple[int, bool]]:
-        """Of each source of a shard the first offset that is journaled, and whether earlier numbers are missing."""
-        found: dict[int, tuple[int, bool]] = {}
-        for branch in self._branches.get(shard, ()):
-            for source, pieces in branch.pieces.items():
-                first, late = found.get(source, (1 << 62, False))
-                found[source] = min(first, int(pieces[0, START])), late or branch.first > 0
-        return found
+    def begins(self, source: int) -> int | None:
+        """The first offset of a source that any shard's journal tells of; None for none. 0 where numbers are missing."""
+        firsts = [
+            0 if branch.first > 0 else int(branch.pieces[source][0, START])
+            for branches in self._branches.values()
+            for branch in branches
+            if source in branch.pieces
+        ]
+        return min(firsts, default=None)
 
     def _branches_of(self, shard: int, parents: dict[int, tuple[int, int]]) -> list[_Branch]:
         layered = {source: layers for (of, source), layers in self._layered.items() if of == shard}
@@ -125,16 +128,49 @@ class RecordedOrder:
                 if limit is not None:
                     cuts[epoch].add(limit)
         whole = {source: _cut(layers, cuts) for source, layers in layered.items()}
-        tails = [
+        heads = {epoch for epoch in paths if epoch not in inherited}  # nobody goes on from these
+        heads |= {
             epoch
-            for epoch in paths
-            if any(
-                ((each[:, EPOCH] == epoch) & (each[:, SEQUENCE] >= inherited.get(epoch, -1))).any()
-                for each in whole.values()
-            )
-        ]
+            for epoch, since in inherited.items()
+            if any(((each[:, EPOCH] == epoch) & (each[:, SEQUENCE] >= since)).any() for each in whole.values())
+        }
         taken = {source: np.zeros(len(pieces), np.bool_) for source, pieces in whole.items()}
-        return [_branch(paths[epoch], whole, taken) for epoch in sorted(tails, key=lambda epoch: len(paths[epoch]))[::-1]]
+        found = (
+            _branch(paths[epoch], whole, taken)
+            for epoch in sorted(heads, key=lambda epoch: (-len(paths[epoch]), epoch))
+        )
+        return [branch for branch in found if branch is not None]
+
+
+class OffsetOrder:
+    """Where nothing was journaled: the only partition's payments in the order of their offsets, and no labels."""
+
+    shards: frozenset[int] = frozenset()
+    entries = 0
+
+    def branches(self, _shard: int) -> int:
+        """See `RecordedOrder`."""
+        return 1
+
+    def layers(self, _shard: int) -> int:
+        """See `RecordedOrder`."""
+        return 1
+
+    def places(self, _shard: int, _branch: int, _source: int, offsets: Words) -> tuple[Words, Layers]:
+        """See `RecordedOrder`."""
+        return offsets, np.zeros(len(offsets), np.int64)
+
+    def layer_of(self, _shard: int, _source: int, offsets: Words, _epochs: Words, _sequences: Words) -> Layers:
+        """See `RecordedOrder`."""
+        return np.zeros(len(offsets), np.int64)
+
+    def lost_from(self, _shard: int, _branch: int, _source: int, offsets: Words) -> Words:
+        """See `RecordedOrder`."""
+        return np.full(len(offsets), UNKNOWN, np.int64)
+
+    def begins(self, _source: int) -> int | None:
+        """See `RecordedOrder`."""
+        return 0
 
 
 class _Branch:
@@ -151,9 +187,14 @@ class _Branch:
         self.last_hole = int(holes[-1]) if len(holes) else self.first
 
 
-def _branch(path: list[tuple[int, int | None]], whole: dict[int, Words], taken: dict[int, npt.NDArray[np.bool_]]) -> _Branch:
-    """The branch of a path. What no earlier branch has taken has its home here, and is marked as taken."""
-    pieces = {}
+def _branch(
+    path: list[tuple[int, int | None]], whole: dict[int, Words], taken: dict[int, npt.NDArray[np.bool_]]
+) -> _Branch | None:
+    """The branch of a path; None where earlier ones have all of it.
+
+    What no earlier branch has taken has its home here, and is marked as taken.
+    """
+    pieces, has_own = {}, False
     for source, each in whole.items():
         here = np.zeros(len(each), np.bool_)
         for epoch, limit in path:
@@ -165,9 +206,10 @@ def _branch(path: list[tuple[int, int | None]], whole: dict[int, Words], taken: 
             continue
         own = each[here]
         own[taken[source][here], LAYER] = UNKNOWN
+        has_own = has_own or bool((here & ~taken[source]).any())
         taken[source] |= here
         pieces[source] = own[np.argsort(own[:, START], kind="stable")]
-    return _Branch(pieces)
+    return _Branch(pieces) if has_own else None
 
 
 def _found(pieces: Words | None, offsets: Words) -> tuple[Words, Layers]:

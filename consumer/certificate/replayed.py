@@ -1,0 +1,212 @@
+"""A batch of decisions made again: the same models and policies, features as replayed, and inputs as they were told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from consumer.certificate.told import (
+    BLOCK,
+    CASE,
+    DECISION,
+    REVIEW,
+    RULES,
+    SCORE,
+    Case,
+    Fired,
+    Packer,
+    floats,
+    lists_told,
+)
+from consumer.columns import fields_of
+from consumer.publish import by_row
+from features.catalog import Catalog
+from features.event import Words
+from models.bundle import Bundle
+from models.facts import Facts
+from models.lists import ListName, Times
+from models.policy import BLOCK as BLOCKED
+from models.policy import REVIEW as REVIEWED
+from models.policy import Policy, Tier
+from models.score import Scorer
+
+Mask = npt.NDArray[np.bool_]
+Values = npt.NDArray[np.float32]
+Scores = npt.NDArray[np.float32]
+
+BAND: Final = 1e-5  # what scores may differ by on another kind of device, or with other versions of libraries
+DEVICE: Final = "cpu"
+
+
+class AsTold:
+    """What lists said, as the decisions tell it."""
+
+    def __init__(self, fired: Mapping[str, Mask]) -> None:
+        """`fired`, by list: (n,) where it did."""
+        self._fired = fired
+
+    def named(self, name: ListName, _facts: Facts, _event_time: Times) -> Mask | None:
+        """See `models.lists.Listed`."""
+        return self._fired[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Remade:
+    """What n decisions came out as.
+
+    Attributes:
+        scores: (n,) float32, NaN in `rules_only`.
+        decision: (n,) as `models.policy.DECISIONS` numbers them.
+        rules: (n,) numbers of the rules that fired.
+        differs: by what it is: (n,) where it differs from what was told.
+        near: (n,) where the score is another, but inside the band.
+        flipped: (n,) where decision or rules differ for that alone: with the score as told they are as told.
+        unknown: (n,) where the bundle is not at hand.
+    """
+
+    scores: Scores
+    decision: npt.NDArray[np.uint8]
+    rules: Words
+    differs: dict[str, Mask]
+    near: Mask
+    flipped: Mask
+    unknown: Mask
+
+
+class Remaker:
+    """Makes decisions again. Safe from several threads: each has scorers of its own."""
+
+    def __init__(self, bundles: Mapping[str, Bundle], catalog: Catalog, packer: Packer, *, tolerance: float) -> None:
+        """`bundles` by digest; `catalog` is of the features that batches come with."""
+        places = {name: place for place, name in enumerate(catalog.names)}
+        self._bundles, self._packer, self._tolerance = bundles, packer, tolerance
+        self._columns = {
+            digest: np.array([places[name] for name in bundle.manifest.features], np.intp)
+            for digest, bundle in bundles.items()
+        }
+        self._lists = lists_told(packer.rules)
+        self._of_thread = threading.local()
+        self._numbering = threading.Lock()
+
+    def remake(self, told: Words, batch: pa.RecordBatch, values: Values) -> Remade:
+        """Make n decisions again.
+
+        Args:
+            told: (n, told.WORDS) what was published.
+            batch: their payments.
+            values: (n, features) float32, NaN where missing.
+        """
+        n = len(told)
+        whole = Remade(
+            np.full(n, np.nan, np.float32), np.zeros(n, np.uint8), np.zeros(n, np.int64),
+            {name: np.zeros(n, np.bool_) for name in ("model", "tier", "score", "thresholds", "limiter", "decision", "rules")},
+            np.zeros(n, np.bool_), np.zeros(n, np.bool_), np.zeros(n, np.bool_),
+        )  # fmt: skip
+        for number in np.unique(told[:, CASE]).tolist():
+            rows = np.flatnonzero(told[:, CASE] == number)
+            self._case(whole, rows, self._packer.cases[number], told[rows], batch.take(pa.array(rows)), values[rows])
+        return whole
+
+    def _case(
+        self, whole: Remade, rows: npt.NDArray[np.intp], case: Case, told: Words, batch: pa.RecordBatch, values: Values
+    ) -> None:
+        bundle = self._bundles.get(case.digests.bundle)
+        if bundle is None:
+            whole.unknown[rows] = True
+            return
+        differs = whole.differs
+        manifest, policy = bundle.manifest, bundle.policy
+        named = (f"{manifest.name}@{manifest.version}", manifest.catalog_fingerprint, policy.digest)
+        differs["model"][rows] = named != (case.model, case.digests.catalog, case.digests.policy)
+        scorer = self._scorer(case.digests.bundle)
+        if case.tier == "small" and not scorer.has_small:
+            differs["tier"][rows] = True
+            return
+        own = np.ascontiguousarray(values[:, self._columns[case.digests.bundle]])
+        scores = _scored(scorer, own, case.tier)
+        said = floats(told, SCORE)
+        verdict = self._decided(policy, case, scores, own, told, batch)
+        decision, rules, other_bars, unlimited = verdict
+        if scores is not None:
+            whole.scores[rows] = scores
+        found = whole.scores[rows]
+        equal = (found.view(np.int32) == said.view(np.int32)) | (np.isnan(found) & np.isnan(said))
+        limit = self._tolerance or (0.0 if case.device == DEVICE else BAND)
+        near = ~equal & (np.abs(found - said) <= limit)
+        differs["score"][rows] = ~equal & ~near
+        differs["thresholds"][rows] = other_bars
+        differs["limiter"][rows] = unlimited
+        other = (decision != told[:, DECISION]) | (rules != told[:, RULES])
+        flipped = np.zeros(len(rows), np.bool_)
+        if scores is not None and (other & near).any():
+            with_said = np.where(near, said, scores)
+            again, rules_again, _, _ = self._decided(policy, case, with_said, own, told, batch)
+            flipped = other & near & (again == told[:, DECISION]) & (rules_again == told[:, RULES])
+        differs["decision"][rows] = (decision != told[:, DECISION]) & ~flipped
+        differs["rules"][rows] = (rules != told[:, RULES]) & ~flipped
+        whole.decision[rows], whole.rules[rows] = decision, rules
+        whole.near[rows], whole.flipped[rows] = near, flipped
+
+    def _decided(
+        self, policy: Policy, case: Case, scores: Scores | None, values: Values, told: Words, batch: pa.RecordBatch
+    ) -> tuple[npt.NDArray[np.uint8], Words, Mask, Mask]:
+        """Decisions; rules by number; where thresholds can't be as told; where nothing was there to be limited."""
+        n, tier = len(told), case.tier
+        listed = {name: mask[told[:, RULES]] for name, mask in self._lists.items()}
+        lists = None if case.lists_version is None else AsTold(listed)
+        event_time = np.asarray(batch.column("event_time"))
+        fields = fields_of(batch)
+        verdicts = policy.decide(scores, values, tier, fields=fields, event_time=event_time, lists=lists)
+        other_bars = np.zeros(n, np.bool_)
+        if verdicts.review is not None and verdicts.block is not None:
+            review, block = floats(told, REVIEW), floats(told, BLOCK)
+            other_bars = (verdicts.review != review) | ~_same(verdicts.block, block)
+            if other_bars.any():
+                verdicts = policy.decide(
+                    scores, values, tier, fields=fields, event_time=event_time, lists=lists, bars=(review, block)
+                )
+                if policy.alert_rate is not None and tier == "full":  # the load of that hour moved it
+                    moved = (review >= np.float32(policy.alert_rate.lowest)) & (
+                        review <= np.float32(policy.alert_rate.highest)
+                    )
+                    other_bars &= ~moved
+        decision = verdicts.decision
+        unlimited = np.zeros(n, np.bool_)
+        if case.limited:
+            unlimited = (decision != BLOCKED) | (policy.limiter is None)
+            decision = np.where(unlimited, decision, np.uint8(REVIEWED))
+        return decision, self._numbers(verdicts.fired, verdicts.shadow, n), other_bars, unlimited
+
+    def _numbers(self, fired: Sequence[tuple[str, Mask]], shadow: Sequence[tuple[str, Mask]], n: int) -> Words:
+        live, silent = by_row(tuple(fired), n), by_row(tuple(shadow), n)
+        if not fired and not shadow:
+            with self._numbering:
+                return np.full(n, self._packer.number_of(((), ())), np.int64)
+        told: list[Fired] = [(tuple(one), tuple(other)) for one, other in zip(live, silent, strict=True)]
+        with self._numbering:
+            return np.array([self._packer.number_of(each) for each in told], np.int64)
+
+    def _scorer(self, digest: str) -> Scorer:
+        if not hasattr(self._of_thread, "scorers"):
+            self._of_thread.scorers = {}
+        scorers: dict[str, Scorer] = self._of_thread.scorers
+        if digest not in scorers:
+            scorers[digest] = Scorer(self._bundles[digest], threads=1, compiled=True)
+        return scorers[digest]
+
+
+def _scored(scorer: Scorer, values: Values, tier: Tier) -> Scores | None:
+    if tier == "rules_only":
+        return None
+    score = {"full": scorer.score, "small": scorer.score_small, "no_features": scorer.score_payment_only}[tier]
+    return score(values)
+
+
+def _same(one: Scores, other: Scores) -> Mask:
+    return (one == other) | (np.isnan(one) & np.isnan(other))

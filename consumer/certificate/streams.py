@@ -1,0 +1,216 @@
+"""Records of a topic, from Kafka or from a dump of it, partition by partition and by rising offset.
+
+A dump is JSON lines: each line is a record's value, and its place is its offset in partition 0; or, as `kcat -J` writes
+them, an object with `partition`, `offset`, `ts`, `key` and the value as text in `payload`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+
+from consumer.decode import Message
+from consumer.kafka.logreader import LogReader
+from consumer.settings import KafkaSettings
+from features.errors import ConfigError, KafkaUnavailable
+from features.store import Source
+
+CHUNK: Final = 8_192
+READ_S: Final = 1.0
+PATIENCE_S: Final = 60.0
+SUFFIX: Final = ".jsonl"
+
+
+class Stream(Protocol):
+    """All records of one topic."""
+
+    @property
+    def topic(self) -> str:
+        """Its name."""
+
+    def size(self) -> int:
+        """About how many records there are."""
+
+    def chunks(self) -> Iterator[list[Message]]:
+        """The records, some of one partition at a time, by rising offset in each. Raises KafkaUnavailable, ConfigError."""
+
+    def close(self) -> None:
+        """Release the connection."""
+
+
+class TopicStream:
+    """A topic in Kafka, up to where it ends when it is first asked."""
+
+    def __init__(self, kafka: KafkaSettings, topic: str) -> None:
+        """Connect lazily."""
+        self.topic = topic
+        self._reader = LogReader(kafka, topic)
+        self._ranges: dict[Source, tuple[int, int]] | None = None
+
+    def size(self) -> int:
+        """See `Stream`. Raises KafkaUnavailable, also where the topic is missing."""
+        return sum(high - low for low, high in self._known().values())
+
+    def chunks(self) -> Iterator[list[Message]]:
+        """See `Stream`."""
+        for source, (low, high) in self._known().items():
+            yield from read_range(self._reader, source, low, high)
+
+    def close(self) -> None:
+        """See `Stream`."""
+        self._reader.close()
+
+    def _known(self) -> dict[Source, tuple[int, int]]:
+        if self._ranges is None:
+            self._ranges = {source: (each.low, each.high) for source, each in self._reader.extents().items()}
+        return self._ranges
+
+
+def read_range(
+    log: LogReader, source: Source, start: int, end: int, progress: Callable[[int], None] = lambda _count: None
+) -> Iterator[list[Message]]:
+    """The records of [start, end) in chunks; `progress` is told numbers of offsets.
+
+    Raises KafkaUnavailable, also when nothing comes for a minute.
+    """
+    moved_s = time.monotonic()
+    while start < end:
+        messages, reached = log.read(source, start, end, CHUNK, time.monotonic() + READ_S)
+        if reached > start:
+            progress(reached - start)
+            moved_s = time.monotonic()
+        elif time.monotonic() > moved_s + PATIENCE_S:
+            topic, partition = source
+            raise KafkaUnavailable(f"{topic}/{partition} gave no record from offset {start} on for a minute")
+        start = reached
+        if messages:
+            yield messages
+
+
+class _Envelope(msgspec.Struct, frozen=True, gc=False):
+    """A line of `kcat -J`; of a record's own JSON nothing is known here."""
+
+    payload: str | None
+    partition: int
+    offset: int
+    ts: int = 0
+    tstype: str = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line as a source record."""
+
+    of_topic: str
+    of_partition: int
+    place: int
+    content: bytes | None
+    time_ms: int | None = None
+
+    def topic(self) -> str:
+        return self.of_topic
+
+    def partition(self) -> int:
+        return self.of_partition
+
+    def offset(self) -> int:
+        return self.place
+
+    def key(self) -> bytes | None:
+        return None
+
+    def value(self) -> bytes | None:
+        return self.content
+
+    def headers(self) -> list[tuple[str, bytes | None]] | None:
+        return None
+
+    def timestamp(self) -> tuple[int, int]:
+        return (0, 0) if self.time_ms is None else (1, self.time_ms)
+
+
+@dataclass(slots=True)
+class FileStream:
+    """A dump of a topic that is called so."""
+
+    path: Path
+    topic: str
+    _next: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError when there is no such file."""
+        if not self.path.is_file():
+            raise ConfigError(f"{self.path} is not there, or no file; give a topic or a dump of one.")
+
+    def size(self) -> int:
+        """See `Stream`: by the length of the first lines."""
+        with self.path.open("rb") as file:
+            first = list(islice(file, 100))
+        return self.path.stat().st_size * len(first) // max(sum(map(len, first)), 1)
+
+    def chunks(self) -> Iterator[list[Message]]:
+        """See `Stream`."""
+        decode = msgspec.json.Decoder(_Envelope).decode
+        self._next.clear()
+        with self.path.open("rb") as file:
+            number = 0
+            is_dump: bool | None = None
+            while part := list(islice(file, CHUNK)):
+                by_partition: dict[int, list[Message]] = {}
+                for line in part:
+                    if is_dump is None:
+                        is_dump = _is_envelope(line, decode)
+                    message = self._enveloped(line, number, decode) if is_dump else self._plain(line, number)
+                    by_partition.setdefault(message.partition(), []).append(message)
+                    number += 1
+                for partition, messages in by_partition.items():
+                    self._check(partition, messages)
+                    yield messages
+
+    def close(self) -> None:
+        """See `Stream`."""
+
+    def _plain(self, line: bytes, number: int) -> _Line:
+        return _Line(self.topic, 0, number, line.rstrip(b"\r\n"))
+
+    def _enveloped(self, line: bytes, number: int, decode: Callable[[bytes], _Envelope]) -> _Line:
+        try:
+            known = decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise ConfigError(f"{self.path} line {number + 1} is not as the first one; dump the topic again.") from None
+        value = None if known.payload is None else known.payload.encode()
+        time_ms = None if known.tstype == "unknown" else known.ts
+        return _Line(self.topic, known.partition, known.offset, value, time_ms)
+
+    def _check(self, partition: int, messages: list[Message]) -> None:
+        """Offsets of a partition rise, or the dump is not the log. Raises ConfigError."""
+        at = self._next.get(partition, 0)
+        for message in messages:
+            if message.offset() < at:
+                raise ConfigError(
+                    f"{self.path}: offset {message.offset()} of partition {partition} comes after {at - 1}; a dump has "
+                    "the records of a partition in their order, each once."
+                )
+            at = message.offset() + 1
+        self._next[partition] = at
+
+
+def _is_envelope(line: bytes, decode: Callable[[bytes], _Envelope]) -> bool:
+    try:
+        decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def open_stream(text: str, kafka: KafkaSettings, topic: str | None = None) -> Stream:
+    """A dump where the text ends in `.jsonl`, else a topic. `topic` is what the dump's topic is called."""
+    if text.endswith(SUFFIX):
+        return FileStream(Path(text), topic or Path(text).stem)
+    return TopicStream(kafka, text)

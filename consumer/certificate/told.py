@@ -1,0 +1,136 @@
+"""What was published, packed into numbers: many decisions have to wait until the payments that they are about are made.
+
+A decision becomes a row of eight-byte words. Words that few decisions differ in (bundle, rules, inputs) are kept once,
+and numbered.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import msgspec
+import numpy as np
+from xxhash import xxh3_64_intdigest
+
+from consumer.records import Decision, Digests, alert_text
+from features.event import Words
+from models.lists import LISTS
+from models.policy import DECISIONS, Tier
+
+PARTITION, OFFSET, SHARD, EPOCH, SEQUENCE, SCORE, REVIEW, BLOCK, IDENTITY, DECISION, RULES, CASE = range(12)
+WORDS: Final = 12
+NO_STATE: Final = -1
+CODE_OF: Final = {name: code for code, name in enumerate(DECISIONS)}
+SCHEMA_VERSION: Final = 1
+
+Fired = tuple[tuple[str, ...], tuple[str, ...]]  # rules, shadow rules
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What decisions have in common: who decided how, from which inputs but thresholds."""
+
+    topic: str
+    model: str
+    digests: Digests
+    tier: Tier
+    device: str
+    limited: bool
+    lists_version: int | None
+    canary: str | None
+
+
+class Numbered:
+    """Values that come again and again, each with a number."""
+
+    def __init__(self) -> None:
+        """Nothing is numbered yet."""
+        self.known: list[object] = []
+        self._number: dict[object, int] = {}
+
+    def of(self, value: object) -> int:
+        """The number of a value."""
+        number = self._number.get(value)
+        if number is None:
+            number = self._number[value] = len(self.known)
+            self.known.append(value)
+        return number
+
+
+class Packer:
+    """Packs decisions. What it numbered, it can give back."""
+
+    def __init__(self) -> None:
+        """Begin."""
+        self._cases, self._rules = Numbered(), Numbered()
+
+    @property
+    def cases(self) -> Sequence[Case]:
+        """All cases, by number."""
+        return self._cases.known  # type: ignore[return-value]
+
+    @property
+    def rules(self) -> Sequence[Fired]:
+        """Which rules fired together, by number."""
+        return self._rules.known  # type: ignore[return-value]
+
+    def number_of(self, fired: Fired) -> int:
+        """The number of rules that fired together."""
+        return self._rules.of(fired)
+
+    def pack(self, decisions: Sequence[Decision]) -> Words:
+        """(n, WORDS) of n decisions."""
+        rows = np.empty((len(decisions), WORDS), np.int64)
+        case_of, rules_of = self._cases.of, self._rules.of
+        numbers, words = [], []
+        for told in decisions:
+            state, given = told.state, told.inputs
+            where = (NO_STATE, 0, 0) if state is None else (state.shard, state.epoch, state.sequence)
+            case = case_of(
+                Case(
+                    told.source.topic,
+                    told.model,
+                    told.digests,
+                    told.tier,
+                    given.device,
+                    given.limiter is not None,
+                    given.lists_version,
+                    given.canary,
+                )  # fmt: skip
+            )
+            fired = rules_of((told.rules, told.shadow_rules))
+            words.append((told.source.partition, told.source.offset, *where, CODE_OF[told.decision], fired, case))
+            numbers.append(
+                [
+                    math.nan if each is None else each
+                    for each in (told.score, given.review_threshold, given.block_threshold)
+                ]
+            )
+        rows[:, [PARTITION, OFFSET, SHARD, EPOCH, SEQUENCE, DECISION, RULES, CASE]] = np.array(words, np.int64)
+        rows[:, [SCORE, REVIEW, BLOCK]] = np.array(numbers, np.float64).view(np.int64)
+        rows[:, IDENTITY] = identities((told.card_id, told.event_id, told.event_time) for told in decisions)
+        return rows
+
+
+def floats(rows: Words, column: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """(n,) a column of numbers as float32, which they were when they were published; NaN for null."""
+    return np.ascontiguousarray(rows[:, column]).view(np.float64).astype(np.float32)
+
+
+def identities(payments: Iterable[tuple[str, str, int]]) -> Words:
+    """(n,) hashes of what an alert id is made of: card, event, event time."""
+    return np.array([xxh3_64_intdigest(alert_text(*each)) for each in payments], np.uint64).view(np.int64)
+
+
+def decoder() -> Callable[[bytes], Decision]:
+    """Decodes records of the decisions topic. Raises msgspec.DecodeError."""
+    return msgspec.json.Decoder(Decision).decode
+
+
+def lists_told(rules: Sequence[Fired]) -> dict[str, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+    """Of each list in which of `rules` it is told of."""
+    return {name: np.array([f"list_{name}" in fired for fired, _ in rules], np.bool_) for name in LISTS}

@@ -1,0 +1,147 @@
+"""`fraudline certify`: whether what was published is what a replay says."""
+
+# ruff: noqa: PLC0415  heavy imports stay inside the commands, so that `fraudline --help` answers at once
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from consumer.cli_options import AsJson, CatalogName, ConfigFile, cores
+from consumer.cli_output import print_json, print_mapping, print_table, progress_stages
+from consumer.cli_state import epoch_ms
+from features.errors import ConfigError
+
+if TYPE_CHECKING:
+    from consumer.certificate.certify import Certificate
+
+EXIT_OF: Final = {"equal": 0, "different": 1, "unverifiable": 3}
+
+
+def certify(
+    *,
+    decisions: Annotated[
+        str, typer.Option(metavar="TOPIC|FILE", help="What was decided: a topic, or a dump of one that ends in .jsonl.")
+    ],
+    payments: Annotated[str, typer.Option(metavar="TOPIC|FILE", help="What it was about, from the beginning.")],
+    labels: Annotated[
+        str | None, typer.Option(metavar="TOPIC|FILE", help="The labels, if the processor reads any.")
+    ] = None,
+    journal: Annotated[
+        str | None,
+        typer.Option(metavar="TOPIC|FILE", help="The order of everything; needed but for one partition and no labels."),
+    ] = None,
+    alerts: Annotated[
+        str | None, typer.Option(metavar="TOPIC|FILE", help="Also compare the alerts, their reasons included.")
+    ] = None,
+    bundles: Annotated[
+        list[Path] | None, typer.Option("--bundle", metavar="BUNDLE", help="A bundle that decided; repeatable.")
+    ] = None,
+    registry: Annotated[
+        str | None, typer.Option(metavar="URL", help="Take bundles from a registry, by their digests.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help="Certify payments of this time on (ISO 8601).")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--to", metavar="TIME", help="Certify payments before this time.")] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option(min=0.0, max=1e-3, help="Of scores; 0 is to the bit, or 1e-5 for what a GPU scored."),
+    ] = 0.0,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the certificate here, as JSON.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads (default: one a core).")] = None,
+    memory_mb: Annotated[int, typer.Option(min=16, help="For what waits; what is more waits in files.")] = 1_024,
+    catalog: CatalogName = "default",
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> int:
+    """Replay decisions in the order in which they were made, and compare them with what was published.
+
+    Exit status 0: all are equal; 1: some differ; 3: none differs, and some can't be verified.
+    """
+    from consumer import logs, settings
+    from consumer.certificate.certify import Asked, Certification
+    from consumer.certificate.streams import Stream, open_stream
+    from features.profiles import load_catalog
+
+    logs.configure_command()
+    if not bundles and registry is None:
+        raise ConfigError("Say what decided: give --bundle BUNDLE, or --registry URL.")
+    loaded = settings.load(config)
+    topics = loaded.topics
+    with ExitStack() as stack:
+
+        def stream(text: str | None, topic: str | None) -> Stream | None:
+            if text is None:
+                return None
+            made = open_stream(text, loaded.kafka, topic)
+            stack.callback(made.close)
+            return made
+
+        of_decisions, of_payments = stream(decisions, topics.decisions), stream(payments, topics.payments)
+        assert of_decisions is not None and of_payments is not None  # noqa: S101, PT018  both are required
+        of_labels = stream(labels, topics.labels)
+        progress = stack.enter_context(progress_stages())
+        asked = Asked(
+            decisions=of_decisions,
+            payments=of_payments,
+            labels=of_labels,
+            journal=stream(journal, topics.journal),
+            alerts=stream(alerts, topics.alerts),
+            bundles=tuple(bundles or ()),
+            registry=registry,
+            shards=loaded.store.shards,
+            max_payment_bytes=loaded.processing.max_payment_bytes,
+            max_future_ms=loaded.processing.max_future_ms,
+            from_ms=None if since is None else epoch_ms(since, "--from"),
+            to_ms=None if until is None else epoch_ms(until, "--to"),
+            tolerance=tolerance,
+            memory_mb=memory_mb,
+            threads=threads or cores(),
+        )
+        found = Certification(asked, load_catalog(catalog), progress).run()
+    document = found.document()
+    if out is not None:
+        _write(out, document)
+    if as_json:
+        print_json(document)
+    else:
+        _show(found, document)
+    return EXIT_OF[found.verdict]
+
+
+def _write(out: Path, document: dict[str, Any]) -> None:
+    try:
+        with out.open("w", encoding="utf-8") as file:
+            print_json(document, file)
+    except OSError as error:
+        raise ConfigError(f"The certificate can't be written to {out} ({error.strerror}).") from None
+
+
+def _show(found: Certificate, document: dict[str, Any]) -> None:
+    rows = [
+        (each["topic"], each["partition"], each["decisions"], each["published"][:16], each["replayed"][:16])
+        for each in document["partitions"]
+    ]
+    print_table("Digests", ("topic", "partition", "decisions", "published", "replayed"), rows, as_json=False)
+    if found.examples:
+        rows = [
+            (each["partition"], each["offset"], each["event_id"], each["what"], *(str(each[side]) for side in _SIDES))
+            for each in found.examples
+        ]
+        print_table("What differs, first", ("partition", "offset", "event", "what", *_SIDES), rows, as_json=False)
+    shown = ("decisions", "equal", "different", "unverifiable", "differences", "why_unverifiable", "published_again")
+    shown = (*shown, "scores_inside_band", "decisions_flipped_inside_band", "payments")
+    told = {name: _plainly(document[name]) for name in shown}
+    print_mapping(f"The verdict: {found.verdict}", told, as_json=False)
+
+
+_SIDES: Final = ("published", "replayed")
+
+
+def _plainly(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return ", ".join(f"{name} {count}" for name, count in value.items() if count) or "none"
