@@ -314,7 +314,10 @@ class Certification:
                     "In which order payments and labels were recorded, the journal tells; give it with --journal."
                 )
             return OffsetOrder()
-        order = RecordedOrder(self._entries(asked.journal), asked.payments.topic)
+        topics = {case.topic for case in self._packer.cases}
+        if len(topics) > 1:
+            raise ConfigError(f"The decisions are about {len(topics)} topics of payments; certify one at a time.")
+        order = RecordedOrder(self._entries(asked.journal), topics.pop())
         if order.shards and max(order.shards) >= asked.shards:
             raise ConfigError(f"The journal tells of more shards than {asked.shards}; set store.shards as it was then.")
         return order
@@ -372,7 +375,7 @@ class Certification:
             return
         source = source_id(partition)
         begins = self._order.begins(source)
-        if begins is not None and begins < message.offset() and len(batch):
+        if begins is not None and begins < self._asked.payments.begins(message) and len(batch):
             self._known_from_ms = max(self._known_from_ms, int(batch.event_time[0]))
 
     def _record(self, logs: RecordedLogs, batch: PaymentBatch, first: int) -> Words:

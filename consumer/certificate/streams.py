@@ -37,8 +37,14 @@ class Stream(Protocol):
     def size(self) -> int:
         """About how many records there are."""
 
+    def begins(self, first: Message) -> int:
+        """From which offset on nothing of a partition is missing, of which this is the first record."""
+
     def chunks(self) -> Iterator[list[Message]]:
-        """The records, some of one partition at a time, by rising offset in each. Raises KafkaUnavailable, ConfigError."""
+        """The records, some of one partition at a time, by rising offset in each.
+
+        Raises KafkaUnavailable, ConfigError.
+        """
 
     def close(self) -> None:
         """Release the connection."""
@@ -56,6 +62,10 @@ class TopicStream:
     def size(self) -> int:
         """See `Stream`. Raises KafkaUnavailable, also where the topic is missing."""
         return sum(high - low for low, high in self._known().values())
+
+    def begins(self, first: Message) -> int:
+        """See `Stream`."""
+        return self._known()[first.topic(), first.partition()][0]
 
     def chunks(self) -> Iterator[list[Message]]:
         """See `Stream`."""
@@ -153,6 +163,10 @@ class FileStream:
         with self.path.open("rb") as file:
             first = list(islice(file, 100))
         return self.path.stat().st_size * len(first) // max(sum(map(len, first)), 1)
+
+    def begins(self, first: Message) -> int:
+        """See `Stream`."""
+        return first.offset()
 
     def chunks(self) -> Iterator[list[Message]]:
         """See `Stream`."""
