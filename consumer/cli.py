@@ -19,7 +19,17 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from consumer import __version__, cli_backtest, cli_certify, cli_drift, cli_features, cli_model, cli_policy, cli_replay, cli_state
+from consumer import (
+    __version__,
+    cli_backtest,
+    cli_certify,
+    cli_drift,
+    cli_features,
+    cli_model,
+    cli_policy,
+    cli_replay,
+    cli_state,
+)
 from consumer.cli_options import AsJson, CatalogName, ConfigFile, Mapped, columns_of
 from consumer.cli_output import (
     error_line,

@@ -15,7 +15,7 @@ from consumer.cli_state import epoch_ms
 from features.errors import ConfigError
 
 if TYPE_CHECKING:
-    from consumer.certificate.certify import Certificate
+    from consumer.certificate.outcome import Certificate
 
 EXIT_OF: Final = {"equal": 0, "different": 1, "unverifiable": 3}
 
@@ -45,7 +45,9 @@ def certify(
     since: Annotated[
         str | None, typer.Option("--from", metavar="TIME", help="Certify payments of this time on (ISO 8601).")
     ] = None,
-    until: Annotated[str | None, typer.Option("--to", metavar="TIME", help="Certify payments before this time.")] = None,
+    until: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="Certify payments before this time.")
+    ] = None,
     tolerance: Annotated[
         float,
         typer.Option(min=0.0, max=1e-3, help="Of scores; 0 is to the bit, or 1e-5 for what a GPU scored."),
@@ -133,7 +135,7 @@ def _show(found: Certificate, document: dict[str, Any]) -> None:
         ]
         print_table("What differs, first", ("partition", "offset", "event", "what", *_SIDES), rows, as_json=False)
     shown = ("decisions", "equal", "different", "unverifiable", "differences", "why_unverifiable", "published_again")
-    shown = (*shown, "scores_inside_band", "decisions_flipped_inside_band", "payments")
+    shown = (*shown, "scores_inside_band", "flipped_inside_band", "payments_without_decision")
     told = {name: _plainly(document[name]) for name in shown}
     print_mapping(f"The verdict: {found.verdict}", told, as_json=False)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from consumer.certificate.alerts import hashes
 from consumer.certificate.told import (
     BLOCK,
     CASE,
@@ -24,16 +25,18 @@ from consumer.certificate.told import (
     floats,
     lists_told,
 )
-from consumer.columns import fields_of
+from consumer.columns import fields_of, place_of
 from consumer.publish import by_row
+from consumer.records import alert_id
 from features.catalog import Catalog
 from features.event import Words
 from models.bundle import Bundle
+from models.explain import Explainer, Reason
 from models.facts import Facts
 from models.lists import ListName, Times
 from models.policy import BLOCK as BLOCKED
+from models.policy import DECISIONS, Policy, Tier
 from models.policy import REVIEW as REVIEWED
-from models.policy import Policy, Tier
 from models.score import Scorer
 
 Mask = npt.NDArray[np.bool_]
@@ -42,6 +45,8 @@ Scores = npt.NDArray[np.float32]
 
 BAND: Final = 1e-5  # what scores may differ by on another kind of device, or with other versions of libraries
 DEVICE: Final = "cpu"
+DIFFERENCES: Final = ("model", "tier", "score", "thresholds", "limiter", "decision", "rules")
+_T = TypeVar("_T")
 
 
 class AsTold:
@@ -53,7 +58,8 @@ class AsTold:
 
     def named(self, name: ListName, _facts: Facts, _event_time: Times) -> Mask | None:
         """See `models.lists.Listed`."""
-        return self._fired[name]
+        mask = self._fired[name]
+        return mask if mask.any() else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,8 @@ class Remade:
         near: (n,) where the score is another, but inside the band.
         flipped: (n,) where decision or rules differ for that alone: with the score as told they are as told.
         unknown: (n,) where the bundle is not at hand.
+        alerts: (n, 3) what `alerts.hashes` gives for each that is not approved.
+        loose: (n,) where scores may differ in their last bits.
     """
 
     scores: Scores
@@ -77,15 +85,36 @@ class Remade:
     near: Mask
     flipped: Mask
     unknown: Mask
+    alerts: Words
+    loose: Mask
+
+    @classmethod
+    def blank(cls, n: int) -> Remade:
+        """Nothing known of n decisions."""
+        no = [np.zeros(n, np.bool_) for _ in range(4)]
+        return cls(
+            np.full(n, np.nan, np.float32), np.zeros(n, np.uint8), np.zeros(n, np.int64),
+            {name: np.zeros(n, np.bool_) for name in DIFFERENCES}, no[0], no[1], no[2], np.zeros((n, 3), np.int64), no[3],
+        )  # fmt: skip
 
 
 class Remaker:
     """Makes decisions again. Safe from several threads: each has scorers of its own."""
 
-    def __init__(self, bundles: Mapping[str, Bundle], catalog: Catalog, packer: Packer, *, tolerance: float) -> None:
-        """`bundles` by digest; `catalog` is of the features that batches come with."""
+    def __init__(
+        self,
+        bundles: Mapping[str, Bundle],
+        whole: Catalog,
+        catalog: Catalog,
+        packer: Packer,
+        *,
+        tolerance: float,
+        alerts: bool,
+    ) -> None:
+        """`bundles` by digest, of `whole`; `catalog` is of the features that batches come with. `alerts`: as well."""
         places = {name: place for place, name in enumerate(catalog.names)}
         self._bundles, self._packer, self._tolerance = bundles, packer, tolerance
+        self._whole, self._alerts = whole, alerts
         self._columns = {
             digest: np.array([places[name] for name in bundle.manifest.features], np.intp)
             for digest, bundle in bundles.items()
@@ -102,12 +131,7 @@ class Remaker:
             batch: their payments.
             values: (n, features) float32, NaN where missing.
         """
-        n = len(told)
-        whole = Remade(
-            np.full(n, np.nan, np.float32), np.zeros(n, np.uint8), np.zeros(n, np.int64),
-            {name: np.zeros(n, np.bool_) for name in ("model", "tier", "score", "thresholds", "limiter", "decision", "rules")},
-            np.zeros(n, np.bool_), np.zeros(n, np.bool_), np.zeros(n, np.bool_),
-        )  # fmt: skip
+        whole = Remade.blank(len(told))
         for number in np.unique(told[:, CASE]).tolist():
             rows = np.flatnonzero(told[:, CASE] == number)
             self._case(whole, rows, self._packer.cases[number], told[rows], batch.take(pa.array(rows)), values[rows])
@@ -124,7 +148,7 @@ class Remaker:
         manifest, policy = bundle.manifest, bundle.policy
         named = (f"{manifest.name}@{manifest.version}", manifest.catalog_fingerprint, policy.digest)
         differs["model"][rows] = named != (case.model, case.digests.catalog, case.digests.policy)
-        scorer = self._scorer(case.digests.bundle)
+        scorer = self._of_this_thread("scorers", case.digests.bundle, self._scorer)
         if case.tier == "small" and not scorer.has_small:
             differs["tier"][rows] = True
             return
@@ -152,6 +176,39 @@ class Remaker:
         differs["rules"][rows] = (rules != told[:, RULES]) & ~flipped
         whole.decision[rows], whole.rules[rows] = decision, rules
         whole.near[rows], whole.flipped[rows] = near, flipped
+        whole.loose[rows] = limit > 0
+        if self._alerts:
+            some = np.flatnonzero(decision > 0)
+            whole.alerts[rows[some]] = self._alerted(
+                case, own[some], found[some], decision[some], rules[some], batch.take(pa.array(some))
+            )
+
+    def _alerted(
+        self,
+        case: Case,
+        values: Values,
+        scores: Scores,
+        decision: npt.NDArray[np.uint8],
+        rules: Words,
+        batch: pa.RecordBatch,
+    ) -> Words:
+        """(n, 3) hashes of the alerts of these decisions."""
+        names = ("card_id", "event_id", "event_time", "merchant_id", "amount_minor", "currency")
+        columns = {name: batch.column(place_of(name)).to_pylist() for name in names}
+        explainer = self._of_this_thread("explainers", case.digests.bundle, self._explainer)
+        reasons: Sequence[tuple[Reason, ...]] = [()] * len(values)
+        if case.tier != "rules_only":
+            reasons = explainer.explain(values, case.tier, currencies=columns["currency"])
+        told = np.empty((len(values), 3), np.int64)
+        for row, (card, event, time, merchant, amount, currency, verdict, fired, score, why) in enumerate(
+            zip(*columns.values(), decision.tolist(), rules.tolist(), scores.tolist(), reasons, strict=True)
+        ):
+            plain = (
+                alert_id(card, event, time), event, card, merchant, time, amount, currency, DECISIONS[verdict],
+                case.tier, self._packer.rules[fired][0], case.digests.bundle,
+            )  # fmt: skip
+            told[row] = hashes(plain, None if case.tier == "rules_only" else score, why)
+        return told
 
     def _decided(
         self, policy: Policy, case: Case, scores: Scores | None, values: Values, told: Words, batch: pa.RecordBatch
@@ -193,12 +250,17 @@ class Remaker:
             return np.array([self._packer.number_of(each) for each in told], np.int64)
 
     def _scorer(self, digest: str) -> Scorer:
-        if not hasattr(self._of_thread, "scorers"):
-            self._of_thread.scorers = {}
-        scorers: dict[str, Scorer] = self._of_thread.scorers
-        if digest not in scorers:
-            scorers[digest] = Scorer(self._bundles[digest], threads=1, compiled=True)
-        return scorers[digest]
+        return Scorer(self._bundles[digest], threads=1, compiled=True)
+
+    def _explainer(self, digest: str) -> Explainer:
+        return Explainer(self._bundles[digest], self._whole, threads=1)
+
+    def _of_this_thread(self, kind: str, digest: str, make: Callable[[str], _T]) -> _T:
+        """A part of a bundle that is for one thread at a time."""
+        held: dict[str, _T] = self._of_thread.__dict__.setdefault(kind, {})
+        if digest not in held:
+            held[digest] = make(digest)
+        return held[digest]
 
 
 def _scored(scorer: Scorer, values: Values, tier: Tier) -> Scores | None:

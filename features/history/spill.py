@@ -44,7 +44,7 @@ class Spill:
 
     def __init__(self, path: Path, parts: int, columns: int, dtype: np.dtype[Any]) -> None:
         self.held_bytes = 0
-        self._path, self._columns, self._dtype = path, columns, dtype
+        self._path, self.columns, self._dtype = path, columns, dtype
         self._held: list[tuple[Rows, npt.NDArray[np.int64]]] = []
         self._written: list[list[tuple[int, int]]] = [[] for _ in range(parts)]  # of each part: place and bytes
         self._end = 0
@@ -81,7 +81,7 @@ class Spill:
     def part(self, part: int) -> Rows:
         """All rows of a part at once."""
         pieces = list(self.pieces(part))
-        return np.concatenate(pieces) if pieces else np.empty((0, self._columns), self._dtype)
+        return np.concatenate(pieces) if pieces else np.empty((0, self.columns), self._dtype)
 
     def drop(self) -> None:
         """Forget all rows, and remove the file."""
@@ -90,8 +90,8 @@ class Spill:
         self._path.unlink(missing_ok=True)
 
     def _read(self, file: Any, size: int) -> Iterator[Rows]:
-        width = self._columns * self._dtype.itemsize
+        width = self.columns * self._dtype.itemsize
         at_once = max(_READ_AT_ONCE // width, 1) * width
         for start in range(0, size, at_once):
             read = np.fromfile(file, self._dtype, min(at_once, size - start) // self._dtype.itemsize)
-            yield read.reshape(-1, self._columns)
+            yield read.reshape(-1, self.columns)

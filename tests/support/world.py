@@ -100,9 +100,7 @@ class World:
             enricher=enricher,
             state=self._keeper,
             line_up=lambda: self.line_up,
-            around=Surroundings(
-                TOPICS, lists=lambda: self.lists, is_live=self.is_live, clock=lambda: self.now_s
-            ),
+            around=Surroundings(TOPICS, lists=lambda: self.lists, is_live=self.is_live, clock=lambda: self.now_s),
             publisher=self.publisher,
             telemetry=Telemetry(),
             budget_ms=60_000,

@@ -1,0 +1,188 @@
+"""A span of payments: which features its decisions saw, what they come out as, and in what that differs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from consumer.certificate import alerts as a
+from consumer.certificate import told as t
+from consumer.certificate.order import UNKNOWN, OffsetOrder, RecordedOrder
+from consumer.certificate.outcome import Compared, Span
+from consumer.certificate.replayed import Remade, Remaker
+from features.catalog import Catalog, Entity
+from features.event import Words, source_id
+from features.history.recorded import DOUBTFUL, LAYER_SHIFT, Cells, RecordedLogs
+
+SAME_SHIFT: Final = 8  # of a payment's word of entities: whom it names, and whose logs lie in the shard of its card's
+LAYERS: Final = (DOUBTFUL >> LAYER_SHIFT) - 1
+
+Mask = npt.NDArray[np.bool_]
+Values = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which decisions are looked at.
+
+    Attributes:
+        decided: of each partition the first and the last offset with a decision.
+        from_ms, to_ms: event times.
+        incomplete_until_ms: decisions about payments of this time or earlier may have seen what is no longer there.
+    """
+
+    decided: Mapping[int, tuple[int, int]]
+    from_ms: int
+    to_ms: int
+    incomplete_until_ms: int
+
+
+class Comparison:
+    """Compares span by span; from several threads."""
+
+    def __init__(
+        self,
+        order: RecordedOrder | OffsetOrder,
+        logs: RecordedLogs,
+        catalog: Catalog,
+        remaker: Remaker,
+        scope: Scope,
+    ) -> None:
+        """`logs` are folded."""
+        self._order, self._logs, self._catalog = order, logs, catalog
+        self._remaker, self._scope = remaker, scope
+
+    def compare(self, part: int, span: Span, batch: pa.RecordBatch, told: Words, alerts: Words | None) -> Compared:
+        """The decisions about one span's payments, `batch`; `alerts` about them, if they are to be compared too."""
+        told = told[np.lexsort((*told.T[::-1], told[:, t.OFFSET]))]
+        offsets = np.asarray(batch.column("offset"))
+        at = np.minimum(np.searchsorted(offsets, told[:, t.OFFSET]), len(offsets) - 1)
+        there = offsets[at] == told[:, t.OFFSET]
+        has_state = told[:, t.SHARD] != t.NO_STATE
+        cells = {entity: self._logs.cells(entity, part) for entity in self._catalog.entities}
+        values = np.full((len(told), len(self._catalog.names)), np.nan, np.float32)
+        repeated, unknown, doubtful = (np.zeros(len(told), np.bool_) for _ in range(3))
+        layers = self._layers(span, told)
+        unknown[has_state & (layers == UNKNOWN)] = True
+        for layer in np.unique(layers[has_state & there & ~unknown]).tolist():
+            rows = np.flatnonzero((layers == layer) & has_state & there)
+            table = self._table(cells, batch, layer)
+            values[rows] = table.values[:, at[rows]].T
+            repeated[rows], unknown[rows] = table.repeated[at[rows]], table.unknown[at[rows]]
+            doubtful[rows] = table.doubtful[at[rows]]
+        for column in self._catalog.payment_columns:
+            values[there, column] = np.asarray(batch.column(self._catalog.names[column]))[at[there]]
+        own = batch.take(pa.array(at))
+        remade = self._remaker.remake(told, own, values)
+        event_time = np.asarray(own.column("event_time"))
+        unverifiable = {
+            "bundle_not_given": remade.unknown,
+            "order_not_published": unknown | doubtful,
+            "history_incomplete": has_state & (event_time <= self._scope.incomplete_until_ms),
+        }
+        same = there & (np.asarray(own.column("identity")) == told[:, t.IDENTITY])
+        differs = {"payment": ~same, "repeated": repeated, **remade.differs}
+        lonely: list[int] = []
+        if alerts is not None:
+            differs["alert"], lonely = _alerts(told, remade, alerts)
+        undecided, missing = self._undecided(span, batch, offsets, told, cells)
+        return Compared(
+            span, told, own, values, has_state, remade, unverifiable, differs, lonely, undecided, missing
+        )  # fmt: skip
+
+    def _layers(self, span: Span, told: Words) -> Words:
+        """(n,) which of the numbers of their payments decisions were made with."""
+        result = np.full(len(told), UNKNOWN, np.int64)
+        for shard in np.unique(told[:, t.SHARD]).tolist():
+            if shard != t.NO_STATE:
+                rows = told[:, t.SHARD] == shard
+                some = told[rows]
+                result[rows] = self._order.layer_of(
+                    shard, source_id(span.partition), some[:, t.OFFSET], some[:, t.EPOCH], some[:, t.SEQUENCE]
+                )
+        return result
+
+    def _table(self, cells: Mapping[Entity, Cells], batch: pa.RecordBatch, layer: int) -> _Table:
+        """Logs in the card's shard are read with the numbers of that layer, others with the first that they have."""
+        n, entities = len(batch), np.asarray(batch.column("entities"))
+        values = np.full((len(self._catalog.names), n), np.nan, np.float32)
+        repeated, unknown, doubtful = (np.zeros(n, np.bool_) for _ in range(3))
+        for bit, (entity, every) in enumerate(cells.items()):
+            beside_card = entities >> (SAME_SHIFT + bit) & 1 == 1
+            wanted = np.where(beside_card, layer, 0)
+            some = every[(every[:, 1] >> LAYER_SHIFT & LAYERS) == wanted[every[:, 0]]]
+            self._logs.fill(values, entity, some, repeated)
+            found = np.zeros(n, np.bool_)
+            found[some[:, 0]] = True
+            several = np.bincount(every[:, 0], minlength=n) > 1
+            unknown |= (entities >> bit & 1 == 1) & (~found | (several & ~beside_card))
+            doubtful[some[some[:, 1] & DOUBTFUL != 0, 0]] = True
+        return _Table(values, repeated, unknown, doubtful)
+
+    def _undecided(
+        self, span: Span, batch: pa.RecordBatch, offsets: Words, told: Words, cells: Mapping[Entity, Cells]
+    ) -> tuple[Counter[str], list[tuple[int, str, str]]]:
+        """What became of payments without a decision; those that should have one."""
+        scope = self._scope
+        first, last = scope.decided.get(span.partition, (0, -1))
+        time = np.asarray(batch.column("event_time"))
+        due = (offsets >= first) & (offsets <= last) & (time >= scope.from_ms) & (time < scope.to_ms)
+        due &= ~np.isin(offsets, told[:, t.OFFSET])
+        if not due.any():
+            return Counter(), []
+        recorded, repeated, doubtful = (np.zeros(len(offsets), np.bool_) for _ in range(3))
+        of_card = cells["card"]
+        recorded[of_card[:, 0]] = True
+        repeated[of_card[of_card[:, 1] & 1 == 1, 0]] = True
+        doubtful[of_card[of_card[:, 1] & DOUBTFUL != 0, 0]] = True
+        doubtful |= ~recorded | (time <= scope.incomplete_until_ms)
+        missing = np.flatnonzero(due & ~repeated & ~doubtful)
+        counted = Counter(
+            repeated=int((due & repeated & ~doubtful).sum()),
+            unverifiable=int((due & doubtful).sum()),
+            undecided=len(missing),
+        )
+        names = [batch.column(name).take(pa.array(missing)).to_pylist() for name in ("event_id", "card_id")]
+        return counted, list(zip(offsets[missing].tolist(), *names, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """The values of a span's n payments with their numbers of one layer.
+
+    Attributes:
+        values: (features, n) float32.
+        repeated: (n,)
+        unknown: (n,) where the order of an entity's log was not published, or several were.
+        doubtful: (n,) where something that came before may be missing.
+    """
+
+    values: Values
+    repeated: Mask
+    unknown: Mask
+    doubtful: Mask
+
+
+def _alerts(told: Words, remade: Remade, alerts: Words) -> tuple[Mask, list[int]]:
+    """(n,) where the alert is another or missing; offsets of alerts that no decision asks for."""
+    by_offset: dict[int, list[Words]] = {}
+    for row in alerts:
+        by_offset.setdefault(int(row[a.OFFSET]), []).append(row)
+    differs = np.zeros(len(told), np.bool_)
+    due = np.flatnonzero(told[:, t.DECISION] > 0)
+    for row in due.tolist():
+        expected = remade.alerts[row]
+        found = by_offset.get(int(told[row, t.OFFSET]), [])
+        loosely = bool(remade.loose[row])
+        differs[row] = not any(
+            each[a.LOOSE] == expected[2] if loosely else each[a.WHOLE] == expected[1 if each[a.UNEXPLAINED] else 0]
+            for each in found
+        )
+    wanted = set(told[due, t.OFFSET].tolist())
+    return differs, sorted(offset for offset in by_offset if offset not in wanted)
