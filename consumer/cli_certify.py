@@ -17,6 +17,10 @@ from features.errors import ConfigError
 if TYPE_CHECKING:
     from consumer.certificate.outcome import Certificate
 
+SHOWN: Final = (
+    "decisions", "equal", "different", "unverifiable", "differences", "why_unverifiable", "published_again",
+    "scores_inside_band", "flipped_inside_band", "payments_without_decision",
+)  # fmt: skip
 EXIT_OF: Final = {"equal": 0, "different": 1, "unverifiable": 3}
 
 
@@ -134,9 +138,7 @@ def _show(found: Certificate, document: dict[str, Any]) -> None:
             for each in found.examples
         ]
         print_table("What differs, first", ("partition", "offset", "event", "what", *_SIDES), rows, as_json=False)
-    shown = ("decisions", "equal", "different", "unverifiable", "differences", "why_unverifiable", "published_again")
-    shown = (*shown, "scores_inside_band", "flipped_inside_band", "payments_without_decision")
-    told = {name: _plainly(document[name]) for name in shown}
+    told = {name: _plainly(document[name]) for name in SHOWN}
     print_mapping(f"The verdict: {found.verdict}", told, as_json=False)
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import json
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from consumer.certificate.certify import Asked, Certification
 from consumer.certificate.outcome import Certificate
 from consumer.certificate.streams import FileStream
 from features.catalog import DEFAULT
+from features.errors import BundleError, ConfigError
 from features.store import MemoryStore
 from models.bundle_writer import write_with_policy
 from models.lists import ListEntry, Lists
@@ -26,7 +29,7 @@ from tests.support.world import World
 
 RULES = (
     Rule("big", "amount_minor > 30000", "review", "A large amount."),
-    Rule("fast", "card_count_1h >= 3", "block", "Many payments."),
+    Rule("fast", "card_count_1h >= 9", "block", "Many payments."),
     Rule("watched", "hour < 3", "review", "At night.", shadow=True),
 )
 
@@ -36,15 +39,15 @@ max_blocks_per_minute = 3
 [alert_rate]
 per_hour = 40
 lowest = 0.05
-highest = 0.8
+highest = 0.7
 """
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("bundles")
-    make_bundle(folder / "one", rules=RULES, review=0.3)
-    make_bundle(folder / "two", seed=5, review=0.4, rules=RULES[:1], version="2")
+    make_bundle(folder / "one", rules=RULES, review=0.5, block=0.8, trees=60, noise=0.4)
+    make_bundle(folder / "two", seed=5, review=0.4, rules=RULES[:1], version="2", trees=30, noise=0.4)
     return folder / "one", folder / "two"
 
 
@@ -76,11 +79,13 @@ def certified(made: World, folder: Path, *bundles: Path, **changes: Any) -> Cert
     return Certification(replace(asked, **changes), DEFAULT).run()
 
 
-def equal(found: Certificate) -> None:
+def equal(found: Certificate, made: World | None = None) -> None:
     assert found.verdict == "equal", json.dumps(found.document() | {"partitions": []})
     assert found.results["equal"] == found.decisions
     for each in found.partitions:
         assert each.published.hexdigest() == each.replayed.hexdigest()
+        if made is not None:
+            assert each.features.hexdigest() == made.features(each.partition)  # to the bit what the processor computed
 
 
 def take(made: World, rng: random.Random, rounds: int, most: int = 20) -> None:
@@ -102,7 +107,7 @@ def test_what_was_decided_in_any_batches_is_equal(bundles: tuple[Path, Path], tm
     take(made, random.Random(1), 30)
     made.drain()
     found = certified(made, tmp_path, bundles[0])
-    equal(found)
+    equal(found, made)
     assert found.decisions == len(made.publisher.values("decisions"))
     assert found.payments["repeated"] > 0
 
@@ -115,7 +120,7 @@ def test_features_are_the_same_in_batches_of_one_and_of_a_hundred(bundles: tuple
         made.log.partitions["labels", 0].high = 0
         made.drain(batch)
         found = certified(made, tmp_path / str(batch), bundles[0], labels=None, journal=None, threads=2)
-        equal(found)
+        equal(found, made)
         [each] = found.partitions
         digests.add((each.published.hexdigest(), each.features.hexdigest()))
     assert len(digests) == 1
@@ -131,8 +136,8 @@ def test_crashes_change_nothing(bundles: tuple[Path, Path], tmp_path: Path, step
         made.kill_at(step, labels=3, p0=9, p1=5, p3=8)
     made.drain()
     found = certified(made, tmp_path, bundles[0])
-    equal(found)
-    assert (found.repeated > 0) == (step == "after_commit")
+    equal(found, made)
+    assert (found.published_again > 0) == (step == "after_commit")
 
 
 @pytest.mark.parametrize("shards", [1, 3])
@@ -146,6 +151,7 @@ def test_decisions_made_of_a_state_that_was_lost_are_equal_too(
     for _ in range(2):
         take(made, rng, 6)
         older = copy.deepcopy(made.store)
+        assert isinstance(older, MemoryStore)
         take(made, rng, 5)
         if not published:
             made.kill_at("before_commit", labels=2, p0=5, p2=5)
@@ -153,7 +159,7 @@ def test_decisions_made_of_a_state_that_was_lost_are_equal_too(
     made.drain()
     found = certified(made, tmp_path, bundles[0])
     if shards == 1:
-        equal(found)
+        equal(found, made)
     else:  # of payments that were recorded twice in another shard than the card's nobody can tell which counted
         assert found.verdict in {"equal", "unverifiable"}, found.differences
         assert found.results["equal"] > 0.7 * found.decisions
@@ -167,7 +173,7 @@ def test_a_state_that_begins_late_is_no_gap(bundles: tuple[Path, Path], tmp_path
     made.store.adopt(dict.fromkeys(made.log.partitions, 20))
     made.drain()
     found = certified(made, tmp_path, bundles[0])
-    equal(found)
+    equal(found, made)
     assert all(each.first == 0 for each in found.partitions)
     assert not found.payments["unverifiable"]
 
@@ -180,7 +186,7 @@ def test_models_may_change_between_batches(bundles: tuple[Path, Path], tmp_path:
         take(made, rng, 3)
     made.drain()
     found = certified(made, tmp_path, *bundles)
-    equal(found)
+    equal(found, made)
     assert len(found.bundles) == 2
     lacking = certified(made, tmp_path, bundles[0])
     assert lacking.verdict == "unverifiable"
@@ -201,7 +207,7 @@ def test_decisions_without_the_store_are_equal_and_what_was_caught_up_counts(
     made.now_s += 100
     made.drain()
     found = certified(made, tmp_path, bundles[0])
-    equal(found)
+    equal(found, made)
     tiers = [json.loads(value)["tier"] for value in made.publisher.values("decisions")]
     assert 0 < tiers.count("no_features") < len(tiers)
 
@@ -227,3 +233,287 @@ def test_what_depended_on_load_and_lists_is_taken_as_told(bundles: tuple[Path, P
     assert len({each["inputs"]["review_threshold"] for each in told}) > 1
     assert {"list_deny", "list_watch", "list_allow"} <= {rule for each in told for rule in each["rules"]}
     equal(certified(made, tmp_path, bundle))
+
+
+Change = Callable[[list[dict[str, Any]]], None]
+
+
+@pytest.fixture(scope="module")
+def dumped(bundles: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Path]:
+    """What a processor published of labels and two partitions, one batch with a decline limiter's hand in it."""
+    made = world(bundles[0], 700, partitions=2)
+    take(made, random.Random(7), 10)
+    made.drain(20)
+    return made, tmp_path_factory.mktemp("dumped")
+
+
+def of_topic(folder: Path, name: str, change: Change) -> Path:
+    """A copy of a dump in which something was changed."""
+    rows = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+    change(rows)
+    copied = folder / "changed.jsonl"
+    copied.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return copied
+
+
+def _set(place: int, **fields: Any) -> Change:
+    def change(rows: list[dict[str, Any]]) -> None:
+        rows[place] |= fields
+
+    return change
+
+
+def _drop(place: int) -> Change:
+    return lambda rows: rows.__delitem__(place)
+
+
+def _drop_approved(rows: list[dict[str, Any]]) -> None:
+    rows.remove(next(row for row in rows[40:] if row["decision"] == "approve"))
+
+
+def _nudge(rows: list[dict[str, Any]]) -> None:
+    rows[40]["score"] = float(np.nextafter(np.float32(rows[40]["score"]), np.float32(1)))
+
+
+def _alert_of_nobody(rows: list[dict[str, Any]]) -> None:
+    rows.append(rows[3] | {"source": rows[3]["source"] | {"offset": 1}})
+
+
+def _other_reason(rows: list[dict[str, Any]]) -> None:
+    row = next(row for row in rows if row["reasons"])
+    row["reasons"][0]["value"] = 12.5
+
+
+def _without_reasons(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        row["reasons"] = []
+
+
+def _limited(rows: list[dict[str, Any]]) -> None:
+    rows[30]["inputs"]["limiter"] = "review"
+
+
+def _bar(rows: list[dict[str, Any]]) -> None:
+    rows[30]["inputs"]["review_threshold"] = 0.77
+
+
+@pytest.mark.parametrize(
+    ("topic", "change", "what"),
+    [
+        pytest.param("decisions", _nudge, {"score"}, id="the last bit of a score"),
+        pytest.param("decisions", _set(40, rules=["fast", "never"]), {"rules"}, id="a rule"),
+        pytest.param("decisions", _set(40, shadow_rules=["never"]), {"rules"}, id="a shadow rule"),
+        pytest.param("decisions", _set(40, model="test@9"), {"model"}, id="the model's name"),
+        pytest.param("decisions", _set(40, card_id="card-99"), {"payment"}, id="whose payment it was"),
+        pytest.param("decisions", _limited, {"limiter"}, id="a limiter that is not there"),
+        pytest.param("decisions", _bar, {"thresholds"}, id="a threshold"),
+        pytest.param("decisions", _drop_approved, {"undecided"}, id="a payment without decision"),
+        pytest.param("alerts", _drop(4), {"alert"}, id="an alert that is missing"),
+        pytest.param("alerts", _alert_of_nobody, {"alert"}, id="an alert that nothing asks for"),
+        pytest.param("alerts", _set(4, alert_id="0" * 32), {"alert"}, id="an alert's id"),
+        pytest.param("alerts", _other_reason, {"alert"}, id="a reason's value"),
+        pytest.param("alerts", _without_reasons, set(), id="no time for reasons is no difference"),
+    ],
+)
+def test_what_was_published_otherwise_is_found(
+    bundles: tuple[Path, Path], dumped: tuple[World, Path], topic: str, change: Change, what: set[str]
+) -> None:
+    made, folder = dumped
+    equal(certified(made, folder, bundles[0]))
+    found = certified(made, folder, bundles[0], **{topic: FileStream(of_topic(folder, topic, change), topic)})
+    assert set(found.differences) - {"decision"} == what, found.document()
+    assert found.verdict == ("different" if what else "equal")
+    if what:
+        first = found.document()["first_difference"]
+        assert first["what"] in found.differences
+        assert first["published"] != first["replayed"] or topic == "alerts"
+
+
+def test_the_other_decision_is_found_and_told(bundles: tuple[Path, Path], dumped: tuple[World, Path]) -> None:
+    made, folder = dumped
+    equal(certified(made, folder, bundles[0]))
+    rows = [json.loads(line) for line in (folder / "decisions.jsonl").read_text().splitlines()]
+    place = next(number for number, row in enumerate(rows) if row["decision"] == "review")
+    changed = of_topic(folder, "decisions", _set(place, decision="approve"))
+    found = certified(made, folder, bundles[0], decisions=FileStream(changed, "decisions"), alerts=None)
+    assert dict(found.differences) == {"decision": 1}
+    [told] = found.examples
+    row = rows[place]
+    assert (told["partition"], told["offset"]) == (row["source"]["partition"], row["source"]["offset"])
+    assert (told["event_id"], told["card_id"]) == (row["event_id"], row["card_id"])
+    assert (told["published"]["decision"], told["replayed"]["decision"]) == ("approve", "review")
+    assert told["replayed"]["score"] == told["published"]["score"] == row["score"]
+    [one] = [each for each in found.partitions if each.partition == row["source"]["partition"]]
+    assert one.published.hexdigest() != one.replayed.hexdigest()
+
+
+def test_a_payment_that_was_decided_twice_by_its_event_is_found(
+    bundles: tuple[Path, Path], dumped: tuple[World, Path]
+) -> None:
+    made, folder = dumped
+    topics = made.dump(folder)
+    rows = [json.loads(line) for line in topics["decisions"].read_text().splitlines()]
+    sources = {(row["source"]["partition"], row["source"]["offset"]) for row in rows}
+    known = {row["event_id"]: row for row in rows}
+    again = next(
+        (row, json.loads(line["payload"]))
+        for line in map(json.loads, topics["payments"].read_text().splitlines())
+        if (line["partition"], line["offset"]) not in sources
+        and (line["payload"] or "").startswith("{")
+        and (row := known.get(json.loads(line["payload"]).get("event_id"))) is not None
+        and (row := row | {"source": row["source"] | {"partition": line["partition"], "offset": line["offset"]}})
+    )[0]
+    journal = [json.loads(line) for line in topics["journal"].read_text().splitlines()]
+    at = again["source"]
+    run = next(
+        each
+        for each in journal
+        if each["topic"] == "payments"
+        and each["partition"] == at["partition"]
+        and each["offset"] <= at["offset"] < each["offset"] + each["count"]
+    )
+    again["state"] = again["state"] | {"sequence": run["sequence"] + at["offset"] - run["offset"]}
+    changed = of_topic(folder, "decisions", lambda some: some.append(again))
+    found = certified(made, folder, bundles[0], decisions=FileStream(changed, "decisions"), alerts=None)
+    assert found.differences["repeated"] == 1
+
+
+def test_payments_and_labels_that_are_missing_or_other_make_a_difference(
+    bundles: tuple[Path, Path], dumped: tuple[World, Path]
+) -> None:
+    made, folder = dumped
+    made.dump(folder)
+
+    def dearer(rows: list[dict[str, Any]]) -> None:
+        row = next(row for row in rows[20:] if row["payload"] and '"amount_minor"' in row["payload"])
+        row["payload"] = row["payload"].replace('"amount_minor": ', '"amount_minor": 7')
+
+    def forgiving(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            row["payload"] = row["payload"] and row["payload"].replace('"fraud"', '"genuine"')
+
+    for topic, change in (("payments", dearer), ("labels", forgiving)):
+        stream = FileStream(of_topic(folder, topic, change), topic)
+        found = certified(made, folder, bundles[0], **{topic: stream})
+        assert found.verdict == "different"
+        assert found.differences["score"] > 0
+
+
+def test_what_was_never_journaled_is_unverifiable_and_whom_it_may_touch(
+    bundles: tuple[Path, Path], dumped: tuple[World, Path]
+) -> None:
+    """A run in the middle is gone: its own payments, and later ones of the same cards, merchants, ... are in doubt."""
+    made, folder = dumped
+    made.dump(folder)
+    gone: list[dict[str, Any]] = []
+
+    def forget(rows: list[dict[str, Any]]) -> None:
+        place = next(
+            number
+            for number in range(len(rows) // 2, len(rows))
+            if rows[number]["topic"] == "payments" and rows[number]["count"] > 3
+        )
+        gone.append(rows.pop(place))
+
+    stream = FileStream(of_topic(folder, "journal", forget), "journal")
+    found = certified(made, folder, bundles[0], journal=stream)
+    assert found.verdict == "unverifiable", found.document()
+    assert set(found.unverifiable) == {"order_not_published"}
+    journal = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    earlier = max(
+        each["sequence"] + each["count"]
+        for each in journal
+        if (each["topic"], each["partition"]) == (gone[0]["topic"], gone[0]["partition"])
+        and each["sequence"] < gone[0]["sequence"]
+    )
+    before = sum(
+        row["state"]["sequence"] < earlier
+        for row in map(json.loads, (folder / "decisions.jsonl").read_text().splitlines())
+    )
+    assert found.results["equal"] >= before > 0
+
+
+def test_history_that_kafka_no_longer_has_makes_young_decisions_unverifiable(
+    bundles: tuple[Path, Path], dumped: tuple[World, Path]
+) -> None:
+    made, folder = dumped
+    made.dump(folder)
+    stream = FileStream(of_topic(folder, "payments", lambda rows: rows.__delitem__(slice(0, 30))), "payments")
+    found = certified(made, folder, bundles[0], payments=stream)
+    assert found.verdict == "unverifiable"
+    assert found.results["equal"] <= 2  # payments of a far future
+    assert found.unverifiable["payment_not_read"] > 0
+    assert found.unverifiable["history_incomplete"] > 0
+
+
+def test_scores_of_another_device_may_differ_in_their_last_bits(
+    bundles: tuple[Path, Path], dumped: tuple[World, Path]
+) -> None:
+    """And where that flips a decision, it is told by itself."""
+    made, folder = dumped
+    made.dump(folder)
+    rows = [json.loads(line) for line in (folder / "decisions.jsonl").read_text().splitlines()]
+    bar = np.float32(0.5)
+    closest = min(
+        (row for row in rows if row["decision"] == "review" and not row["rules"] and row["tier"] == "full"),
+        key=lambda row: row["score"],
+    )
+
+    def elsewhere(some: list[dict[str, Any]]) -> None:
+        for row in some:
+            row["inputs"]["device"] = "cuda"
+            row["score"] = float(np.float32(row["score"]) - np.float32(4e-6))
+
+    stream = FileStream(of_topic(folder, "decisions", elsewhere), "decisions")
+    found = certified(made, folder, bundles[0], decisions=stream)
+    assert found.verdict == "equal", found.document()
+    assert found.near > 0.9 * found.decisions
+    far = certified(made, folder, bundles[0], decisions=stream, tolerance=1e-6)
+    assert far.differences["score"] > 0.9 * found.decisions
+
+    def flipped(some: list[dict[str, Any]]) -> None:
+        for row in some:
+            if row["event_id"] == closest["event_id"] and row["source"] == closest["source"]:
+                row["score"] = float(np.nextafter(bar, np.float32(0)))
+                row["decision"] = "approve"
+
+    wide = closest["score"] - 0.5 + 1e-6
+    stream = FileStream(of_topic(folder, "decisions", flipped), "decisions")
+    found = certified(made, folder, bundles[0], decisions=stream, tolerance=wide, alerts=None)
+    assert found.verdict == "equal", found.document()
+    assert (found.flipped, len(found.flips)) == (1, 1)
+    assert found.flips[0]["event_id"] == closest["event_id"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"journal": None}, "the journal tells"),
+        ({"shards": 3}, "shards"),
+        ({"bundles": ()}, "None of the bundles"),
+        ({"decisions": "journal"}, "something else than decisions"),
+        ({"journal": "decisions"}, "something else than entries of the journal"),
+        ({"from_ms": 4_200_000_000_000}, "no decision that is to be certified"),
+    ],
+)
+def test_what_does_not_fit_together_is_told(
+    bundles: tuple[Path, Path], dumped: tuple[World, Path], changes: dict[str, Any], says: str
+) -> None:
+    made, folder = dumped
+    topics = made.dump(folder)
+    given = {
+        name: FileStream(topics[value], name) if isinstance(value, str) else value for name, value in changes.items()
+    }
+    with pytest.raises((ConfigError, BundleError), match=says):
+        certified(made, folder, bundles[0], **given)
+
+
+def test_a_part_of_the_time_is_certified_and_all_of_it_replayed(
+    bundles: tuple[Path, Path], dumped: tuple[World, Path]
+) -> None:
+    made, folder = dumped
+    times = sorted(json.loads(value)["event_time"] for value in made.publisher.values("decisions"))
+    since, until = times[len(times) // 3], times[2 * len(times) // 3]
+    found = certified(made, folder, bundles[0], from_ms=since, to_ms=until, alerts=None)
+    equal(found)
+    assert found.decisions == sum(since <= time < until for time in times)

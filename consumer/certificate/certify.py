@@ -25,7 +25,7 @@ from xxhash import xxh3_64_intdigest
 
 from consumer.certificate import alerts as alert_rows
 from consumer.certificate import told as t
-from consumer.certificate.compare import SAME_SHIFT, Comparison, Scope
+from consumer.certificate.compare import SAME_SHIFT, SHARD_SHIFT, Comparison, Scope
 from consumer.certificate.order import UNKNOWN, OffsetOrder, RecordedOrder
 from consumer.certificate.outcome import Certificate, Compared, Span
 from consumer.certificate.replayed import Remaker
@@ -46,6 +46,7 @@ from models.registry import Registry
 
 GOLDEN: Final = 0x9E3779B97F4A7C15
 NEVER_MS: Final = 1 << 62
+OF_ALERTS: Final = frozenset(("merchant_id", "amount_minor", "currency"))
 IDENTITY: Final = ("offset", "identity", "entities", "event_id", "card_id", "event_time")
 _T = TypeVar("_T")
 Progress = Callable[[str, float], None]
@@ -121,11 +122,7 @@ class Certification:
             bundles = self._bundles()
             names = {name for bundle in bundles.values() for name in bundle.manifest.features}
             self._catalog = self._whole.only(tuple(name for name in self._whole.names if name in names))
-            fields = sorted(
-                {"merchant_id", "amount_minor", "currency"}.union(
-                    *(bundle.policy.fields for bundle in bundles.values())
-                )
-            )
+            fields = sorted(OF_ALERTS.union(*(bundle.policy.fields for bundle in bundles.values())))
             self._order = self._read_order()
             logs = RecordedLogs(
                 self._catalog, scratch, rows=asked.payments.size(), memory_mb=asked.memory_mb, jobs=asked.threads
@@ -153,13 +150,12 @@ class Certification:
 
     def _read_decisions(self, scratch: Scratch, packed: Spill) -> None:
         decode, asked = t.decoder(), self._asked
-        from_ms, to_ms = asked.from_ms or 0, asked.to_ms or NEVER_MS
         size, done = max(asked.decisions.size(), 1), 0
         for messages in asked.decisions.chunks():
-            told = self._decoded(asked.decisions, messages, decode, "decisions")
+            told = _decoded(asked.decisions, messages, decode, "decisions")
             done += len(told)
             self._progress("reading decisions", 0.1 * min(done / size, 1))
-            told = [each for each in told if from_ms <= each.event_time < to_ms]
+            told = [each for each in told if self._is_asked(each.event_time)]
             if not told:
                 continue
             rows = self._packer.pack(told)
@@ -168,24 +164,17 @@ class Certification:
         if not self._decided:
             raise ConfigError(f"{asked.decisions.topic} holds no decision that is to be certified.")
 
+    def _is_asked(self, event_time: int) -> bool:
+        return (self._asked.from_ms or 0) <= event_time < (self._asked.to_ms or NEVER_MS)
+
     def _read_alerts(self, scratch: Scratch, stream: Stream) -> Spill:
         decode = msgspec.json.Decoder(Alert).decode
         packed = scratch.spill("alerted", 1, alert_rows.WORDS, np.int64)
         for messages in stream.chunks():
-            rows = alert_rows.pack(self._decoded(stream, messages, decode, "alerts"))
+            told = _decoded(stream, messages, decode, "alerts")
+            rows = alert_rows.pack([each for each in told if self._is_asked(each.event_time)])
             scratch.add(packed, rows, np.array([0, len(rows)], np.int64))
         return self._by_span(scratch, packed, "alerts", lambda _lost: None)
-
-    def _decoded(
-        self, stream: Stream, messages: Sequence[Message], decode: Callable[[bytes], _T], what: str
-    ) -> list[_T]:
-        """What a topic of ours holds. Raises ConfigError where that is something else."""
-        try:
-            return [decode(message.value() or b"") for message in messages]
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise ConfigError(
-                f"{stream.topic} holds something else than {what}; give the topic that has them."
-            ) from None
 
     def _note(self, rows: Words) -> None:
         if rows[:, t.SHARD].max() >= self._asked.shards:
@@ -236,7 +225,7 @@ class Certification:
         decode = msgspec.json.Decoder(JournalEntry).decode
         size, done = max(journal.size(), 1), 0
         for messages in journal.chunks():
-            yield from self._decoded(journal, messages, decode, "entries of the journal")
+            yield from _decoded(journal, messages, decode, "entries of the journal")
             done += len(messages)
             self._progress("reading the journal", 0.1 + 0.05 * min(done / size, 1))
 
@@ -295,7 +284,9 @@ class Certification:
         for bit, entity in enumerate(self._catalog.entities):
             keys = _keys(ids_of(batch.payments, entity), entity)
             shards = self._shards(keys)
-            of_card = shards if of_card is None else of_card  # cards come first
+            if of_card is None:  # cards come first
+                of_card = shards
+                entities |= shards << SHARD_SHIFT
             entities |= (keys != 0).astype(np.int64) << bit
             entities |= (shards == of_card).astype(np.int64) << (SAME_SHIFT + bit)
             self._add(logs, entity, keys, batch, payment_records(batch, entity), places=places)
@@ -396,6 +387,14 @@ class Certification:
         identity = [pa.field(name, types.get(name, text), nullable=False) for name in IDENTITY]
         names = [self._catalog.names[column] for column in self._catalog.payment_columns]
         return pa.schema([*identity, *kept_fields(fields), *(pa.field(name, pa.float32()) for name in names)])
+
+
+def _decoded(stream: Stream, messages: Sequence[Message], decode: Callable[[bytes], _T], what: str) -> list[_T]:
+    """What a topic of ours holds. Raises ConfigError where that is something else."""
+    try:
+        return [decode(message.value() or b"") for message in messages]
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise ConfigError(f"{stream.topic} has something else than {what}; give the topic that has them.") from None
 
 
 def _identity(

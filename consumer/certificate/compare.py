@@ -17,10 +17,12 @@ from consumer.certificate.order import UNKNOWN, OffsetOrder, RecordedOrder
 from consumer.certificate.outcome import Compared, Span
 from consumer.certificate.replayed import Remade, Remaker
 from features.catalog import Catalog, Entity
+from features.errors import ConfigError
 from features.event import Words, source_id
 from features.history.recorded import DOUBTFUL, LAYER_SHIFT, Cells, RecordedLogs
 
 SAME_SHIFT: Final = 8  # of a payment's word of entities: whom it names, and whose logs lie in the shard of its card's
+SHARD_SHIFT: Final = 16  # which shard that is
 LAYERS: Final = (DOUBTFUL >> LAYER_SHIFT) - 1
 
 Mask = npt.NDArray[np.bool_]
@@ -79,6 +81,9 @@ class Comparison:
         for column in self._catalog.payment_columns:
             values[there, column] = np.asarray(batch.column(self._catalog.names[column]))[at[there]]
         own = batch.take(pa.array(at))
+        shard = np.asarray(own.column("entities")) >> SHARD_SHIFT
+        if (has_state & there & (shard != told[:, t.SHARD])).any():
+            raise ConfigError("The decisions were made with another number of shards; set store.shards as it was then.")
         remade = self._remaker.remake(told, own, values)
         event_time = np.asarray(own.column("event_time"))
         unverifiable = {

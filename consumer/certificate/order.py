@@ -106,7 +106,7 @@ class RecordedOrder:
         return result
 
     def begins(self, source: int) -> int | None:
-        """The first offset of a source that any shard's journal tells of; None for none. 0 where numbers are missing."""
+        """The first offset of a source that a journal tells of; None for none. 0 where first numbers are missing."""
         firsts = [
             0 if branch.first > 0 else int(branch.pieces[source][0, START])
             for branches in self._branches.values()
@@ -225,7 +225,7 @@ def _found(pieces: Words | None, offsets: Words) -> tuple[Words, Layers]:
 
 
 def _layers(runs: list[_Piece]) -> list[Words]:
-    """The runs of a source by layer, each without overlaps and by rising offset; those that were told twice count once."""
+    """The runs of a source by layer, each without overlaps and by rising offset; what is told twice counts once."""
     rows = np.array(runs, np.int64)
     by_start = rows[np.argsort(rows[:, START], kind="stable")]
     if (by_start[1:, START] >= by_start[:-1, END]).all():

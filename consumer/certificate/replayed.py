@@ -91,11 +91,11 @@ class Remade:
     @classmethod
     def blank(cls, n: int) -> Remade:
         """Nothing known of n decisions."""
-        no = [np.zeros(n, np.bool_) for _ in range(4)]
-        return cls(
-            np.full(n, np.nan, np.float32), np.zeros(n, np.uint8), np.zeros(n, np.int64),
-            {name: np.zeros(n, np.bool_) for name in DIFFERENCES}, no[0], no[1], no[2], np.zeros((n, 3), np.int64), no[3],
-        )  # fmt: skip
+        near, flipped, unknown, loose = (np.zeros(n, np.bool_) for _ in range(4))
+        differs = {name: np.zeros(n, np.bool_) for name in DIFFERENCES}
+        scores, decision = np.full(n, np.nan, np.float32), np.zeros(n, np.uint8)
+        rules, alerts = np.zeros(n, np.int64), np.zeros((n, 3), np.int64)
+        return cls(scores, decision, rules, differs, near, flipped, unknown, alerts, loose)
 
 
 class Remaker:
@@ -271,4 +271,5 @@ def _scored(scorer: Scorer, values: Values, tier: Tier) -> Scores | None:
 
 
 def _same(one: Scores, other: Scores) -> Mask:
-    return (one == other) | (np.isnan(one) & np.isnan(other))
+    same: Mask = (one == other) | (np.isnan(one) & np.isnan(other))
+    return same

@@ -24,7 +24,6 @@ PARTITION, OFFSET, SHARD, EPOCH, SEQUENCE, SCORE, REVIEW, BLOCK, IDENTITY, DECIS
 WORDS: Final = 12
 NO_STATE: Final = -1
 CODE_OF: Final = {name: code for code, name in enumerate(DECISIONS)}
-SCHEMA_VERSION: Final = 1
 
 Fired = tuple[tuple[str, ...], tuple[str, ...]]  # rules, shadow rules
 _T = TypeVar("_T")
@@ -90,18 +89,9 @@ class Packer:
         for told in decisions:
             state, given = told.state, told.inputs
             where = (NO_STATE, 0, 0) if state is None else (state.shard, state.epoch, state.sequence)
-            case = case_of(
-                Case(
-                    told.source.topic,
-                    told.model,
-                    told.digests,
-                    told.tier,
-                    given.device,
-                    given.limiter is not None,
-                    given.lists_version,
-                    given.canary,
-                )  # fmt: skip
-            )
+            limited, lists = given.limiter is not None, given.lists_version
+            who = (told.source.topic, told.model, told.digests, told.tier)
+            case = case_of(Case(*who, given.device, limited, lists, given.canary))
             fired = rules_of((told.rules, told.shadow_rules))
             words.append((told.source.partition, told.source.offset, *where, CODE_OF[told.decision], fired, case))
             numbers.append(

@@ -48,10 +48,15 @@ def make_bundle(
     review: float = 0.5,
     block: float | None = 0.9,
     version: str = "1",
+    noise: float = 0.0,
 ) -> Bundle:
-    """Write a bundle to `path`: models of a dozen shallow trees, and a policy with the starting rules or `rules`."""
+    """Write a bundle to `path`: models of a dozen shallow trees, and a policy with the starting rules or `rules`.
+
+    With `noise`, so many of what they learn from are wrong: then many features count, and scores are everywhere.
+    """
     values = rows(2_000, seed, catalog)
     fraud = looks_like_fraud(values, catalog)
+    fraud ^= np.random.default_rng(seed).random(len(values)) < noise
     options = TreeOptions(trees=trees, depth=4, learning_rate=0.3, seed=seed, threads=1)
     rows_of = np.arange(len(values))
     models = [

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from consumer.decode import Message
 from consumer.judge import LineUp, Model, Surroundings
@@ -45,7 +49,8 @@ class _Mortal(ListPublisher):
 class World:
     """Topics in memory, a store, and a processor that takes what it is told to.
 
-    `partitions` are the values of the payments' partitions, `labels` those of the labels' one.
+    `partitions` are the values of the payments' partitions, `labels` those of the labels' one. `seen`: the features of
+    every payment that was decided with the state, by partition and offset.
     """
 
     bundle: Path
@@ -58,6 +63,7 @@ class World:
     log: MemoryLog = field(init=False)
     line_up: LineUp = field(init=False)
     dies_at: str = ""
+    seen: dict[tuple[int, int], npt.NDArray[np.float32]] = field(default_factory=dict)
     now_s: float = NOW_S
     _models: dict[Path, Model] = field(default_factory=dict)
     _pipeline: Pipeline = field(init=False)
@@ -124,7 +130,12 @@ class World:
             spans.append(Span(*source, start, end, start, labels=source[0] == LABELS))
         if not spans:
             return
-        self._pipeline.process(messages, tuple(spans))
+        decided = self._pipeline.process(messages, tuple(spans))
+        if decided.enriched is not None:
+            places = zip(decided.batch.partition.tolist(), decided.batch.offset.tolist(), strict=True)
+            for place, due, values in zip(places, decided.due.tolist(), decided.enriched.values, strict=True):
+                if due:
+                    self.seen[place] = values
         for span in spans:
             self.log.partitions[span.topic, span.partition].committed = span.end
 
@@ -160,6 +171,12 @@ class World:
             values = self.publisher.values(getattr(TOPICS, role))
             topics[role].write_bytes(b"".join(value + b"\n" for value in values))
         return topics
+
+    def features(self, partition: int) -> str:
+        """SHA-256 over what the decisions of a partition were made of, by offset."""
+        places = sorted(place for place in self.seen if place[0] == partition)
+        rows = np.stack([self.seen[place] for place in places])
+        return hashlib.sha256(np.where(np.isnan(rows), np.float32(np.nan), rows).astype("<f4").tobytes()).hexdigest()
 
     def _step(self, name: str) -> None:
         if name == self.dies_at:
