@@ -175,19 +175,27 @@ class _Table:
 
 
 def _alerts(told: Words, remade: Remade, alerts: Words) -> tuple[Mask, list[int]]:
-    """(n,) where the alert is another or missing; offsets of alerts that no decision asks for."""
-    by_offset: dict[int, list[Words]] = {}
-    for row in alerts:
-        by_offset.setdefault(int(row[a.OFFSET]), []).append(row)
+    """(n,) where the alert is another or missing; offsets of alerts that no decision asks for.
+
+    With `at_least_once` a crash may come between a decision and its alert; then the payment is decided anew, maybe by
+    another model, and it is that decision which has its alert. So of several decisions about a payment one is enough.
+    """
     differs = np.zeros(len(told), np.bool_)
-    due = np.flatnonzero(told[:, t.DECISION] > 0)
-    for row in due.tolist():
-        expected = remade.alerts[row]
-        found = by_offset.get(int(told[row, t.OFFSET]), [])
-        loosely = bool(remade.loose[row])
-        differs[row] = not any(
-            each[a.LOOSE] == expected[2] if loosely else each[a.WHOLE] == expected[1 if each[a.UNEXPLAINED] else 0]
-            for each in found
-        )
-    wanted = set(told[due, t.OFFSET].tolist())
-    return differs, sorted(offset for offset in by_offset if offset not in wanted)
+    due: dict[int, list[int]] = {}
+    for row in np.flatnonzero(told[:, t.DECISION] > 0).tolist():
+        due.setdefault(int(told[row, t.OFFSET]), []).append(row)
+    found: dict[int, list[Words]] = {}
+    for alert in alerts:
+        found.setdefault(int(alert[a.OFFSET]), []).append(alert)
+    for offset, rows in due.items():
+        known = [[_is_of(alert, row, remade) for row in rows] for alert in found.get(offset, [])]
+        if not known or not all(any(each) for each in known):
+            differs[rows] = True
+    return differs, sorted(found.keys() - due.keys())
+
+
+def _is_of(alert: Words, row: int, remade: Remade) -> bool:
+    """Whether an alert is that of a decision."""
+    if remade.loose[row]:
+        return bool(alert[a.LOOSE] == remade.alerts[row, 2])
+    return bool(alert[a.WHOLE] == remade.alerts[row, int(alert[a.UNEXPLAINED])])

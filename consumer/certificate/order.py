@@ -26,6 +26,7 @@ UNKNOWN: Final = -1
 MAX_LAYERS: Final = 15
 START, END, SEQUENCE, EPOCH, LAYER = 0, 1, 2, 3, 4
 COLUMNS: Final = 5
+NEVER: Final = 1 << 62
 
 Layers = npt.NDArray[np.int64]
 _Piece = tuple[int, int, int, int]  # start, end, sequence, epoch
@@ -83,32 +84,26 @@ class RecordedOrder:
     def lost_from(self, shard: int, branch: int, source: int, offsets: Words) -> Words:
         """(n,) of records that a branch has no numbers of: from which number on it may have them all the same.
 
-        Offsets are taken in their order: what lies between two runs was applied between them, and its order was never
-        published. What lies behind the last run was, if at all, applied where a later number is missing; what lies
-        before the first run, where the branch's first numbers are. UNKNOWN where it is not in the state for certain.
+        A partition's records were applied in the order of their offsets, and a number that no run has may be theirs, if
+        it is between those of the runs around them. UNKNOWN where they are not in the state for certain.
         """
         known = self._branches[shard][branch]
-        pieces = known.pieces.get(source)
-        result = np.full(len(offsets), UNKNOWN, np.int64)
-        if pieces is None:
-            if known.last_hole > 0:
-                result[:] = 0
-            return result
+        pieces = known.pieces.get(source, np.zeros((0, COLUMNS), np.int64))
         at = np.searchsorted(pieces[:, START], offsets, side="right") - 1
-        piece = pieces[np.maximum(at, 0)]
-        after = piece[:, SEQUENCE] + piece[:, END] - piece[:, START]
-        between = (at >= 0) & (at < len(pieces) - 1)
-        result[between] = after[between]
-        behind = (at == len(pieces) - 1) & (known.last_hole > after)
-        result[behind] = after[behind]
-        if known.first > 0:
-            result[at < 0] = 0
+        before = np.concatenate((pieces, np.zeros((1, COLUMNS), np.int64)))[at]  # of -1: nothing
+        after = before[:, SEQUENCE] + before[:, END] - before[:, START]
+        hole = np.searchsorted(known.holes[:, 0], after)
+        result = np.append(known.holes[:, 0], UNKNOWN)[hole]
+        room = np.append(np.cumsum((known.holes[:, 1] - known.holes[:, 0])[::-1])[::-1], 0)[hole]
+        result[offsets - before[:, END] >= room] = UNKNOWN
+        following = np.append(pieces[:, SEQUENCE], NEVER)[at + 1]
+        result[np.append(known.holes[:, 1], 0)[hole] > following] = UNKNOWN
         return result
 
     def begins(self, source: int) -> int | None:
         """The first offset of a source that a journal tells of; None for none. 0 where first numbers are missing."""
         firsts = [
-            0 if branch.first > 0 else int(branch.pieces[source][0, START])
+            0 if len(branch.holes) and branch.holes[0, 0] == 0 else int(branch.pieces[source][0, START])
             for branches in self._branches.values()
             for branch in branches
             if source in branch.pieces
@@ -174,17 +169,16 @@ class OffsetOrder:
 
 
 class _Branch:
-    """The runs of a path, by source and by rising offset; its first number, and the end of its last hole."""
+    """The runs of a path, by source and by rising offset, and the numbers between them that no run has: from, until."""
 
     def __init__(self, pieces: dict[int, Words]) -> None:
         self.pieces = pieces
-        every = np.concatenate([*pieces.values(), np.zeros((0, COLUMNS), np.int64)])
-        starts = every[:, SEQUENCE]
-        order = np.argsort(starts)
-        starts, ends = starts[order], (starts + every[:, END] - every[:, START])[order]
-        holes = starts[1:][starts[1:] > np.maximum.accumulate(ends)[:-1]] if len(every) else starts
-        self.first = int(starts[0]) if len(every) else 0
-        self.last_hole = int(holes[-1]) if len(holes) else self.first
+        every = np.concatenate(list(pieces.values()))
+        order = np.argsort(every[:, SEQUENCE])
+        starts = every[order, SEQUENCE]
+        ends = np.maximum.accumulate(starts + (every[:, END] - every[:, START])[order])
+        ends = np.concatenate(([0], ends[:-1]))
+        self.holes = np.column_stack((ends, starts))[starts > ends]
 
 
 def _branch(

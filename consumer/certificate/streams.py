@@ -113,7 +113,7 @@ class _Envelope(msgspec.Struct, frozen=True, gc=False):
     tstype: str = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Line:
     """A line as a source record."""
 

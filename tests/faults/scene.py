@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
+import tomli_w
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
+from consumer.cli import exit_status
 from tests.faults.check import Evidence, Law, violations
 from tests.faults.payments import LABEL_PARTITIONS, PARTITIONS, Record, history
 from tests.faults.worker import Fault, Spec
@@ -179,14 +182,24 @@ class Scene:
         assert self._producer.flush(DEADLINE_S) == 0
 
     def worker(
-        self, replica: str = "a", *, fault: Fault | None = None, mutant: str = "", redis_url: str | None = None
+        self,
+        replica: str = "a",
+        *,
+        fault: Fault | None = None,
+        mutant: str = "",
+        redis_url: str | None = None,
+        bundle: Path | None = None,
     ) -> Worker:
-        """Start a worker; `replica` makes its transactional id. With another `redis_url` the store is not checked."""
+        """Start a worker; `replica` makes its transactional id. With another `redis_url` the store is not checked.
+
+        Without a `bundle` it decides by checksums.
+        """
         settings = {section: dict(values) for section, values in self._settings.items()}
         settings["kafka"]["transactional_id"] = f"{self.group}-{replica}"
         if redis_url is not None:
             settings["store"]["url"] = redis_url
-        worker = Worker(Spec(settings, fault, mutant, check_store=redis_url is None), self._changed)
+        spec = Spec(settings, fault, mutant, check_store=redis_url is None, bundle=str(bundle or ""))
+        worker = Worker(spec, self._changed)
         self.workers.append(worker)
         return worker
 
@@ -246,6 +259,21 @@ class Scene:
         """Judge what happened; see `Law`. By default duplicates are judged as the scene's delivery promises."""
         once = self.delivery == "exactly_once" if exactly_once is None else exactly_once
         return violations(self.evidence(), Law(exactly_once=once, equal_copies=copies))
+
+    def certificate(self, *bundles: Path) -> dict[str, Any]:
+        """What `fraudline certify` says of all that was decided, from the topics."""
+        with tempfile.TemporaryDirectory() as folder:
+            config, out = Path(folder) / "fraudline.toml", Path(folder) / "certificate.json"
+            config.write_text(tomli_w.dumps(self._settings))
+            given = [
+                f"--{role}={self.topics[role]}" for role in ("decisions", "payments", "labels", "journal", "alerts")
+            ]
+            status = exit_status(
+                ["certify", *given, *(f"--bundle={each}" for each in bundles), f"--config={config}", f"--out={out}"]
+            )
+            document: dict[str, Any] = json.loads(out.read_text())
+        assert status == {"equal": 0, "different": 1, "unverifiable": 3}[document["verdict"]]
+        return document
 
     def first_to_end(self, workers: Sequence[Worker], timeout_s: float = DEADLINE_S) -> Worker:
         """Wait until one of them ends."""

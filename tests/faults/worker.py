@@ -14,12 +14,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from consumer.app import Processor, check_store, stop_on_signals
 from consumer.logs import configure
+from consumer.model_loader import load_model
 from consumer.settings import Settings
 from consumer.telemetry import Health, Telemetry
 from features.enrich import Enriched, Enricher
@@ -40,12 +42,16 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Spec(msgspec.Struct, frozen=True):
-    """What a worker is: its settings, its fault, and a component that lacks a guard (see `MUTANTS`)."""
+    """What a worker is: its settings, its fault, and a component that lacks a guard (see `MUTANTS`).
+
+    It decides with `bundle`, or else with the checksums of `tests.faults.scoring`.
+    """
 
     settings: dict[str, dict[str, Any]]
     fault: Fault | None = None
     mutant: str = ""
     check_store: bool = True
+    bundle: str = ""
 
 
 class FaultPoint:
@@ -137,7 +143,7 @@ def work(spec: Spec) -> int:
         health = SpokenHealth()
         processor = Processor(
             settings,
-            model=model(),
+            model=load_model(Path(spec.bundle), device="cpu", threads=1) if spec.bundle else model(),
             store=store,
             telemetry=Telemetry(),
             health=health,
