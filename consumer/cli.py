@@ -11,8 +11,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
@@ -28,6 +26,7 @@ from consumer import (
     cli_model,
     cli_policy,
     cli_replay,
+    cli_score,
     cli_state,
 )
 from consumer.cli_options import AsJson, CatalogName, ConfigFile, Mapped, columns_of
@@ -68,6 +67,7 @@ features_app.command("build")(cli_features.build)
 app.command("replay")(cli_replay.replay)
 app.command("backtest")(cli_backtest.backtest)
 app.command("certify")(cli_certify.certify)
+app.command("score")(cli_score.score)
 
 
 class Device(StrEnum):
@@ -332,94 +332,6 @@ def train(
         if bad := metrics[f"bad_{what}_lines"]:
             sys.stderr.write(f"{bad:,} rows of {place} are no {what} and were left out\n")
     print_mapping(f"Trained {out}", metrics, as_json=as_json)
-    return 0
-
-
-@app.command()
-def score(
-    *,
-    bundle: Annotated[Path, typer.Option(metavar="BUNDLE", help="The model bundle.")],
-    payments: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="Decide these instead: Parquet, CSV or JSON lines in log order."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --payments: where decisions go, .jsonl or .parquet.")
-    ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Labels, known from their labelled_at on.")
-    ] = None,
-    mapped: Mapped = None,
-    threads: Annotated[int, typer.Option(min=1, help="With --payments: CPU threads.")] = 1,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="With --payments: leave out rows that are none.")
-    ] = False,
-    rejects: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where rejected lines go (default: standard error).")
-    ] = None,
-    as_of: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Payments after this time (ISO 8601) are future-dated.")
-    ] = None,
-    catalog: CatalogName = "default",
-) -> int:
-    """Decide payments from standard input, one decision a line to standard output; no Kafka, no Redis.
-
-    With --payments and --out: a whole history, from files to a file.
-    """
-    if payments is not None or out is not None:
-        return _score_files(bundle, payments, out, labels, threads, skip_bad, catalog, mapped)
-    as_of_ms = None if as_of is None else epoch_ms(as_of, "--as-of")
-    try:
-        rejects_to = nullcontext(None) if rejects is None else rejects.open("wb")
-    except OSError as error:
-        raise ConfigError(f"Rejected lines can't be written to {rejects} ({error.strerror}).") from None
-    from consumer import logs
-    from consumer.edge import score_stream
-    from features.profiles import load_catalog
-
-    logs.configure_command()
-    with rejects_to as rejected:
-        return score_stream(
-            bundle=bundle,
-            payments=sys.stdin.buffer,
-            decisions=sys.stdout.buffer,
-            rejects=rejected,
-            labels=labels,
-            as_of_ms=as_of_ms,
-            catalog=load_catalog(catalog),
-        )
-
-
-def _score_files(
-    bundle: Path,
-    payments: Path | None,
-    out: Path | None,
-    labels: Path | None,
-    threads: int,
-    skip_bad: bool,
-    catalog: str,
-    mapped: list[str] | None,
-) -> int:
-    if payments is None or out is None:
-        raise ConfigError("--payments and --out belong together: give both, or neither.")
-    from consumer import logs
-    from consumer.score_files import score_files
-    from features.profiles import load_catalog
-
-    logs.configure_command()
-    with progress_stages() as progress:
-        summary = score_files(
-            bundle=bundle,
-            payments=payments,
-            labels=labels,
-            out=out,
-            catalog=load_catalog(catalog),
-            threads=threads,
-            skip_bad=skip_bad,
-            progress=progress,
-            mapped=columns_of(mapped),
-        )
-    print_mapping(f"Scored {payments}", asdict(summary), as_json=False)
     return 0
 
 

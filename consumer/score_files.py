@@ -1,45 +1,38 @@
-"""`fraudline score --payments FILE --out FILE`: decide a whole history, at column speed, in bounded memory.
+"""`fraudline score --payments PATH --out FILE`: decide a whole history, on all cores, in bounded memory.
 
 The features are those that every payment would have met online: labels are known from their `labelled_at` on, never
 earlier. What production would not decide is left out: repeated payments, and rows that are refused.
+
+The work is done in a folder, in steps that are kept there: topics that are read (`consumer.score_topic`), the table of
+features, and the decisions, part by part. A run with the same folder goes on behind what is done.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final
 
-import numpy as np
-import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from consumer.columns import decisions_of, features_of, fields_of, rules_of
 from consumer.decode import looks_like_card_number
-from consumer.model_loader import load_model
+from consumer.score_part import FORMATS, Model, Part, joined, parts_of, score_part
 from features.catalog import Catalog
 from features.errors import ConfigError
+from features.event import Label, Payment
 from features.history import local
-from features.history.files import check_output
-from features.history.job import Job, Progress
+from features.history.files import check_output, sources
+from features.history.job import Job, Outcome, Progress
 from features.history.mapping import AS_NAMED, Columns
-from models.policy import DECISIONS
+from features.history.quarantine import Quarantine
+from models.bundle import Bundle, load
 
-ROWS: Final = 8_192  # scored at once
-SCHEMA: Final = pa.schema(
-    [
-        pa.field("event_id", pa.string(), nullable=False),
-        pa.field("card_id", pa.string(), nullable=False),
-        pa.field("event_time", pa.int64(), nullable=False),
-        pa.field("score", pa.float32(), nullable=False),
-        pa.field("decision", pa.string(), nullable=False),
-        pa.field("rules", pa.list_(pa.string()), nullable=False),
-        pa.field("model", pa.string(), nullable=False),
-    ]
-)
+STATE: Final = "state.json"
+GROUPS: Final = 4  # row groups of a part: about 262,000 payments
 
 
 @dataclass(slots=True)
@@ -54,96 +47,195 @@ class Summary:
     block: int = 0
     refused_payments: dict[str, int] = field(default_factory=dict)
     refused_labels: dict[str, int] = field(default_factory=dict)
+    sent: int | None = None
 
 
-class _Out(Protocol):
-    def write(self, rows: pa.RecordBatch) -> None: ...
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be decided.
+
+    Attributes:
+        bundle: by which models and rules.
+        payments: in log order: Parquet, CSV or JSON lines; a file, or a folder of such files.
+        labels: likewise, in any order; None for none.
+        out: `.parquet`, `.csv` or `.jsonl`; with Spark a folder.
+        threads: that compute.
+        memory_mb: for features.
+        skip_bad: leave out rows that are no record.
+        rejects: where such rows are put aside, with the reason; then they are left out too.
+        mapped: which columns of the files are which fields, where they have other names.
+        work: where what is done is kept until all is; None for a folder that is removed in any case.
+    """
+
+    bundle: Path
+    payments: Path
+    labels: Path | None
+    out: Path
+    threads: int = 1
+    memory_mb: int = 1_024
+    skip_bad: bool = False
+    rejects: Path | None = None
+    mapped: Columns = AS_NAMED
+    work: Path | None = None
+
+    def check(self) -> None:
+        """Refuse what would replace an input, or is no format. Raises ConfigError."""
+        check_output(self.out, self.payments, self.labels)
+        if self.out.suffix not in FORMATS:
+            raise ConfigError(f"{self.out} must end in .parquet, .csv or .jsonl.")
+
+    def identity(self, bundle: Bundle) -> dict[str, Any]:
+        """What work that is kept must be of, to be gone on with."""
+        files = sources(self.payments, Payment, self.mapped)
+        files += [] if self.labels is None else sources(self.labels, Label, self.mapped)
+        seen = [(str(each.path.absolute()), each.path.stat().st_size, each.path.stat().st_mtime_ns) for each in files]
+        options = {"map": repr(self.mapped), "skip_bad": self.skip_bad, "rejects": self.rejects is not None}
+        return {"files": [list(each) for each in seen], "bundle": bundle.digest, "out": self.out.suffix, **options}
+
+    def job(
+        self, table: Path, bundle: Bundle, catalog: Catalog, quarantine: Quarantine | None, progress: Progress
+    ) -> Job:
+        """The features that are needed, as a table."""
+        return Job(
+            self.payments,
+            self.labels,
+            table,
+            looks_like_card_number,
+            catalog=catalog.only(bundle.manifest.features),
+            memory_mb=self.memory_mb,
+            jobs=self.threads,
+            keep=tuple(sorted(bundle.policy.fields)),
+            skip_bad=self.skip_bad,
+            progress=progress,
+            mapped=self.mapped,
+            quarantine=quarantine,
+        )
+
+
+class Work:
+    """A folder with what is done so far, and a file that says what that is."""
+
+    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+        """Go on from what is there. Raises ConfigError where that is of another task, or can't be read."""
+        self.folder, self._path = folder, folder / STATE
+        self.known: dict[str, Any] = {"identity": identity}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            known = json.loads(self._path.read_bytes()) if self._path.exists() else None
+            strange = known is None and any(folder.iterdir())
+        except (OSError, ValueError):
+            raise ConfigError(f"{folder} can't be gone on from; remove it, or give another --work.") from None
+        if strange:
+            raise ConfigError(f"{folder} holds something else than work of fraudline score; give another --work.")
+        if known is None:
+            self.note()
+            return
+        if known.get("identity") != identity:
+            before = known.get("identity", {})
+            what = ", ".join(name for name in identity if before.get(name) != identity[name])
+            raise ConfigError(f"{folder} holds other work ({what} differ); remove it, or give another --work.")
+        self.known = known
+
+    def note(self, **more: Any) -> None:
+        """Keep what else is done. Raises ConfigError when it can't be written."""
+        self.known |= more
+        beside = self._path.with_name(f".{STATE}")
+        try:
+            with beside.open("w") as file:
+                json.dump(self.known, file)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(self._path)
+        except OSError as error:
+            raise ConfigError(f"{self.folder} can't be written ({error.strerror}).") from None
+
+    def remove(self) -> None:
+        """All is done."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def score_files(
-    *,
-    bundle: Path,
-    payments: Path,
-    labels: Path | None,
-    out: Path,
+    asked: Asked,
     catalog: Catalog,
-    threads: int = 1,
-    memory_mb: int = 1_024,
-    skip_bad: bool = False,
     progress: Progress = lambda _stage, _share: None,
-    mapped: Columns = AS_NAMED,
+    then: Callable[[list[Path], Work], int] | None = None,
 ) -> Summary:
     """Write a decision for every payment of a history to `out`, which appears when it is complete.
+
+    `then` takes the parts in place of `out`, and says how many decisions it sent.
 
     Raises:
         BundleError: the bundle can't be used.
         ConfigError: a file can't be read or has bad rows, or the output can't be written.
     """
-    if out.suffix not in (".jsonl", ".parquet"):
-        raise ConfigError(f"{out} must end in .jsonl or .parquet.")
-    check_output(out, payments, labels)
-    model = load_model(bundle, device="cpu", threads=threads, catalog=catalog)
-    policy, scorer = model.brain.policy, model.brain.scorer
-    name = f"{model.reference.name}@{model.reference.version}"
-    summary = Summary()
-    with local.beside(out) as folder:
-        table = folder / "features.parquet"
-        job = Job(
-            payments,
-            labels,
-            table,
-            looks_like_card_number,
-            catalog=model.catalog,
-            memory_mb=memory_mb,
-            jobs=threads,
-            keep=tuple(sorted(policy.fields)),
-            skip_bad=skip_bad,
-            progress=lambda stage, share: progress(stage, 0.8 * share),
-            mapped=mapped,
-        )
-        built = local.build(job)
-        summary.payments, summary.labels, summary.repeated = built.payments, built.labels, built.repeated
-        summary.refused_payments, summary.refused_labels = built.refused_payments, built.refused_labels
-        with _writer(folder / "complete", out.suffix) as to, pq.ParquetFile(table) as file:
-            done = 0
-            for whole in file.iter_batches(ROWS):
-                batch = whole.filter(pa.array(~np.asarray(whole.column("repeated"))))
-                values = features_of(batch, model.catalog.names)
-                scores = scorer.score(values)
-                times = np.asarray(batch.column("event_time"))
-                verdicts = policy.decide(scores, values, "full", fields=fields_of(batch), event_time=times)
-                columns = [batch.column(column) for column in ("event_id", "card_id", "event_time")]
-                columns += [pa.array(scores), decisions_of(verdicts.decision), rules_of(len(batch), verdicts.fired)]
-                to.write(pa.RecordBatch.from_arrays([*columns, pa.array([name] * len(batch))], schema=SCHEMA))
-                for decision, count in enumerate(np.bincount(verdicts.decision, minlength=len(DECISIONS)).tolist()):
-                    setattr(summary, DECISIONS[decision], getattr(summary, DECISIONS[decision]) + count)
-                done += len(whole)
-                progress("scoring", 0.8 + 0.2 * done / max(built.payments, 1))
-        (folder / "complete").replace(out)
+    asked.check()
+    bundle = load(asked.bundle, catalog)
+    with _work(asked, bundle) as work:
+        built = _features(asked, bundle, catalog, work, progress)
+        summary = Summary(**{name: built[name] for name in ("payments", "repeated", "labels")})
+        summary.refused_payments, summary.refused_labels = built["refused_payments"], built["refused_labels"]
+        model = Model(asked.bundle, catalog)
+        parts = parts_of([work.folder / "features.parquet"], work.folder, asked.out.suffix, GROUPS)
+        for counts in _decided(parts, model, work, asked.threads, progress):
+            for name, count in counts.items():
+                setattr(summary, name, getattr(summary, name) + count)
+        places = [part.out for part in parts]
+        if then is not None:
+            summary.sent = then(places, work)
+        else:
+            with local.beside(asked.out) as folder:
+                joined(places, folder / "complete", asked.out.suffix)
+                (folder / "complete").replace(asked.out)
+    progress("done", 1.0)
     return summary
 
 
 @contextmanager
-def _writer(path: Path, suffix: str) -> Iterator[_Out]:
-    if suffix == ".parquet":
-        with pq.ParquetWriter(path, SCHEMA) as file:
-            yield _Parquet(file)
-    else:
-        with path.open("wb") as lines:
-            yield _Lines(lines.write)
+def _work(asked: Asked, bundle: Bundle) -> Iterator[Work]:
+    if asked.work is None:
+        with local.beside(asked.out) as folder:
+            yield Work(folder / "work", asked.identity(bundle))
+        return
+    work = Work(asked.work, asked.identity(bundle))
+    yield work
+    work.remove()
 
 
-@dataclass(frozen=True, slots=True)
-class _Parquet:
-    file: pq.ParquetWriter
+def _features(asked: Asked, bundle: Bundle, catalog: Catalog, work: Work, progress: Progress) -> dict[str, Any]:
+    """Build the table of features, unless it is there; the counts of it."""
+    if "built" in work.known:
+        built: dict[str, Any] = work.known["built"]
+        return built
+    quarantine = None if asked.rejects is None else Quarantine(asked.rejects)
+    try:
+        job = asked.job(
+            work.folder / "features.parquet",
+            bundle,
+            catalog,
+            quarantine,
+            lambda stage, share: progress(stage, 0.7 * share),
+        )
+        outcome: Outcome = local.build(job)
+    finally:
+        if quarantine is not None:
+            quarantine.close()
+    work.note(built=asdict(outcome))
+    return asdict(outcome)
 
-    def write(self, rows: pa.RecordBatch) -> None:
-        self.file.write_batch(rows)
 
-
-@dataclass(frozen=True, slots=True)
-class _Lines:
-    put: Callable[[bytes], int]
-
-    def write(self, rows: pa.RecordBatch) -> None:
-        self.put(b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows.to_pylist()))
+def _decided(parts: list[Part], model: Model, work: Work, threads: int, progress: Progress) -> Iterator[dict[str, int]]:
+    """The counts of all parts, of which some may have been decided before."""
+    done: dict[str, dict[str, int]] = work.known.setdefault("parts", {})
+    yield from done.values()
+    left = [part for part in parts if part.out.name not in done]
+    with ThreadPoolExecutor(threads) as pool:
+        futures = {pool.submit(score_part, part, model): part for part in left}
+        try:
+            for future in as_completed(futures):
+                done[futures[future].out.name] = future.result()
+                work.note(parts=done)
+                progress("scoring", 0.7 + 0.3 * len(done) / len(parts))
+                yield done[futures[future].out.name]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise

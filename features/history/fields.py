@@ -83,12 +83,15 @@ class Refusals:
     counts: Counter[Reason] = field(default_factory=Counter)
     first_row: int | None = None
     first: str = ""
+    rows: list[tuple[int, str | None, Reason]] | None = None  # each of them, where they are asked for
 
     def note(self, rows: list[int], column: str | None, reason: Reason) -> None:
         """Count rows of the file, numbered from 1 and rising, as refused for the same reason."""
         if not rows:
             return
         self.counts[reason] += len(rows)
+        if self.rows is not None:
+            self.rows += [(row, column, reason) for row in rows]
         if self.first_row is None or rows[0] < self.first_row:
             self.first_row = rows[0]
             self.first = f"{'' if column is None else f'column {column} '}{WORDS[reason]}"
@@ -96,6 +99,8 @@ class Refusals:
     def merge(self, other: Refusals) -> None:
         """Add what another part of the same file refused."""
         self.counts.update(other.counts)
+        if self.rows is not None and other.rows is not None:
+            self.rows += other.rows
         if other.first_row is not None and (self.first_row is None or other.first_row < self.first_row):
             self.first_row, self.first = other.first_row, other.first
 

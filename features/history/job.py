@@ -9,8 +9,10 @@ from typing import Any
 
 from features.catalog import DEFAULT, Catalog
 from features.history.chunks import IsCardNumber
+from features.history.fields import Refusals
 from features.history.files import check_output
 from features.history.mapping import AS_NAMED, Columns
+from features.history.quarantine import Quarantine
 
 Progress = Callable[[str, float], None]
 
@@ -26,10 +28,11 @@ class Job:
         is_card_number: tells a card number from a token; a payment with one is refused.
         memory_mb: how much may be held besides what the program itself takes.
         jobs: threads that fold.
-        keep: columns of the payments that the output shall have too; not on Spark.
+        keep: columns of the payments that the output shall have too.
         skip_bad: leave out rows that are no record instead of failing.
         progress: told what is being done and the share that is.
         mapped: which columns of the files are which fields, where they have other names.
+        quarantine: takes rows that are no record, which are then left out.
     """
 
     payments: Path
@@ -43,10 +46,23 @@ class Job:
     skip_bad: bool = False
     progress: Progress = lambda _stage, _share: None
     mapped: Columns = AS_NAMED  # frozen
+    quarantine: Quarantine | None = None
 
     def __post_init__(self) -> None:
         """Refuse an `out` that is an input. Raises ConfigError."""
         check_output(self.out, self.payments, self.labels)
+
+    def refusals(self, path: Path, what: str) -> Refusals:
+        """A count of what a file refuses."""
+        return Refusals(path, what, rows=None if self.quarantine is None else [])
+
+    def settle(self, refusals: Refusals, outcome: Outcome) -> None:
+        """A file is read: count what was refused. Raises ConfigError where nothing may be."""
+        if self.quarantine is not None:
+            self.quarantine.take(refusals)
+        elif not self.skip_bad:
+            refusals.demand_none()
+        outcome.refuse(refusals.what, dict(refusals.counts))
 
 
 @dataclass(slots=True)

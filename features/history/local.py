@@ -25,7 +25,6 @@ from features.event import Label, Payment
 from features.grouping import payment_records
 from features.history.chunks import PaymentChunk, label_chunk, payment_chunk
 from features.history.entities import PartitionReader
-from features.history.fields import Refusals
 from features.history.files import Source, estimated_rows, sources
 from features.history.job import Job, Outcome
 from features.history.output import assembled, kept_fields, with_payment_features, writer
@@ -87,18 +86,18 @@ class _Build:
     def read(self, labels: list[Source], payments: list[Source]) -> None:
         """Step 1."""
         for source in labels:
-            refusals = Refusals(source.path, "label")
+            refusals = self._job.refusals(source.path, "label")
             for piece in source.pieces(refusals, threads=self._job.jobs > 1):
                 chunk = label_chunk(piece, self.outcome.labels, refusals, self._job.is_card_number)
                 for entity, spill in self._labels.items():
                     rows = by_partition(chunk.keys[entity], chunk.labelled_at, chunk.base, self._partitions)
                     self._scratch.add(spill, *rows)
                 self.outcome.labels += len(chunk.base)
-            self._settle(refusals)
+            self._job.settle(refusals, self.outcome)
         latest = 0
         identities: pa.RecordBatchStreamWriter | None = None
         for number, source in enumerate(payments):
-            refusals = Refusals(source.path, "payment")
+            refusals = self._job.refusals(source.path, "payment")
             for piece in source.pieces(refusals, threads=self._job.jobs > 1):
                 self._job.progress("reading", 0.25 * (number + piece.share) / len(payments))
                 payment_rows = payment_chunk(
@@ -110,7 +109,7 @@ class _Build:
                 known = with_payment_features(payment_rows, self._catalog, self._job.keep)
                 identities = identities or pa.ipc.new_stream(self._identities, known.schema)
                 identities.write_batch(known)
-            self._settle(refusals)
+            self._job.settle(refusals, self.outcome)
         if identities is not None:
             identities.close()
 
@@ -122,11 +121,6 @@ class _Build:
         self._firsts.append(chunk.first)
         self.outcome.payments += len(moments)
         return int(moments[-1])
-
-    def _settle(self, refusals: Refusals) -> None:
-        if not self._job.skip_bad:
-            refusals.demand_none()
-        self.outcome.refuse(refusals.what, dict(refusals.counts))
 
     def fold(self) -> None:
         """Step 2."""

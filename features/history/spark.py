@@ -11,11 +11,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,14 +40,20 @@ from features.history.spark_tasks import (
     payment_rows,
     survey_labels,
     survey_payments,
+    values_schema,
     write_ranges,
 )
 
 RECORDS_DDL: Final = "entity int, payment boolean, " + ", ".join(f"{word} bigint" for word in WORDS)
-VALUES_DDL: Final = (
-    "range bigint, entity int, place bigint, repeated boolean, block binary, "
-    "event_id string, card_id string, event_time bigint"
-)
+_DDL: Final = {
+    pa.int32(): "int",
+    pa.int64(): "bigint",
+    pa.bool_(): "boolean",
+    pa.binary(): "binary",
+    pa.string(): "string",
+}
+_P = TypeVar("_P")
+_R = TypeVar("_R")
 COUNTS_DDL: Final = "payments bigint, repeated bigint"
 
 
@@ -63,12 +69,13 @@ def build(job: Job, master: str | None = None, sizes: Sizes = SIZES) -> Outcome:
     payments = [Part(part) for source in sources(job.payments, Payment, job.mapped) for part in _row_groups(source)]
     labels = [] if job.labels is None else [Part(source) for source in sources(job.labels, Label, job.mapped)]
     _make_folder(job.out)
-    spark, outcome = _session(master), Outcome(features=len(job.catalog.features))
+    spark, outcome = session(master), Outcome(features=len(job.catalog.features))
     job.progress("reading", 0.0)
-    surveys = _on_each(spark, labels, partial(survey_labels, is_card_number=job.is_card_number))
+    told: dict[str, Any] = {"is_card_number": job.is_card_number, "rows": job.quarantine is not None}
+    surveys = on_each(spark, labels, partial(survey_labels, **told))
     outcome.labels = sum(each.records for each in surveys)
     labels = _placed(labels, _settled(surveys, job, outcome))
-    surveys = _on_each(spark, payments, partial(survey_payments, is_card_number=job.is_card_number))
+    surveys = on_each(spark, payments, partial(survey_payments, **told))
     outcome.payments = sum(each.records for each in surveys)
     payments = _placed(payments, _settled(surveys, job, outcome))
     if outcome.payments:
@@ -90,21 +97,23 @@ def _fold_and_write(
         records = records.union(_from_each(spark, labels, read, RECORDS_DDL))
     tasks = max(spark.sparkContext.defaultParallelism, count * len(catalog.entities) // sizes.task_records)
     logs = records.repartition(tasks, "entity", "w0").sortWithinPartitions(*ORDER)
-    values = logs.mapInArrow(partial(fold, catalog=catalog, sizes=sizes), VALUES_DDL)
-    identify = partial(identity_rows, catalog=catalog, is_card_number=is_card_number, sizes=sizes)
-    values = values.union(_from_each(spark, payments, identify, VALUES_DDL))
+    keep = job.keep
+    ddl = ", ".join(f"`{each.name}` {_DDL[each.type]}" for each in values_schema(keep))
+    values = logs.mapInArrow(partial(fold, catalog=catalog, sizes=sizes, keep=keep), ddl)
+    identify = partial(identity_rows, catalog=catalog, is_card_number=is_card_number, sizes=sizes, keep=keep)
+    values = values.union(_from_each(spark, payments, identify, ddl))
     files = max(1, min(tasks, count // sizes.range_rows))
     ranges = values.repartition(files, "range").sortWithinPartitions("range", "entity")
-    write = partial(write_ranges, catalog=catalog, folder=job.out.absolute(), sizes=sizes)
+    write = partial(write_ranges, catalog=catalog, folder=job.out.absolute(), sizes=sizes, keep=keep)
     written = ranges.mapInArrow(write, COUNTS_DDL).collect()
     if (done := sum(row.payments for row in written)) != count:
         raise ConfigError(f"{job.payments} changed while it was read: {count:,} payments at first, then {done:,}.")
     return sum(row.repeated for row in written)
 
 
-def _on_each(spark: SparkSession, parts: list[Part], survey: Callable[[Part], Survey]) -> list[Survey]:
-    """What a task finds out of each part, in order."""
-    found: list[Survey] = spark.sparkContext.parallelize(parts, max(len(parts), 1)).map(survey).collect()
+def on_each(spark: SparkSession, parts: Sequence[_P], do: Callable[[_P], _R]) -> list[_R]:
+    """What a task makes of each part, in order."""
+    found: list[_R] = spark.sparkContext.parallelize(parts, max(len(parts), 1)).map(do).collect()
     return found
 
 
@@ -126,12 +135,10 @@ def _settled(surveys: list[Survey], job: Job, outcome: Outcome) -> list[Survey]:
             raise ConfigError(each.error)
     by_file: dict[Path, Refusals] = {}
     for each in surveys:
-        known = by_file.setdefault(each.refusals.path, Refusals(each.refusals.path, each.refusals.what))
+        known = by_file.setdefault(each.refusals.path, job.refusals(each.refusals.path, each.refusals.what))
         known.merge(each.refusals)
     for refusals in by_file.values():
-        if not job.skip_bad:
-            refusals.demand_none()
-        outcome.refuse(refusals.what, dict(refusals.counts))
+        job.settle(refusals, outcome)
     return surveys
 
 
@@ -162,7 +169,7 @@ def _make_folder(out: Path) -> None:
         raise ConfigError(f"{out} can't be written ({error.strerror}).") from None
 
 
-def _session(master: str | None) -> SparkSession:
+def session(master: str | None) -> SparkSession:
     """The session that is there, or a new one."""
     builder = SparkSession.builder.appName("fraudline features build")
     if SparkSession.getActiveSession() is None:

@@ -8,7 +8,7 @@ place in the log; with `IDENTITY` for the entity it is the payment's identity an
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
@@ -26,7 +26,8 @@ from features.history.chunks import IsCardNumber, PaymentChunk, label_chunk, pay
 from features.history.entities import NO_ROWS, PartitionReader
 from features.history.fields import Mask, Refusals
 from features.history.files import Source
-from features.history.output import assembled, known_schema, with_payment_features, writer
+from features.history.output import IDENTITY as OF_PAYMENT
+from features.history.output import assembled, kept_fields, known_schema, with_payment_features, writer
 from features.history.tables import ROW_WORDS, by_partition, put, running_latest
 from features.reader import Values
 
@@ -35,18 +36,21 @@ IDENTITY: Final = -1
 WORDS: Final = tuple(f"w{i}" for i in range(ROW_WORDS))
 ORDER: Final = ("entity", "payment", "w1", "w4")  # labels first; by moment, then as recorded
 RECORDS: Final = pa.schema([("entity", pa.int32()), ("payment", pa.bool_()), *((word, pa.int64()) for word in WORDS)])
-VALUES: Final = pa.schema(
-    [
-        ("range", pa.int64()),
-        ("entity", pa.int32()),
-        ("place", pa.int64()),
-        ("repeated", pa.bool_()),
-        ("block", pa.binary()),
-        ("event_id", pa.string()),
-        ("card_id", pa.string()),
-        ("event_time", pa.int64()),
-    ]
+VALUES: Final = (
+    pa.field("range", pa.int64()),
+    pa.field("entity", pa.int32()),
+    pa.field("place", pa.int64()),
+    pa.field("repeated", pa.bool_()),
+    pa.field("block", pa.binary()),
 )
+
+
+def values_schema(keep: Sequence[str]) -> pa.Schema:
+    """The columns of values; those behind `VALUES` only identities have. A dot in a name means something to Spark."""
+    own = [*OF_PAYMENT, *kept_fields(keep)]
+    return pa.schema([*VALUES, *(pa.field(each.name.replace(".", "_"), each.type) for each in own)])
+
+
 COUNTS: Final = pa.schema([("payments", pa.int64()), ("repeated", pa.int64())])
 
 Batches = Iterator[pa.RecordBatch]
@@ -83,9 +87,9 @@ class Survey:
     error: str | None = None
 
 
-def survey_payments(part: Part, is_card_number: IsCardNumber) -> Survey:
-    """Count a part's payments, and find the latest event time."""
-    refusals = Refusals(part.source.path, "payment")
+def survey_payments(part: Part, is_card_number: IsCardNumber, *, rows: bool = False) -> Survey:
+    """Count a part's payments, and find the latest event time; with `rows`, name those that are none."""
+    refusals = Refusals(part.source.path, "payment", rows=[] if rows else None)
     records = latest = 0
     try:
         for chunk in _chunks(part, refusals, is_card_number):
@@ -96,9 +100,9 @@ def survey_payments(part: Part, is_card_number: IsCardNumber) -> Survey:
     return Survey(records, latest, refusals)
 
 
-def survey_labels(part: Part, is_card_number: IsCardNumber) -> Survey:
-    """Count a part's labels."""
-    refusals = Refusals(part.source.path, "label")
+def survey_labels(part: Part, is_card_number: IsCardNumber, *, rows: bool = False) -> Survey:
+    """Count a part's labels; with `rows`, name those that are none."""
+    refusals = Refusals(part.source.path, "label", rows=[] if rows else None)
     records = 0
     try:
         for piece in part.source.pieces(refusals, threads=False):
@@ -130,41 +134,47 @@ def label_rows(part: Part, catalog: Catalog, is_card_number: IsCardNumber) -> Ba
             yield _record_batch(ENTITIES.index(entity), False, rows)
 
 
-def identity_rows(part: Part, catalog: Catalog, is_card_number: IsCardNumber, sizes: Sizes) -> Batches:
-    """Who a part's payments are, and what is known without any log, as values."""
-    for chunk in _chunks(part, Refusals(part.source.path, "payment"), is_card_number):
-        known = with_payment_features(chunk, catalog)
+def identity_rows(
+    part: Part, catalog: Catalog, is_card_number: IsCardNumber, sizes: Sizes, keep: Sequence[str] = ()
+) -> Batches:
+    """Who a part's payments are, and what is known without any log, as values; with columns that are kept."""
+    schema, fields = values_schema(keep), kept_fields(keep)
+    for chunk in _chunks(part, Refusals(part.source.path, "payment"), is_card_number, fields):
+        known = with_payment_features(chunk, catalog, keep)
         n, places = len(known), chunk.batch.offset
         alone = np.empty((n, known.num_columns - chunk.identity.num_columns), np.float32)
         for column in range(alone.shape[1]):
             alone[:, column] = known.column(chunk.identity.num_columns + column)
-        yield _value_batch(IDENTITY, places, sizes.range_rows, alone, np.zeros(n, np.bool_), chunk.identity)
+        yield _value_batch(IDENTITY, places, sizes.range_rows, alone, np.zeros(n, np.bool_), schema, chunk.identity)
 
 
-def fold(batches: Batches, catalog: Catalog, sizes: Sizes) -> Batches:
+def fold(batches: Batches, catalog: Catalog, sizes: Sizes, keep: Sequence[str] = ()) -> Batches:
     """Values of a partition's records, which come in `ORDER`."""
+    schema = values_schema(keep)
     for number, runs in groupby(_runs(batches), key=lambda run: run[0]):
         reader = PartitionReader(catalog, ENTITIES[number], sizes.segment_rows)
         labels, payments = _labels_first((is_payment, rows) for _, is_payment, rows in runs)
         for places, values, repeated in reader.read(payments, labels):
-            yield _value_batch(number, places, sizes.range_rows, values, repeated, None)
+            yield _value_batch(number, places, sizes.range_rows, values, repeated, schema)
 
 
-def write_ranges(batches: Batches, catalog: Catalog, folder: Path, sizes: Sizes) -> Batches:
+def write_ranges(batches: Batches, catalog: Catalog, folder: Path, sizes: Sizes, keep: Sequence[str] = ()) -> Batches:
     """Write one file for each range, from values that come by range and entity. Gives a row of COUNTS for each."""
     for number, of_range in groupby(_by_range(batches), key=lambda batch: batch.column("range")[0].as_py()):
-        known, table, repeated = _assembled_range(of_range, catalog, number * sizes.range_rows)
+        known, table, repeated = _assembled_range(of_range, catalog, number * sizes.range_rows, keep)
         place = folder / f".{uuid.uuid4().hex}"
-        with writer(place, catalog) as file:
-            file.write_batch(assembled(catalog, known, repeated, table))
+        with writer(place, catalog, keep) as file:
+            file.write_batch(assembled(catalog, known, repeated, table, keep))
         place.rename(folder / f"part-{number:08d}.parquet")  # a task that is tried again writes the same
         yield pa.RecordBatch.from_pydict({"payments": [len(known)], "repeated": [int(repeated.sum())]}, COUNTS)
 
 
-def _chunks(part: Part, refusals: Refusals, is_card_number: IsCardNumber) -> Iterator[PaymentChunk]:
+def _chunks(
+    part: Part, refusals: Refusals, is_card_number: IsCardNumber, keep: Sequence[pa.Field] = ()
+) -> Iterator[PaymentChunk]:
     before = part.before
     for piece in part.source.pieces(refusals, threads=False):
-        chunk = payment_chunk(piece, before, refusals, is_card_number)
+        chunk = payment_chunk(piece, before, refusals, is_card_number, keep)
         before += len(chunk.identity)
         if len(chunk.identity):
             yield chunk
@@ -178,7 +188,13 @@ def _record_batch(entity: int, is_payment: bool, rows: Words) -> pa.RecordBatch:
 
 
 def _value_batch(
-    entity: int, places: Words, range_rows: int, values: Values, repeated: Mask, identity: pa.RecordBatch | None
+    entity: int,
+    places: Words,
+    range_rows: int,
+    values: Values,
+    repeated: Mask,
+    schema: pa.Schema,
+    identity: pa.RecordBatch | None = None,
 ) -> pa.RecordBatch:
     n, width = len(places), values.shape[1] * values.itemsize
     offsets = np.arange(n + 1, dtype=np.int32) * np.int32(width)
@@ -186,8 +202,8 @@ def _value_batch(
     block = pa.BinaryArray.from_buffers(pa.binary(), n, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
     columns = [pa.array(places // range_rows), pa.array(np.full(n, entity, np.int32)), pa.array(places)]
     columns += [pa.array(repeated), block]
-    columns += [pa.nulls(n, each.type) for each in list(VALUES)[5:]] if identity is None else identity.columns
-    return pa.RecordBatch.from_arrays(columns, schema=VALUES)
+    nothing = [pa.nulls(n, each.type) for each in list(schema)[len(VALUES) :]]
+    return pa.RecordBatch.from_arrays([*columns, *(nothing if identity is None else identity.columns)], schema=schema)
 
 
 def _runs(batches: Batches) -> Iterator[tuple[int, bool, Words]]:
@@ -224,12 +240,12 @@ def _by_range(batches: Batches) -> Batches:
 
 
 def _assembled_range(
-    batches: Batches, catalog: Catalog, first: int
+    batches: Batches, catalog: Catalog, first: int, keep: Sequence[str]
 ) -> tuple[pa.RecordBatch, npt.NDArray[np.float32], Mask]:
     """What is known of a range's payments, in order; all features (features, n); and which are repeated."""
     by_entity = groupby(batches, key=lambda batch: batch.column("entity")[0].as_py())
     _, identities = next(by_entity)  # IDENTITY is the least
-    known = _identified(list(identities), catalog)
+    known = _identified(list(identities), catalog, keep)
     table = np.full((len(catalog.features), len(known)), np.nan, np.float32)
     repeated = np.zeros(len(known), np.bool_)
     for number, some in by_entity:
@@ -244,13 +260,13 @@ def _assembled_range(
     return known, table, repeated
 
 
-def _identified(batches: list[pa.RecordBatch], catalog: Catalog) -> pa.RecordBatch:
+def _identified(batches: list[pa.RecordBatch], catalog: Catalog, keep: Sequence[str]) -> pa.RecordBatch:
     """As `with_payment_features` gave it, in the order of the log."""
     rows = pa.Table.from_batches(batches).combine_chunks().sort_by("place").to_batches()[0]
     alone = _floats(rows.column("block"), len(catalog.payment_columns))
-    columns = [rows.column(name) for name in ("event_id", "card_id", "event_time")]
+    columns = rows.columns[len(VALUES) :]
     columns += [pa.array(np.ascontiguousarray(alone[:, column])) for column in range(alone.shape[1])]
-    return pa.RecordBatch.from_arrays(columns, schema=known_schema(catalog))
+    return pa.RecordBatch.from_arrays(columns, schema=known_schema(catalog, keep))
 
 
 def _floats(blocks: pa.BinaryArray, columns: int) -> Values:
