@@ -16,15 +16,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from consumer.certificate.streams import Stream
 from consumer.columns import decisions_of, features_of, fields_of, place_of, rules_of
 from consumer.decode import looks_like_card_number
-from consumer.records import Decision
+from consumer.production import decisions_told
 from features.catalog import Catalog
 from features.errors import ConfigError
 from features.history import local
@@ -88,7 +88,7 @@ class Asked:
         payments: in log order: Parquet, CSV or JSON lines; a file, or a folder of such files.
         labels: likewise, in any order; None for none.
         variants: one or several; the first is what the others are held to.
-        decisions: what production decided, JSON lines or Parquet; None where that is not asked.
+        decisions: what production decided, a Parquet file or records of the topic; None where that is not asked.
         from_ms, to_ms: payments of these event times are judged; older ones still make the features.
         mature_ms: payments so much older than the history's end are known to be what they are called, or else genuine.
         segments: fields of the payments by which measures are told apart.
@@ -102,7 +102,7 @@ class Asked:
     payments: Path
     labels: Path | None
     variants: tuple[Variant, ...]
-    decisions: Path | None = None
+    decisions: Path | Stream | None = None
     from_ms: int | None = None
     to_ms: int | None = None
     mature_ms: int = 7 * DAY_MS
@@ -156,7 +156,7 @@ def backtest(
     Raises:
         ConfigError: a file can't be read or written, has bad rows, or holds no payment.
     """
-    check_output(out, asked.payments, asked.labels, asked.decisions)
+    check_output(out, asked.payments, asked.labels, asked.decisions if isinstance(asked.decisions, Path) else None)
     if out.suffix != ".parquet":
         raise ConfigError(f"{out} must end in .parquet.")
     names = [each.name for each in asked.variants]
@@ -331,7 +331,7 @@ def _truth(gathered: _Gathered, asked: Asked) -> Truth:
     return Truth(event_time, np.concatenate(gathered.amount), card, fraud, known)
 
 
-def _production(path: Path, gathered: _Gathered) -> Said:
+def _production(source: Path | Stream, gathered: _Gathered) -> Said:
     """What production decided of these payments; the first decision of a payment counts."""
     event, card = np.concatenate(gathered.event), np.concatenate(gathered.card)
     n = len(event)
@@ -341,7 +341,7 @@ def _production(path: Path, gathered: _Gathered) -> Said:
     decided = np.zeros(n, np.bool_)
     rules: dict[str, list[int]] = {}
     codes = {name: place for place, name in enumerate(DECISIONS)}
-    for told in _told(path):
+    for told in decisions_told(source):
         ours = [hashed(pa.array([each[at] for each in told])) for at in (0, 1)]
         at = np.searchsorted(keys[:, 0], ours[0])
         for (_, _, decision, score, fired), place, its_event, its_card in zip(
@@ -365,36 +365,6 @@ def _production(path: Path, gathered: _Gathered) -> Said:
         np.full(n, np.nan, np.float32),
         {},
     )
-
-
-_Told = tuple[str, str, str, float | None, Sequence[str]]
-
-
-def _told(path: Path) -> Iterator[list[_Told]]:
-    """Decisions of a file, some thousand at a time. Raises ConfigError for what is none."""
-    try:
-        if path.suffix == ".parquet":
-            with pq.ParquetFile(path) as file:
-                names = ["event_id", "card_id", "decision", "score", "rules"]
-                for batch in file.iter_batches(ROWS, columns=names):
-                    texts = [batch.column(name).cast(pa.string()) for name in names[:3]]
-                    if any(each.null_count for each in texts) or set(texts[2].to_pylist()) - set(DECISIONS):
-                        raise KeyError
-                    scores = batch.column("score").cast(pa.float32()).to_pylist()
-                    rules = [each or () for each in batch.column("rules").to_pylist()]
-                    yield list(zip(*(each.to_pylist() for each in texts), scores, rules, strict=True))
-        elif path.suffix == ".jsonl":
-            decode = msgspec.json.Decoder(Decision).decode
-            with path.open("rb") as lines:
-                while part := list(islice(lines, ROWS)):
-                    known = [decode(line) for line in part if line.strip()]
-                    yield [(each.event_id, each.card_id, each.decision, each.score, each.rules) for each in known]
-        else:
-            raise ConfigError(f"{path} must end in .jsonl or .parquet.")
-    except (pa.ArrowException, KeyError, msgspec.DecodeError, UnicodeDecodeError):
-        raise ConfigError(f"{path} holds something else than decisions; give what the decisions topic has.") from None
-    except OSError as error:
-        raise ConfigError(f"{path} can't be read ({error.strerror}).") from None
 
 
 def _finish(plain: Path, to: Path, truth: Truth, production: Said | None) -> None:

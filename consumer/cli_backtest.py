@@ -3,12 +3,13 @@
 # ruff: noqa: PLC0415  heavy imports stay inside the commands, so that `fraudline --help` answers at once
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from consumer.cli_options import AsJson, CatalogName, Mapped, columns_of, cores
+from consumer.cli_options import AsJson, CatalogName, ConfigFile, Mapped, columns_of, cores
 from consumer.cli_output import duration_ms, print_json, print_mapping, print_table, progress_stages
 from consumer.cli_state import epoch_ms
 from features.errors import ConfigError
@@ -30,8 +31,10 @@ def backtest(
         ),
     ],
     decisions: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Also compare what production decided: records of the decisions topic."),
+        str | None,
+        typer.Option(
+            metavar="TOPIC|FILE", help="Also compare what production decided: its topic, a dump, or .parquet."
+        ),
     ] = None,
     out: Annotated[
         Path,
@@ -54,12 +57,14 @@ def backtest(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads (default: one a core).")] = None,
     memory_mb: Annotated[int, typer.Option(min=16, help="Memory for features; what is more waits in files.")] = 1_024,
     catalog: CatalogName = "default",
+    config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> int:
     """Decide a history again, with any number of models and policies, and hold them to what is known now."""
-    from consumer import logs
+    from consumer import logs, settings
     from consumer.backtest import Asked, variant
     from consumer.backtest import backtest as run
+    from consumer.certificate.streams import Stream, open_stream
     from consumer.cli_train import check_drawing, write_page
     from features.profiles import load_catalog
     from models.backtest_page import render
@@ -73,12 +78,19 @@ def backtest(
             raise ConfigError(f"--segment {name} is no field of a payment; there are {', '.join(FIELDS)}.")
     check_drawing()
     whole = load_catalog(catalog)
-    with progress_stages() as progress:
+    with ExitStack() as stack:
+        told: Path | Stream | None = None
+        if decisions is not None and decisions.endswith(".parquet"):
+            told = Path(decisions)
+        elif decisions is not None:
+            told = open_stream(decisions, settings.load(config).kafka)
+            stack.callback(told.close)
+        progress = stack.enter_context(progress_stages())
         asked = Asked(
             payments,
             labels,
             tuple(variant(text, whole) for text in variants),
-            decisions,
+            told,
             from_ms=None if since is None else epoch_ms(since, "--from"),
             to_ms=None if until is None else epoch_ms(until, "--to"),
             mature_ms=duration_ms(mature, "--mature"),

@@ -13,12 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from confluent_kafka import Producer
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from consumer.backtest import Asked, backtest, variant
-from consumer.cli import main
+from consumer.certificate.streams import FileStream
+from consumer.cli import exit_status, main
 from consumer.edge import score_stream
 from consumer.simulator import LABELS_FILE, PAYMENTS_FILE, Simulation, write
 from features.catalog import DEFAULT
@@ -29,6 +31,7 @@ from models.evaluate import average_precision, recall_at_precision, roc_auc
 from models.outcomes import Jury, Said, Truth
 from models.policy import DECISIONS, Rule
 from models.score import Scorer
+from tests.services.kafka import KafkaBroker
 from tests.support.bundles import make_bundle
 
 DAY_MS = 86_400_000
@@ -126,10 +129,8 @@ def test_a_policy_may_take_the_place_of_the_bundle_s(history: Path, bundles: tup
 def test_what_production_decided_is_one_more_variant(history: Path, bundles: tuple[Path, Path], tmp_path: Path) -> None:
     decisions = in_production(history, bundles[0])
     (tmp_path / "decisions.jsonl").write_text("".join(json.dumps(each) + "\n" for each in decisions[100:]))
-    found = backtest(
-        asked(history, f"again={bundles[0]}", decisions=tmp_path / "decisions.jsonl"),
-        DEFAULT, tmp_path / "out.parquet",
-    )  # fmt: skip
+    told = FileStream(tmp_path / "decisions.jsonl", "decisions")
+    found = backtest(asked(history, f"again={bundles[0]}", decisions=told), DEFAULT, tmp_path / "out.parquet")
     [difference] = found["differences"]
     assert (difference["old"], difference["new"]) == ("again", "production")
     assert difference["decided_by_both"] == len(decisions) - 100
@@ -138,6 +139,31 @@ def test_what_production_decided_is_one_more_variant(history: Path, bundles: tup
     assert difference["largest_score_difference"] == 0
     rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
     assert [row["production.decision"] for row in rows] == [None] * 100 + [each["decision"] for each in decisions[100:]]
+
+
+def test_production_s_topic_gives_what_its_dump_gives(
+    history: Path,
+    bundles: tuple[Path, Path],
+    tmp_path: Path,
+    kafka: KafkaBroker,
+    unique: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decisions = in_production(history, bundles[0])
+    kafka.create_topics({unique: 3})
+    producer = Producer({"bootstrap.servers": kafka.bootstrap})
+    for each in decisions[100:]:
+        producer.produce(unique, json.dumps(each).encode(), each["card_id"].encode())
+    assert producer.flush(30) == 0
+    (tmp_path / "dump.jsonl").write_text("".join(json.dumps(each) + "\n" for each in decisions[100:]))
+    monkeypatch.setenv("FRAUDLINE_KAFKA__BROKERS", kafka.bootstrap)
+    made = []
+    for name, source in (("topic", unique), ("dump", str(tmp_path / "dump.jsonl"))):
+        words = ["backtest", f"--payments={history / PAYMENTS_FILE}", f"--variant=a={bundles[0]}", "--resamples=0"]
+        assert exit_status([*words, f"--decisions={source}", f"--out={tmp_path / name}.html"]) == 0
+        made.append(json.loads((tmp_path / f"{name}.json").read_text()))
+    assert made[0] == made[1]
+    assert made[0]["differences"][0]["decided_by_both"] == len(decisions) - 100
 
 
 def test_only_payments_of_the_range_are_judged_and_older_ones_still_count(

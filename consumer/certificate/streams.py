@@ -178,6 +178,9 @@ class FileStream:
             while part := list(islice(file, CHUNK)):
                 by_partition: dict[int, list[Message]] = {}
                 for line in part:
+                    if line.isspace():
+                        number += 1
+                        continue
                     if is_dump is None:
                         is_dump = _is_envelope(line, decode)
                     message = self._enveloped(line, number, decode) if is_dump else self._plain(line, number)
