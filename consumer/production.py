@@ -27,9 +27,9 @@ def decisions_told(source: Path | Stream) -> Iterator[list[Told]]:
 
 def _of_stream(stream: Stream) -> Iterator[list[Told]]:
     decode = msgspec.json.Decoder(Decision).decode
-    for messages in stream.chunks():
+    for values in stream.values():
         try:
-            known = [decode(message.value() or b"") for message in messages]
+            known = list(map(decode, values))
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise _nothing_of_ours(stream.topic) from None
         yield [(each.event_id, each.card_id, each.decision, each.score, each.rules) for each in known]

@@ -151,8 +151,8 @@ class Certification:
     def _read_decisions(self, scratch: Scratch, packed: Spill) -> None:
         decode, asked = t.decoder(), self._asked
         size, done = max(asked.decisions.size(), 1), 0
-        for messages in asked.decisions.chunks():
-            told = _decoded(asked.decisions, messages, decode, "decisions")
+        for values in asked.decisions.values():
+            told = _decoded(asked.decisions, values, decode, "decisions")
             done += len(told)
             self._progress("reading decisions", 0.1 * min(done / size, 1))
             told = [each for each in told if self._is_asked(each.event_time)]
@@ -170,8 +170,8 @@ class Certification:
     def _read_alerts(self, scratch: Scratch, stream: Stream) -> Spill:
         decode = msgspec.json.Decoder(Alert).decode
         packed = scratch.spill("alerted", 1, alert_rows.WORDS, np.int64)
-        for messages in stream.chunks():
-            told = _decoded(stream, messages, decode, "alerts")
+        for values in stream.values():
+            told = _decoded(stream, values, decode, "alerts")
             rows = alert_rows.pack([each for each in told if self._is_asked(each.event_time)])
             scratch.add(packed, rows, np.array([0, len(rows)], np.int64))
         return self._by_span(scratch, packed, "alerts", lambda _lost: None)
@@ -224,9 +224,9 @@ class Certification:
     def _entries(self, journal: Stream) -> Iterator[JournalEntry]:
         decode = msgspec.json.Decoder(JournalEntry).decode
         size, done = max(journal.size(), 1), 0
-        for messages in journal.chunks():
-            yield from _decoded(journal, messages, decode, "entries of the journal")
-            done += len(messages)
+        for values in journal.values():
+            yield from _decoded(journal, values, decode, "entries of the journal")
+            done += len(values)
             self._progress("reading the journal", 0.1 + 0.05 * min(done / size, 1))
 
     def _read_labels(self, logs: RecordedLogs) -> None:
@@ -389,10 +389,10 @@ class Certification:
         return pa.schema([*identity, *kept_fields(fields), *(pa.field(name, pa.float32()) for name in names)])
 
 
-def _decoded(stream: Stream, messages: Sequence[Message], decode: Callable[[bytes], _T], what: str) -> list[_T]:
+def _decoded(stream: Stream, values: Sequence[bytes], decode: Callable[[bytes], _T], what: str) -> list[_T]:
     """What a topic of ours holds. Raises ConfigError where that is something else."""
     try:
-        return [decode(message.value() or b"") for message in messages]
+        return list(map(decode, values))
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise ConfigError(f"{stream.topic} has something else than {what}; give the topic that has them.") from None
 

@@ -209,10 +209,8 @@ class Certificate:
 
     def _digest(self, compared: Compared, rows: npt.NDArray[np.intp], to: Partition) -> None:
         told, remade = compared.told[rows], compared.remade
-        names = [compared.batch.column(name).take(pa.array(rows)).to_pylist() for name in ("card_id", "event_id")]
-        times = compared.batch.column("event_time").take(pa.array(rows)).to_pylist()
-        payments = list(zip(*names, times, strict=True))
-        of_payments = t.identities(payments)
+        of_payments = np.asarray(compared.batch.column("identity"))[rows]
+        ids = self._alert_ids(compared.batch, rows, (told[:, t.DECISION] > 0) | (remade.decision[rows] > 0))
         for digest, identity, scores, decision, rules in (
             (to.published, told[:, t.IDENTITY], t.floats(told, t.SCORE), told[:, t.DECISION], told[:, t.RULES]),
             (to.replayed, of_payments, remade.scores[rows], remade.decision[rows], remade.rules[rows]),
@@ -220,10 +218,20 @@ class Certificate:
             digest.update(np.column_stack((told[:, t.OFFSET], identity)).astype("<i8").tobytes())
             digest.update(_plain(scores).tobytes())
             digest.update(decision.astype(np.uint8).tobytes())
-            digest.update(repr([self.packer.rules[number] for number in rules.tolist()]).encode())
-            alerted = np.flatnonzero(decision > 0).tolist()
-            digest.update("".join(alert_id(*payments[row]) for row in alerted).encode())
+            fired = np.flatnonzero(rules != self.packer.number_of(((), ())))
+            digest.update(repr([(row, self.packer.rules[rules[row]]) for row in fired.tolist()]).encode())
+            digest.update("".join(ids[row] for row in np.flatnonzero(decision > 0).tolist()).encode())
         to.features.update(_plain(compared.values[rows[compared.has_state[rows]]]).tobytes())
+
+    def _alert_ids(self, batch: pa.RecordBatch, rows: npt.NDArray[np.intp], alerted: Mask) -> dict[int, str]:
+        """By place in `rows`, of those that are not approved."""
+        places = np.flatnonzero(alerted)
+        some = batch.take(pa.array(rows[places]))
+        columns = (some.column(name).to_pylist() for name in ("card_id", "event_id", "event_time"))
+        return {
+            place: alert_id(card, event, time)
+            for place, card, event, time in zip(places.tolist(), *columns, strict=True)
+        }
 
     def _tell(self, compared: Compared, rows: npt.NDArray[np.intp], to: list[dict[str, Any]]) -> None:
         """The first of these decisions, with both sides."""

@@ -46,6 +46,9 @@ class Stream(Protocol):
         Raises KafkaUnavailable, ConfigError.
         """
 
+    def values(self) -> Iterator[list[bytes]]:
+        """What the records hold, in the same order; those that hold nothing left out. Raises likewise."""
+
     def close(self) -> None:
         """Release the connection."""
 
@@ -71,6 +74,10 @@ class TopicStream:
         """See `Stream`."""
         for source, (low, high) in self._known().items():
             yield from read_range(self._reader, source, low, high)
+
+    def values(self) -> Iterator[list[bytes]]:
+        """See `Stream`."""
+        return _values(self.chunks())
 
     def close(self) -> None:
         """See `Stream`."""
@@ -190,6 +197,17 @@ class FileStream:
                     self._check(partition, messages)
                     yield messages
 
+    def values(self) -> Iterator[list[bytes]]:
+        """See `Stream`."""
+        with self.path.open("rb") as file:
+            first = next((line for line in file if not line.isspace()), b"")
+            if not _is_envelope(first, msgspec.json.Decoder(_Envelope).decode):
+                file.seek(0)
+                while part := list(islice(file, CHUNK)):
+                    yield [line for line in part if not line.isspace()]
+                return
+        yield from _values(self.chunks())
+
     def close(self) -> None:
         """See `Stream`."""
 
@@ -216,6 +234,11 @@ class FileStream:
                 )
             at = message.offset() + 1
         self._next[partition] = at
+
+
+def _values(chunks: Iterator[list[Message]]) -> Iterator[list[bytes]]:
+    for messages in chunks:
+        yield [value for message in messages if (value := message.value()) is not None]
 
 
 def _is_envelope(line: bytes, decode: Callable[[bytes], _Envelope]) -> bool:
