@@ -1,4 +1,4 @@
-"""Asking a history: what `backtest` costs over its own stages, and how fast and how evenly `replay` sends.
+"""Asking a history: what `backtest` and `certify` cost, and how fast and how evenly `replay` sends.
 
 `backtest` and its stages (features, scoring, deciding, writing) are measured in turn, each in a process of its own, in
 the same run; its scaling is judged against two loops of plain Python beside each other. Replays go to a real Kafka; how
@@ -24,10 +24,15 @@ import pyarrow.parquet as pq
 from bench.features_build import files
 from bench.stack import Stack
 from consumer.backtest import Asked, backtest, variant
+from consumer.certificate.certify import Asked as ToCertify
+from consumer.certificate.certify import Certification
+from consumer.certificate.streams import FileStream
 from consumer.decode import looks_like_card_number
+from consumer.edge import score_stream
 from consumer.kafka.replay import TopicSink
 from consumer.replay import FileFeed, Record, Replay
 from consumer.settings import KafkaSettings
+from consumer.simulator import Simulation, write
 from features.catalog import DEFAULT
 from features.history import local
 from features.history.job import Job
@@ -42,7 +47,10 @@ PACED_RATE: Final = 2_000  # records a second
 PACED_S: Final = 15
 QUICK_PACED_S: Final = 3
 BURN: Final = 12_000_000
+CERTIFIED: Final = 300_000
+QUICK_CERTIFIED: Final = 10_000
 BUILD, SCORE, JUDGE, TEST = "features", "score and decide", "judge", "backtest"
+CERTIFY, HELD = "certify", "backtest held to the same decisions"
 
 
 def measure(stack: Stack, *, rounds: int, quick: bool) -> dict[str, Any]:
@@ -56,6 +64,15 @@ def measure(stack: Stack, *, rounds: int, quick: bool) -> dict[str, Any]:
         both = _apart(TEST, payments, labels, bundle, threads=2)
         found["backtest"].append({"alone": alone, "one": one, "two": two, "two_threads": both, "loops": _loops()})
         print({"backtest": found["backtest"][-1]}, flush=True)
+    payments, decisions = _decided(stack, QUICK_CERTIFIED if quick else CERTIFIED)
+    found["certified"] = QUICK_CERTIFIED if quick else CERTIFIED
+    found["certify"] = [
+        {what: _apart(what, payments, decisions, bundle, threads=threads) for what in (HELD, CERTIFY)}
+        | {"threads": threads}
+        for _ in range(rounds)
+        for threads in (1, 2)
+    ]
+    print({"certify": found["certify"]}, flush=True)
     found["replay"] = [_fast(stack, payments, quick=quick) for _ in range(rounds)]
     found["paced"] = [_paced(stack, quick=quick) for _ in range(rounds)]
     return found
@@ -69,6 +86,21 @@ def _apart(
     done = subprocess.run([sys.executable, "-m", "bench.history", *words], capture_output=True, text=True, check=True)
     told: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return told
+
+
+def _decided(stack: Stack, count: int) -> tuple[Path, Path]:
+    """Payments of the simulated history as lines, and what the processor's pipeline decided of them."""
+    bundle = stack.prepared.bundle
+    home = bundle.parent / f"certify-{count}"
+    payments, decisions = home / "payments.jsonl", home / "decisions.jsonl"
+    if not decisions.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        write(Simulation(payments=count, seed=6), home)
+        beside = home / ".decisions"
+        with payments.open("rb") as lines, beside.open("wb") as to, (home / "rejects").open("wb") as rejects:
+            score_stream(bundle=bundle, payments=lines, decisions=to, rejects=rejects, labels=None, as_of_ms=None)
+        beside.replace(decisions)
+    return payments, decisions
 
 
 def _loops() -> float:
@@ -109,6 +141,11 @@ def _stage(what: str, payments: Path, labels: Path, bundle: str, threads: int, v
             _score(table, loaded, scorer)
         elif what == JUDGE:
             _judge(pq.read_metadata(table).num_rows)
+        elif what == HELD:
+            asked = Asked(payments, None, (loaded,), FileStream(labels, "decisions"), threads=threads, resamples=0)
+            backtest(asked, DEFAULT, folder / "out.parquet")
+        elif what == CERTIFY:
+            _certify(payments, labels, Path(bundle), threads)
         else:
             made = tuple(variant(f"v{number}={bundle}", DEFAULT) for number in range(variants))
             begun = time.perf_counter()
@@ -116,6 +153,17 @@ def _stage(what: str, payments: Path, labels: Path, bundle: str, threads: int, v
         seconds = time.perf_counter() - begun
     status = Path("/proc/self/status").read_text()  # what getrusage tells begins with the parent's
     return {"s": seconds, "rss_mb": int(status.split("VmHWM:")[1].split()[0]) / 1_024}
+
+
+def _certify(payments: Path, decisions: Path, bundle: Path, threads: int) -> None:
+    """A certificate of everything that was decided, which must say that it is equal."""
+    files = {"decisions": FileStream(decisions, "decisions"), "payments": FileStream(payments, "payments")}
+    made = ToCertify(
+        **files, labels=None, journal=None, bundles=(bundle,), registry=None, shards=1, max_payment_bytes=65_536,
+        max_future_ms=300_000, threads=threads,
+    )  # fmt: skip
+    if (verdict := Certification(made, DEFAULT).run().verdict) != "equal":
+        raise SystemExit(f"the certificate says {verdict}")
 
 
 def _score(table: Path, loaded: Any, scorer: Scorer) -> None:

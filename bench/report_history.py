@@ -5,12 +5,13 @@ from __future__ import annotations
 from statistics import median
 from typing import Any, Final
 
-from bench.history import ratios
+from bench.history import CERTIFY, HELD, ratios
 from bench.tables import number, table, verdict
 
 TO_STAGES: Final = 1.3
 SECOND_VARIANT: Final = 0.3
 SECOND_THREAD: Final = 1.7
+CERTIFY_TO_BACKTEST: Final = 1.0
 REPLAY_PER_S: Final = 100_000
 SPACING_MS: Final = 5.0
 
@@ -30,6 +31,9 @@ def history(section: dict[str, Any]) -> list[str]:
         verdict("what a second variant adds, median", found["second_variant"], SECOND_VARIANT, at_most=True, digits=2),
         verdict("two threads to one, median", found["second_thread"], SECOND_THREAD, at_most=False, digits=2)
         + f" Two plain loops beside each other: {found['two_loops']:.2f}.",
+        verdict("certify to a backtest that is held to the same decisions, median",
+                median(each[CERTIFY]["s"] / each[HELD]["s"] for each in section["certify"]), CERTIFY_TO_BACKTEST,
+                at_most=True, digits=2),
         verdict("replay from Parquet into Kafka, payments a second, median",
                 median(each["per_s"] for each in section["replay"]), REPLAY_PER_S, at_most=False),
         verdict("replay at its own pace, difference to the original distance, p99, worst round",
@@ -38,6 +42,17 @@ def history(section: dict[str, Any]) -> list[str]:
         f"Backtests of {section['payments']:,} payments, seconds; every round:",
         "",
         *table(["round", *names, "one variant", "two", "two threads", "MB at most", "two loops"], rows),
+        "",
+        f"Certificates of {section['certified']:,} decisions, seconds; every round:",
+        "",
+        *table(
+            ["threads", HELD, CERTIFY, "MB at most"],
+            [
+                [str(each["threads"]), *(f"{each[what]['s']:.2f}" for what in (HELD, CERTIFY)),
+                 number(each[CERTIFY]["rss_mb"])]
+                for each in section["certify"]
+            ],
+        ),
         "",
         "Replays; every round:",
         "",
