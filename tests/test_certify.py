@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from consumer.certificate.streams import FileStream
 from features.catalog import DEFAULT
 from features.errors import BundleError, ConfigError
 from features.store import MemoryStore
+from models.bundle import load
 from models.bundle_writer import write_with_policy
 from models.lists import ListEntry, Lists
 from models.policy import Rule
@@ -49,6 +51,16 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     make_bundle(folder / "one", rules=RULES, review=0.5, block=0.8, trees=60, noise=0.4)
     make_bundle(folder / "two", seed=5, review=0.4, rules=RULES[:1], version="2", trees=30, noise=0.4)
     return folder / "one", folder / "two"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _loaded_once() -> Iterator[None]:
+    """A bundle is tried in a child process once, not for every certificate."""
+    once = functools.cache(load)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("consumer.certificate.certify.load", once)
+        patch.setattr("consumer.model_loader.load", once)
+        yield
 
 
 def world(bundle: Path, count: int = 1_500, *, seed: int = 1, partitions: int = PARTITIONS, **options: Any) -> World:
@@ -438,12 +450,13 @@ def test_history_that_kafka_no_longer_has_makes_young_decisions_unverifiable(
 ) -> None:
     made, folder = dumped
     made.dump(folder)
-    stream = FileStream(of_topic(folder, "payments", lambda rows: rows.__delitem__(slice(0, 30))), "payments")
-    found = certified(made, folder, bundles[0], payments=stream)
-    assert found.verdict == "unverifiable"
-    assert found.results["equal"] <= 2  # payments of a far future
-    assert found.unverifiable["payment_not_read"] > 0
-    assert found.unverifiable["history_incomplete"] > 0
+    for topic in ("payments", "labels"):
+        stream = FileStream(of_topic(folder, topic, lambda rows: rows.__delitem__(slice(0, 30))), topic)
+        found = certified(made, folder, bundles[0], **{topic: stream})
+        assert found.verdict == "unverifiable"
+        assert found.results["equal"] <= 2  # payments of a far future
+        assert (found.unverifiable["payment_not_read"] > 0) == (topic == "payments")
+        assert found.unverifiable["history_incomplete"] > 0
 
 
 def test_scores_of_another_device_may_differ_in_their_last_bits(
@@ -489,6 +502,7 @@ def test_scores_of_another_device_may_differ_in_their_last_bits(
     ("changes", "says"),
     [
         ({"journal": None}, "the journal tells"),
+        ({"labels": None}, "The state learned from labels"),
         ({"shards": 3}, "shards"),
         ({"bundles": ()}, "None of the bundles"),
         ({"decisions": "journal"}, "something else than decisions"),

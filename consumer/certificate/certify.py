@@ -30,7 +30,7 @@ from consumer.certificate.order import UNKNOWN, OffsetOrder, RecordedOrder
 from consumer.certificate.outcome import Certificate, Compared, Span
 from consumer.certificate.replayed import Remaker
 from consumer.certificate.streams import Stream
-from consumer.decode import Decoder, Message
+from consumer.decode import Decoder
 from consumer.records import Alert, JournalEntry
 from features.catalog import Catalog, Entity
 from features.errors import BundleError, ConfigError
@@ -102,9 +102,8 @@ class Certification:
         self._places = 0
         self._doubts: dict[Entity, dict[int, int]] = defaultdict(dict)
         self._known_from_ms = 0
-        self._decided: dict[
-            int, tuple[int, int]
-        ] = {}  # of each partition the first and the last offset with a decision
+        self._begun: set[int] = set()  # partitions, as source ids, of which something was read
+        self._decided: dict[int, tuple[int, int]] = {}  # of each partition the first and last offset decided
 
     def run(self) -> Certificate:
         """Do it.
@@ -219,6 +218,8 @@ class Certification:
         order = RecordedOrder(self._entries(asked.journal), topics.pop())
         if order.shards and max(order.shards) >= asked.shards:
             raise ConfigError(f"The journal tells of more shards than {asked.shards}; set store.shards as it was then.")
+        if order.has_labels and asked.labels is None:
+            raise ConfigError("The state learned from labels, as the journal tells; give them with --labels.")
         return order
 
     def _entries(self, journal: Stream) -> Iterator[JournalEntry]:
@@ -238,6 +239,8 @@ class Certification:
             batch = decoder.decode(messages).labels
             if not len(batch):
                 continue
+            source = source_id(messages[0].partition(), labels=True)
+            self._settle_beginning(source, asked.labels.begins(messages[0]), batch.labels[0].labelled_at)
             for entity in self._catalog.entities:
                 keys = _keys(ids_of(batch.labels, entity), entity)
                 self._add(logs, entity, keys, batch, batch.base, labels=True)
@@ -254,9 +257,10 @@ class Certification:
                 self._progress("reading payments", 0.15 + 0.25 * min(done / size, 1))
                 batch = decoder.decode(messages).batch
                 partition, start = messages[0].partition(), messages[0].offset()
-                self._settle_beginning(partition, messages[0], batch)
                 if not len(batch):
                     continue
+                begins = asked.payments.begins(messages[0])
+                self._settle_beginning(source_id(partition), begins, int(batch.event_time[0]))
                 first = self._places
                 self._spans.append(Span(messages[0].topic(), partition, first, start, messages[-1].offset() + 1))
                 self._places += len(batch)
@@ -267,14 +271,16 @@ class Certification:
         """Decisions about payments of this time or earlier may have seen what is no longer there; -1 for none."""
         return self._known_from_ms + self._whole.limits.horizon_ms + DAY if self._known_from_ms else -1
 
-    def _settle_beginning(self, partition: int, message: Message, batch: PaymentBatch) -> None:
-        """Where a partition begins behind what was recorded of it, what is older may be missing."""
-        if any(each.partition == partition for each in self._spans):
-            return
-        source = source_id(partition)
-        begins = self._order.begins(source)
-        if begins is not None and begins < self._asked.payments.begins(message) and len(batch):
-            self._known_from_ms = max(self._known_from_ms, int(batch.event_time[0]))
+    def _settle_beginning(self, source: int, begins: int, time_ms: int) -> None:
+        """Where a partition begins behind what was recorded of it, what is older than its first record may be missing.
+
+        `begins` is the first offset that can be read, `time_ms` when the first good record of it happened.
+        """
+        if source not in self._begun:
+            self._begun.add(source)
+            recorded = self._order.begins(source)
+            if recorded is not None and recorded < begins:
+                self._known_from_ms = max(self._known_from_ms, time_ms)
 
     def _record(self, logs: RecordedLogs, batch: PaymentBatch, first: int) -> Words:
         """Add payments to all logs. (n,) which entities they name; and whose logs lie in the shard of their card's."""

@@ -27,6 +27,7 @@ MAX_LAYERS: Final = 15
 START, END, SEQUENCE, EPOCH, LAYER = 0, 1, 2, 3, 4
 COLUMNS: Final = 5
 NEVER: Final = 1 << 62
+_OF_LABELS: Final = range(source_id(0, labels=True), 1 << 16)
 
 Layers = npt.NDArray[np.int64]
 _Piece = tuple[int, int, int, int]  # start, end, sequence, epoch
@@ -48,6 +49,7 @@ class RecordedOrder:
                 parents[each.shard][each.epoch] = (each.parent_epoch, each.parent_sequence)
         self.entries = sum(map(len, runs.values()))
         self.shards = frozenset(shard for shard, _ in runs)
+        self.has_labels = any(source in _OF_LABELS for _, source in runs)
         self._layered: dict[tuple[int, int], list[Words]] = {}
         for shard in self.shards:
             of_shard = {source: _layers(some) for (of, source), some in runs.items() if of == shard}
@@ -67,8 +69,7 @@ class RecordedOrder:
 
         The layer is UNKNOWN where the number has another home: the record counts in this branch, and is not asked for.
         """
-        pieces = self._branches[shard][branch].pieces.get(source)
-        return _found(pieces, offsets)
+        return _found(self._branches[shard][branch].pieces.get(source), offsets)
 
     def layer_of(self, shard: int, source: int, offsets: Words, epochs: Words, sequences: Words) -> Layers:
         """(n,) in which layer records have these numbers in these epochs; UNKNOWN where the journal does not say so."""
@@ -78,7 +79,7 @@ class RecordedOrder:
             piece = pieces[at]
             same = (offsets >= piece[:, START]) & (offsets < piece[:, END]) & (epochs == piece[:, EPOCH])
             same &= sequences - piece[:, SEQUENCE] == offsets - piece[:, START]
-            result[same & (result == UNKNOWN)] = layer
+            result[same & (result == UNKNOWN)] = layer if layer < MAX_LAYERS else UNKNOWN
         return result
 
     def lost_from(self, shard: int, branch: int, source: int, offsets: Words) -> Words:
@@ -142,6 +143,7 @@ class OffsetOrder:
 
     shards: frozenset[int] = frozenset()
     entries = 0
+    has_labels = False
 
     def branches(self, _shard: int) -> int:
         """See `RecordedOrder`."""
@@ -215,6 +217,7 @@ def _found(pieces: Words | None, offsets: Words) -> tuple[Words, Layers]:
     within = (offsets >= piece[:, START]) & (offsets < piece[:, END])
     numbers[within] = (piece[:, SEQUENCE] + offsets - piece[:, START])[within]
     layers[within] = piece[within, LAYER]
+    layers[layers >= MAX_LAYERS] = UNKNOWN  # so often nothing was recorded again, and if so it is not asked for
     return numbers, layers
 
 
