@@ -29,7 +29,7 @@ from consumer import (
     cli_score,
     cli_state,
 )
-from consumer.cli_options import AsJson, CatalogName, ConfigFile, Mapped, columns_of
+from consumer.cli_options import AsJson, CatalogName, ConfigFile, Mapped, columns_of, moment_ms
 from consumer.cli_output import (
     error_line,
     only_one,
@@ -40,7 +40,6 @@ from consumer.cli_output import (
     progress_bar,
     progress_stages,
 )
-from consumer.cli_state import epoch_ms
 from features.errors import ConfigError, FraudlineError
 
 EXIT_FAILED: Final = 1
@@ -164,7 +163,7 @@ def generate(
     simulation = Simulation(
         payments=payments,
         seed=seed,
-        start_ms=MONDAY_MS if start is None else epoch_ms(start, "--start"),
+        start_ms=moment_ms(start, "--start") or MONDAY_MS,
         fraud_rate=fraud_rate,
         late=late,
         duplicate=duplicate,
@@ -287,8 +286,8 @@ def train(
         block_precision=BLOCK_PRECISION if block_precision is None else block_precision,
         decline_cost_minor=decline_cost,
         segment_thresholds=segment_thresholds,
-        from_ms=None if since is None else epoch_ms(since, "--from"),
-        to_ms=None if until is None else epoch_ms(until, "--to"),
+        from_ms=moment_ms(since, "--from"),
+        to_ms=moment_ms(until, "--to"),
         label_delay_days=label_delay_days,
         windows=windows,
         trees=trees,

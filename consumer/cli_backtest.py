@@ -9,9 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from consumer.cli_options import AsJson, CatalogName, ConfigFile, Mapped, columns_of, cores
+from consumer.cli_options import AsJson, CatalogName, ConfigFile, Mapped, columns_of, cores, moment_ms
 from consumer.cli_output import duration_ms, print_json, print_mapping, print_table, progress_stages
-from consumer.cli_state import epoch_ms
 from features.errors import ConfigError
 
 
@@ -91,8 +90,8 @@ def backtest(
             labels,
             tuple(variant(text, whole) for text in variants),
             told,
-            from_ms=None if since is None else epoch_ms(since, "--from"),
-            to_ms=None if until is None else epoch_ms(until, "--to"),
+            from_ms=moment_ms(since, "--from"),
+            to_ms=moment_ms(until, "--to"),
             mature_ms=duration_ms(mature, "--mature"),
             segments=tuple(dict.fromkeys(segment or [])),
             mapped=columns_of(mapped),

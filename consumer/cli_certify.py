@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from consumer.cli_options import AsJson, CatalogName, ConfigFile, cores
+from consumer.cli_options import AsJson, CatalogName, ConfigFile, cores, moment_ms
 from consumer.cli_output import print_json, print_mapping, print_table, progress_stages
-from consumer.cli_state import epoch_ms
 from features.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -101,8 +100,8 @@ def certify(
             shards=loaded.store.shards,
             max_payment_bytes=loaded.processing.max_payment_bytes,
             max_future_ms=loaded.processing.max_future_ms,
-            from_ms=None if since is None else epoch_ms(since, "--from"),
-            to_ms=None if until is None else epoch_ms(until, "--to"),
+            from_ms=moment_ms(since, "--from"),
+            to_ms=moment_ms(until, "--to"),
             tolerance=tolerance,
             memory_mb=memory_mb,
             threads=threads or cores(),

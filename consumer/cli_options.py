@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from features.errors import ConfigError
 
 if TYPE_CHECKING:
     from features.history.mapping import Columns
@@ -39,3 +42,17 @@ def columns_of(words: list[str] | None) -> Columns:
     from features.history.mapping import AS_NAMED, parse  # noqa: PLC0415  heavy
 
     return parse(words) if words else AS_NAMED
+
+
+def moment_ms(text: str | None, option: str) -> int | None:
+    """What an option says of time, if it is given. Raises ConfigError."""
+    return None if text is None else epoch_ms(text, option)
+
+
+def epoch_ms(text: str, option: str) -> int:
+    """An ISO 8601 time as ms since the epoch; without an offset it is UTC. Raises ConfigError."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{option} is not an ISO 8601 time such as 2026-01-05T00:00:00Z.") from None
+    return round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1_000)

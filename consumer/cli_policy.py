@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from consumer.cli_options import AsJson, CatalogName, ConfigFile, Mapped, columns_of, cores
+from consumer.cli_options import AsJson, CatalogName, ConfigFile, Mapped, columns_of, cores, moment_ms
 from consumer.cli_output import duration_ms, iso, print_json, print_mapping, print_table, progress_stages
-from consumer.cli_state import epoch_ms
 from features.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -227,7 +226,7 @@ def add(
     if until is not None and lasting is not None:
         raise ConfigError("--until and --for say the same in two ways: give one of them.")
     now_ms = round(time.time() * 1_000)
-    expires_at = None if until is None else epoch_ms(until, "--until")
+    expires_at = moment_ms(until, "--until")
     if lasting is not None:
         expires_at = now_ms + duration_ms(lasting, "--for")
     _refuse_card_number(kind, value)

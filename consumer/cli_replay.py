@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from consumer.cli_options import AsJson, ConfigFile, Mapped, columns_of
+from consumer.cli_options import AsJson, ConfigFile, Mapped, columns_of, moment_ms
 from consumer.cli_output import iso, print_mapping
-from consumer.cli_state import epoch_ms
 from features.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -179,8 +178,8 @@ def _files(
         labels,
         columns_of(mapped),
         max_payment_bytes=loaded.processing.max_payment_bytes,
-        from_ms=None if since is None else epoch_ms(since, "--from"),
-        to_ms=None if until is None else epoch_ms(until, "--to"),
+        from_ms=moment_ms(since, "--from"),
+        to_ms=moment_ms(until, "--to"),
     )
 
 
@@ -189,8 +188,8 @@ def _topics(
 ) -> Feed:
     from consumer.kafka.replay import TopicFeed, ranges
 
-    from_ms = None if since is None else epoch_ms(since, "--from")
-    to_ms = None if until is None else epoch_ms(until, "--to")
+    from_ms = moment_ms(since, "--from")
+    to_ms = moment_ms(until, "--to")
     asked = {"topics": [payments, labels], "brokers": source.kafka.brokers, "from": since, "to": until}
     found = ranges(source.kafka, [payments] if labels is None else [payments, labels], from_ms, to_ms)
     if offsets:

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from consumer.cli_features import Engine
-from consumer.cli_options import AsJson, CatalogName, ConfigFile, Mapped, columns_of, cores
+from consumer.cli_options import AsJson, CatalogName, ConfigFile, Mapped, columns_of, cores, moment_ms
 from consumer.cli_output import print_mapping, progress_stages
-from consumer.cli_state import epoch_ms
 from features.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ def score(
 
 
 def _lines(bundle: Path, labels: Path | None, rejects: Path | None, as_of: str | None, catalog: str) -> int:
-    as_of_ms = None if as_of is None else epoch_ms(as_of, "--as-of")
+    as_of_ms = moment_ms(as_of, "--as-of")
     try:
         rejects_to = nullcontext(None) if rejects is None else rejects.open("wb")
     except OSError as error:
@@ -209,8 +208,8 @@ class _Task:
 
         kafka, topics = self.settings.kafka, [str(self.payments_topic)]
         topics += [] if self.labels_topic is None else [self.labels_topic]
-        from_ms = None if self.since is None else epoch_ms(self.since, "--from")
-        to_ms = None if self.until is None else epoch_ms(self.until, "--to")
+        from_ms = moment_ms(self.since, "--from")
+        to_ms = moment_ms(self.until, "--to")
         about = {"brokers": kafka.brokers, "topics": topics, "from_ms": from_ms, "to_ms": to_ms}
         with ExitStack() as stack:
             place = self.work

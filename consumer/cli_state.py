@@ -6,12 +6,11 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
-from consumer.cli_options import AsJson, ConfigFile
+from consumer.cli_options import AsJson, ConfigFile, moment_ms
 from consumer.cli_output import print_mapping, print_table, progress_bar
 from features.errors import ConfigError
 
@@ -40,7 +39,7 @@ def rebuild(
 
     loaded = settings.load(config)
     logs.configure_command()
-    from_ms = None if since is None else epoch_ms(since, "--from")
+    from_ms = moment_ms(since, "--from")
     with closing(Rebuild(loaded)) as work:
         starts = work.starts(from_ms)
         namespace = loaded.store.namespace
@@ -78,12 +77,3 @@ def verify(
             print_table("Mismatches", ("entity", "shard", "key hash", "what differs"), rows, as_json=False)
         print_mapping(f"Checked {loaded.store.namespace}", outcome.counts(), as_json=False)
     return EXIT_DIFFERENT if outcome.mismatches else 0
-
-
-def epoch_ms(text: str, option: str) -> int:
-    """An ISO 8601 time as ms since the epoch; without an offset it is UTC. Raises ConfigError."""
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"{option} is not an ISO 8601 time such as 2026-01-05T00:00:00Z.") from None
-    return round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1_000)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from consumer import __version__, cli, settings
+from consumer import __version__, cli, cli_options, settings
 from consumer.cli_output import print_features
 from consumer.simulator import LABELS_FILE, PAYMENTS_FILE, Simulation, write
 from features.catalog import DEFAULT, HANDBOOK
@@ -234,8 +234,8 @@ def test_generate_writes_both_files_and_a_summary(fraudline: Run, tmp_path: Path
 
 
 def test_a_time_without_an_offset_is_utc() -> None:
-    assert cli.epoch_ms("2026-01-05T00:00:00", "--start") == 1_767_571_200_000
-    assert cli.epoch_ms("2026-01-05T01:00:00.5+01:00", "--start") == 1_767_571_200_500
+    assert cli_options.epoch_ms("2026-01-05T00:00:00", "--start") == 1_767_571_200_000
+    assert cli_options.epoch_ms("2026-01-05T01:00:00.5+01:00", "--start") == 1_767_571_200_500
 
 
 @pytest.mark.parametrize("command", ["features list", "features list --json", "config show", "--version"])
