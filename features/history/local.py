@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +31,7 @@ from features.history.output import assembled, kept_fields, with_payment_feature
 from features.history.spill import Scratch, Spill
 from features.history.tables import ROW_WORDS, by_partition, by_range, put, running_latest
 
+_T = TypeVar("_T")
 PARTITION_ROWS: Final = 65_536  # so that a partition's records lie in the processor's cache
 ROW_BYTES: Final = 700  # that folding a partition takes for each of its rows
 MAX_PARTITIONS: Final = 8_192
@@ -97,8 +98,8 @@ class _Build:
         latest = 0
         identities: pa.RecordBatchStreamWriter | None = None
         for number, source in enumerate(payments):
-            refusals = self._job.refusals(source.path, "payment")
-            for piece in source.pieces(refusals, threads=self._job.jobs > 1):
+            refusals, unread = (self._job.refusals(source.path, "payment") for _ in range(2))
+            for piece in ahead(source.pieces(unread, threads=self._job.jobs > 1), self._job.jobs):
                 self._job.progress("reading", 0.25 * (number + piece.share) / len(payments))
                 payment_rows = payment_chunk(
                     piece, self.outcome.payments, refusals, self._job.is_card_number, kept_fields(self._job.keep)
@@ -109,6 +110,7 @@ class _Build:
                 known = with_payment_features(payment_rows, self._catalog, self._job.keep)
                 identities = identities or pa.ipc.new_stream(self._identities, known.schema)
                 identities.write_batch(known)
+            refusals.merge(unread)
             self._job.settle(refusals, self.outcome)
         if identities is not None:
             identities.close()
@@ -149,16 +151,33 @@ class _Build:
         with writer(path, self._catalog, self._job.keep) as file:
             if not self._firsts:
                 return
-            with pa.OSFile(str(self._identities)) as kept, pa.ipc.open_stream(kept) as identities:
-                for number, known in enumerate(identities):
-                    table = np.full((len(self._catalog.features), len(known)), np.nan, np.float32)
-                    repeated = np.zeros(len(known), np.bool_)
-                    for entity, values in self._values.items():
-                        columns = np.array(
-                            [i for i, each in enumerate(self._catalog.features) if each.entity == entity], np.int64
-                        )
-                        for cells in values.pieces(number):
-                            put(cells, columns, table.view(np.int32), repeated, entity == "card")
-                    file.write_batch(assembled(self._catalog, known, repeated, table, self._job.keep))
-                    self.outcome.repeated += int(repeated.sum())
-                    self._job.progress("writing", 0.85 + 0.15 * (number + 1) / len(self._firsts))
+            for number, (batch, repeated) in enumerate(ahead(self._ranges(), self._job.jobs), start=1):
+                file.write_batch(batch)
+                self.outcome.repeated += repeated
+                self._job.progress("writing", 0.85 + 0.15 * number / len(self._firsts))
+
+    def _ranges(self) -> Iterator[tuple[pa.RecordBatch, int]]:
+        """Each range's rows, and how many of them are repeated."""
+        with pa.OSFile(str(self._identities)) as kept, pa.ipc.open_stream(kept) as identities:
+            for number, known in enumerate(identities):
+                table = np.full((len(self._catalog.features), len(known)), np.nan, np.float32)
+                repeated = np.zeros(len(known), np.bool_)
+                for entity, values in self._values.items():
+                    columns = np.array(
+                        [i for i, each in enumerate(self._catalog.features) if each.entity == entity], np.int64
+                    )
+                    for cells in values.pieces(number):
+                        put(cells, columns, table.view(np.int32), repeated, entity == "card")
+                yield assembled(self._catalog, known, repeated, table, self._job.keep), int(repeated.sum())
+
+
+def ahead(items: Iterator[_T], threads: int) -> Iterator[_T]:
+    """The same, and with more than one thread the next is made while one is used."""
+    if threads == 1:
+        yield from items
+        return
+    with ThreadPoolExecutor(1) as pool:
+        future: Future[_T | None] = pool.submit(next, items, None)
+        while (item := future.result()) is not None:
+            future = pool.submit(next, items, None)
+            yield item
