@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SHOWN: Final = (
     "decisions", "equal", "different", "unverifiable", "differences", "why_unverifiable", "published_again",
-    "scores_inside_band", "flipped_inside_band", "payments_without_decision",
+    "scores_inside_band", "flipped_inside_band", "payments_without_decision", "alerts_of_payments_not_read",
 )  # fmt: skip
 EXIT_OF: Final = {"equal": 0, "different": 1, "unverifiable": 3}
 

@@ -27,7 +27,7 @@ def decisions_told(source: Path | Stream) -> Iterator[list[Told]]:
 
 def _of_stream(stream: Stream) -> Iterator[list[Told]]:
     decode = msgspec.json.Decoder(Decision).decode
-    for values in stream.values():
+    for _, values in stream.values():
         try:
             known = list(map(decode, values))
         except (msgspec.DecodeError, UnicodeDecodeError):

@@ -105,15 +105,17 @@ class StateKeeper:
             except StateBehind as error:
                 self._complain(str(error), spans)
             except StoreUnavailable as error:
-                for span in spans:
-                    source = (span.topic, span.partition)
-                    self._unsure[source] = min(span.start, self._unsure.get(source, span.start))
                 self._failed(error)
             else:
                 self._complaint = ""
                 return enriched
             if self._clock() >= deadline:
-                return None
+                break
+        # It may be applied: the answer was lost, or it is what a worker had in hand when it died. Then its order must
+        # still be told, though the markers don't ask for it.
+        for span in spans:
+            source = (span.topic, span.partition)
+            self._unsure[source] = min(span.start, self._unsure.get(source, span.start))
         return None
 
     def recover(self, deadline_s: float) -> bool:

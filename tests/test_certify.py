@@ -252,7 +252,7 @@ Change = Callable[[list[dict[str, Any]]], None]
 
 @pytest.fixture(scope="module")
 def dumped(bundles: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Path]:
-    """What a processor published of labels and two partitions, one batch with a decline limiter's hand in it."""
+    """What a processor published of labels and two partitions."""
     made = world(bundles[0], 700, partitions=2)
     take(made, random.Random(7), 10)
     made.drain(20)
@@ -305,6 +305,26 @@ def _limited(rows: list[dict[str, Any]]) -> None:
     rows[30]["inputs"]["limiter"] = "review"
 
 
+def _other_digest(of: str) -> Change:
+    def change(rows: list[dict[str, Any]]) -> None:
+        rows[40]["digests"][of] = "0" * 64
+
+    return change
+
+
+def _other_tier(rows: list[dict[str, Any]]) -> None:
+    rows[40]["inputs"]["tier"] = "no_features"
+
+
+def _block_limited(rows: list[dict[str, Any]]) -> None:
+    row = next(row for row in rows if row["decision"] == "block")
+    row["inputs"]["limiter"], row["decision"] = "review", "review"
+
+
+def _twice(rows: list[dict[str, Any]]) -> None:
+    rows.append(rows[4] | {"decision": "block" if rows[4]["decision"] == "review" else "review"})
+
+
 def _bar(rows: list[dict[str, Any]]) -> None:
     rows[30]["inputs"]["review_threshold"] = 0.77
 
@@ -316,6 +336,11 @@ def _bar(rows: list[dict[str, Any]]) -> None:
         pytest.param("decisions", _set(40, rules=["fast", "never"]), {"rules"}, id="a rule"),
         pytest.param("decisions", _set(40, shadow_rules=["never"]), {"rules"}, id="a shadow rule"),
         pytest.param("decisions", _set(40, model="test@9"), {"model"}, id="the model's name"),
+        pytest.param("decisions", _other_digest("policy"), {"model"}, id="the policy"),
+        pytest.param("decisions", _other_digest("catalog"), {"model"}, id="the catalog"),
+        pytest.param("decisions", _other_tier, {"tier"}, id="the tier that was asked for"),
+        pytest.param("decisions", _block_limited, {"limiter"}, id="a block that no limiter could have held"),
+        pytest.param("alerts", _twice, {"alert"}, id="a second alert, of another decision"),
         pytest.param("decisions", _set(40, card_id="card-99"), {"payment"}, id="whose payment it was"),
         pytest.param("decisions", _limited, {"limiter"}, id="a limiter that is not there"),
         pytest.param("decisions", _bar, {"thresholds"}, id="a threshold"),
@@ -333,7 +358,9 @@ def test_what_was_published_otherwise_is_found(
     made, folder = dumped
     equal(certified(made, folder, bundles[0]))
     found = certified(made, folder, bundles[0], **{topic: FileStream(of_topic(folder, topic, change), topic)})
-    assert set(found.differences) - {"decision"} == what, found.document()
+    assert set(found.differences) - {"decision"} == what | ({"alert"} & set(found.differences) if what else set()), (
+        found.document()
+    )
     assert found.verdict == ("different" if what else "equal")
     if what:
         first = found.document()["first_difference"]
@@ -490,12 +517,24 @@ def test_scores_of_another_device_may_differ_in_their_last_bits(
                 row["score"] = float(np.nextafter(bar, np.float32(0)))
                 row["decision"] = "approve"
 
+    def without_its_alert(some: list[dict[str, Any]]) -> None:
+        some[:] = [row for row in some if row["source"] != closest["source"]]
+
     wide = closest["score"] - 0.5 + 1e-6
+    alerts = of_topic(folder, "alerts", without_its_alert).rename(folder / "alerts_elsewhere.jsonl")
     stream = FileStream(of_topic(folder, "decisions", flipped), "decisions")
-    found = certified(made, folder, bundles[0], decisions=stream, tolerance=wide, alerts=None)
+    more: dict[str, Any] = {"tolerance": wide, "alerts": FileStream(alerts, "alerts")}
+    found = certified(made, folder, bundles[0], decisions=stream, **more)
     assert found.verdict == "equal", found.document()
     assert (found.flipped, len(found.flips)) == (1, 1)
     assert found.flips[0]["event_id"] == closest["event_id"]
+
+    def wrongly(some: list[dict[str, Any]]) -> None:
+        flipped(some)
+        next(row for row in some if row["source"] == closest["source"])["decision"] = "block"
+
+    stream = FileStream(of_topic(folder, "decisions", wrongly), "decisions")
+    assert certified(made, folder, bundles[0], decisions=stream, **more).differences["decision"] == 1
 
 
 @pytest.mark.parametrize(
@@ -531,3 +570,182 @@ def test_a_part_of_the_time_is_certified_and_all_of_it_replayed(
     found = certified(made, folder, bundles[0], from_ms=since, to_ms=until, alerts=None)
     equal(found)
     assert found.decisions == sum(since <= time < until for time in times)
+
+
+def test_a_moving_threshold_moves_nothing_else(bundles: tuple[Path, Path], tmp_path: Path) -> None:
+    """Neither what blocks, nor the decisions that a limiter had nothing to do with."""
+    (tmp_path / "policy.toml").write_text((bundles[0] / "policy.toml").read_text() + LOAD)
+    bundle = tmp_path / "limited"
+    write_with_policy(bundles[0], tmp_path / "policy.toml", bundle, DEFAULT)
+    made = world(bundle, 400)
+    made.drain(10)
+    equal(certified(made, tmp_path, bundle), made)
+
+    def higher(rows: list[dict[str, Any]]) -> None:
+        row = next(row for row in rows if row["decision"] == "block" and not row["rules"])
+        row["inputs"]["block_threshold"], row["decision"] = 0.999, "review"
+
+    def held(rows: list[dict[str, Any]]) -> None:
+        next(row for row in rows if row["decision"] == "approve")["inputs"]["limiter"] = "review"
+
+    for change, what in ((higher, "thresholds"), (held, "limiter")):
+        stream = FileStream(of_topic(tmp_path, "decisions", change), "decisions")
+        assert certified(made, tmp_path, bundle, decisions=stream, alerts=None).differences[what] == 1
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_payment_that_was_decided_again_of_another_state_is_equal_twice(
+    bundles: tuple[Path, Path], tmp_path: Path, shards: int
+) -> None:
+    """Published and not committed, then the state went back, and labels came before it is decided anew."""
+    made = world(bundles[0], 700, store=MemoryStore(shards))
+    take(made, random.Random(8), 5)
+    older = copy.deepcopy(made.store)
+    assert isinstance(older, MemoryStore)
+    made.kill_at("after_commit", p0=15, p1=15, p2=15)
+    go_back(made, older)
+    made.process(labels=100)
+    made.drain()
+    told = [json.loads(value) for value in made.publisher.values("decisions")]
+    scores: dict[tuple[int, int], set[float]] = {}
+    for each in told:
+        scores.setdefault((each["source"]["partition"], each["source"]["offset"]), set()).add(each["score"])
+    assert any(len(some) == 2 for some in scores.values())
+    found = certified(made, tmp_path, bundles[0])
+    assert not found.differences, found.document()
+    if shards == 1:
+        equal(found)
+        assert found.decisions == len(told)
+    else:
+        assert found.unverifiable["order_not_published"] > 0
+
+
+def test_after_very_many_losses_what_is_recorded_again_is_unverifiable(
+    bundles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    made = world(bundles[0], 200, partitions=1)
+    take(made, random.Random(1), 4)
+    assert isinstance(made.store, MemoryStore)
+    for _ in range(18):
+        made.store.flush()
+        made.start()
+        made.process(p0=2)
+    made.drain()
+    found = certified(made, tmp_path, bundles[0])
+    assert not found.differences, found.document()
+    assert found.results["equal"] > 0
+
+
+def test_what_was_applied_by_the_dead_and_decided_without_the_store_is_journaled_all_the_same(
+    bundles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Nobody asks for it: the markers lie behind it, and it was committed without features."""
+    store = Flaky()
+    made = world(bundles[0], 300, store=store)
+    made.process(labels=5, p0=5, p1=5)
+    made.kill_at("after_apply", p0=9, p1=9)
+    store.failures = 1_000
+    made.start()
+    made.process(p0=9, p1=9)
+    store.failures = 0
+    made.now_s += 100
+    made.drain()
+    equal(certified(made, tmp_path, bundles[0]), made)
+
+
+def test_a_shard_whose_journal_is_gone_leaves_its_entities_unverifiable(
+    bundles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    made = world(bundles[0], 300, store=MemoryStore(3))
+    made.drain(20)
+    equal(certified(made, tmp_path, bundles[0]), made)
+
+    def without_one(rows: list[dict[str, Any]]) -> None:
+        rows[:] = [row for row in rows if row["shard"] != 1]
+
+    stream = FileStream(of_topic(tmp_path, "journal", without_one), "journal")
+    found = certified(made, tmp_path, bundles[0], journal=stream)
+    assert found.verdict == "unverifiable", found.document()
+    assert found.unverifiable["order_not_published"] > found.decisions // 2
+
+
+def test_what_is_cut_off_at_either_end_is_no_difference(bundles: tuple[Path, Path], dumped: tuple[World, Path]) -> None:
+    """Decisions with their alerts still there, and decisions whose alerts are gone."""
+    made, folder = dumped
+    topics = made.dump(folder)
+    for cut in (slice(0, 60), slice(-60, None)):
+        stream = FileStream(of_topic(folder, "decisions", lambda rows, cut=cut: rows.__delitem__(cut)), "decisions")
+        found = certified(made, folder, bundles[0], decisions=stream)
+        assert found.verdict == "equal", found.document()
+    lines = topics["alerts"].read_text().splitlines()
+    dump = folder / "alerts_left.jsonl"
+    rows = ({"partition": 0, "offset": n, "payload": line} for n, line in enumerate(lines) if n >= 40)
+    dump.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = certified(made, folder, bundles[0], alerts=FileStream(dump, "alerts"))
+    assert found.verdict == "equal", found.document()
+
+
+def test_of_decisions_in_several_partitions_only_what_all_of_them_have_can_be_missing(
+    bundles: tuple[Path, Path], dumped: tuple[World, Path]
+) -> None:
+    made, folder = dumped
+    lines = made.dump(folder)["decisions"].read_text().splitlines()
+    by_card = [(int(json.loads(line)["card_id"].partition("-")[2]) // 7 % 2, line) for line in lines]
+    halves = [[line for number, line in by_card if number == half] for half in (0, 1)]
+    kept = [halves[0], halves[1][len(halves[1]) // 3 :]]
+    rows = [
+        {"partition": half, "offset": len(halves[half]) - len(some) + place, "payload": line}
+        for half, some in enumerate(kept)
+        for place, line in enumerate(some)
+    ]
+    dump = folder / "decisions_left.jsonl"
+    dump.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = certified(made, folder, bundles[0], decisions=FileStream(dump, "decisions"), alerts=None)
+    assert found.verdict == "equal", found.document()
+    one = round(0.7 * len(halves[0]))
+    rows = [row for row in rows if (row["partition"], row["offset"]) != (0, one)]
+    dump.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = certified(made, folder, bundles[0], decisions=FileStream(dump, "decisions"), alerts=None)
+    assert dict(found.differences) == {"undecided": 1}
+
+
+def test_a_partition_that_is_gone_leaves_everything_unverifiable(
+    bundles: tuple[Path, Path], dumped: tuple[World, Path]
+) -> None:
+    made, folder = dumped
+    made.dump(folder)
+
+    def first_one(rows: list[dict[str, Any]]) -> None:
+        rows[:] = [row for row in rows if row["partition"] == 0]
+
+    stream = FileStream(of_topic(folder, "payments", first_one), "payments")
+    found = certified(made, folder, bundles[0], payments=stream)
+    assert found.verdict == "unverifiable", found.document()
+    assert found.unread_alerts > 0
+    assert found.results["equal"] == 0
+
+
+def test_without_a_journal_a_state_that_began_elsewhere_is_unverifiable(
+    bundles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    made = world(bundles[0], 400, partitions=1)
+    made.log.partitions["labels", 0].high = 0
+    made.log.partitions["payments", 0].committed = 60
+    made.store.adopt({("payments", 0): 60})
+    made.drain()
+    found = certified(made, tmp_path, bundles[0], labels=None, journal=None)
+    assert set(found.unverifiable) == {"order_not_published"}
+    assert not found.differences
+    equal(certified(made, tmp_path, bundles[0], labels=None), made)
+
+
+def test_a_dump_has_each_partition_in_order(bundles: tuple[Path, Path], dumped: tuple[World, Path]) -> None:
+    made, folder = dumped
+    made.dump(folder)
+
+    def swapped(rows: list[dict[str, Any]]) -> None:
+        rows[3], rows[4] = rows[4], rows[3]
+
+    stream = FileStream(of_topic(folder, "payments", swapped), "payments")
+    with pytest.raises(ConfigError, match=r"offset 3 of partition 0 comes after 4"):
+        certified(made, folder, bundles[0], payments=stream)

@@ -23,6 +23,7 @@ class Shard:
     epoch: int = 1
     epochs: int = 1
     held: list[At | None] = field(default_factory=list)
+    made: list[At] = field(default_factory=list)  # the same, what is not journaled included
     markers: dict[int, int] = field(default_factory=dict)
     journal: list[JournalEntry] = field(default_factory=list)
     told: dict[tuple[int, int], tuple[At, list[At | None]]] = field(default_factory=dict)
@@ -36,6 +37,7 @@ class Shard:
         start = self.markers.get(source, 0)
         entry = JournalEntry(0, self.epoch, len(self.held), count, topic, partition, start)
         for offset in range(start, start + count):
+            self.made.append((source, offset))
             if not journaled:
                 self.hidden[source, offset] = len(self.held)
             self.held.append((source, offset) if journaled else None)
@@ -45,23 +47,25 @@ class Shard:
         if journaled:
             self.journal.append(entry)
 
-    def renew(self, keep: int, markers: dict[int, int]) -> None:
-        """The state goes back to what it was when it held `keep` records."""
+    def renew(self, keep: int) -> None:
+        """The state goes back to what it was when it held `keep` records, be it in the middle of a run."""
         self.epochs += 1
+        markers = {}
+        for source, offset in self.made[:keep]:
+            markers[source] = offset + 1
         parent, self.epoch = self.epoch, self.epochs
-        self.held, self.markers = self.held[:keep], markers
+        self.held, self.made, self.markers = self.held[:keep], self.made[:keep], markers
         self.hidden = {at: number for at, number in self.hidden.items() if number < keep}
         self.journal.append(JournalEntry(0, self.epoch, keep, 0, "payments", 0, 0, parent, keep))
 
     def flush(self) -> None:
         self.epochs += 1
-        self.epoch, self.held, self.markers, self.hidden = self.epochs, [], {}, {}
+        self.epoch, self.held, self.made, self.markers, self.hidden = self.epochs, [], [], {}, {}
 
 
 @st.composite
 def shards(draw: st.DrawFn) -> Shard:
     shard = Shard()
-    past: list[tuple[int, dict[int, int]]] = [(0, {})]
     for _ in range(draw(st.integers(1, 14))):
         match draw(st.sampled_from(["apply", "apply", "apply", "again", "hide", "back", "flush"])):
             case "apply":
@@ -72,16 +76,11 @@ def shards(draw: st.DrawFn) -> Shard:
                 entry = draw(st.sampled_from([each for each in shard.journal if each.count] or shard.journal))
                 shard.journal.append(entry)
             case "back":
-                keep, markers = draw(st.sampled_from(past))
-                if keep <= len(shard.held):
-                    shard.renew(keep, dict(markers))
-                    past = [each for each in past if each[0] <= keep]
+                shard.renew(draw(st.integers(0, len(shard.held))))
             case "flush":
                 shard.flush()
-                past = [(0, {})]
             case _:
                 pass
-        past.append((len(shard.held), dict(shard.markers)))
     return shard
 
 
@@ -92,6 +91,9 @@ def test_every_number_has_one_home_where_all_that_was_there_comes_before_it(shar
         one = np.array([offset])
         [layer] = order.layer_of(0, source, one, np.array([epoch]), np.array([number])).tolist()
         assert 0 <= layer < MAX_LAYERS
+        for other_epoch, other_number in ((epoch, number + 1), (epoch + 1_000, number)):
+            other = np.array([other_epoch]), np.array([other_number])
+            assert order.layer_of(0, source, one, *other).tolist() == [UNKNOWN]
         homes = []
         for branch in range(order.branches(0)):
             found, layers = order.places(0, branch, source, one)
@@ -126,3 +128,8 @@ def test_what_was_never_told_is_missed_from_where_it_may_be(shard: Shard) -> Non
             < since
         )
         assert since <= number
+    missing = len(shard.hidden)
+    for source in {at[0] for at in numbers}:
+        end = shard.markers[source]
+        beyond = order.lost_from(0, homes[0], source, np.array([end + missing]))
+        assert beyond.tolist() == [UNKNOWN]  # there are not so many numbers that no run has

@@ -22,9 +22,11 @@ def pack(alerts: Sequence[Alert]) -> Words:
     """(n, WORDS) of n alerts, as `expected` gives hashes; which of them have no reasons."""
     rows = np.empty((len(alerts), WORDS), np.int64)
     for row, told in zip(rows, alerts, strict=True):
+        state, model = told.state, told.model
         plain = (
             told.alert_id, told.event_id, told.card_id, told.merchant_id, told.event_time, told.amount_minor,
-            told.currency, told.decision, told.tier, told.rules, told.model.digest,
+            told.currency, told.decision, told.tier, told.rules, f"{model.name}@{model.version}", model.digest,
+            None if state is None else (state.shard, state.epoch, state.sequence),
         )  # fmt: skip
         whole, _, loose = hashes(plain, told.score, told.reasons)
         row[:] = told.source.partition, told.source.offset, whole, not told.reasons, loose

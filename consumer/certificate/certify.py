@@ -30,7 +30,7 @@ from consumer.certificate.order import UNKNOWN, OffsetOrder, RecordedOrder
 from consumer.certificate.outcome import Certificate, Compared, Span
 from consumer.certificate.replayed import Remaker
 from consumer.certificate.streams import Stream
-from consumer.decode import Decoder
+from consumer.decode import Decoder, Message
 from consumer.records import Alert, JournalEntry
 from features.catalog import Catalog, Entity
 from features.errors import BundleError, ConfigError
@@ -101,9 +101,10 @@ class Certification:
         self._spans: list[Span] = []
         self._places = 0
         self._doubts: dict[Entity, dict[int, int]] = defaultdict(dict)
-        self._known_from_ms = 0
-        self._begun: set[int] = set()  # partitions, as source ids, of which something was read
-        self._decided: dict[int, tuple[int, int]] = {}  # of each partition the first and last offset decided
+        self._begun: dict[int, tuple[int, int]] = {}  # by source id: from which offset, and when that was
+        self._latest_ms = 0
+        self._decided: dict[int, t.Reach] = {}  # by partition of the payments
+        self._alerted: dict[int, t.Reach] = {}
 
     def run(self) -> Certificate:
         """Do it.
@@ -141,7 +142,9 @@ class Certification:
             remaker = Remaker(
                 bundles, self._whole, self._catalog, self._packer, tolerance=asked.tolerance, alerts=alerts is not None
             )
-            scope = Scope(self._decided, asked.from_ms or 0, asked.to_ms or NEVER_MS, self._known_until_ms())
+            scope = Scope(
+                self._decided, self._alerted, asked.from_ms or 0, asked.to_ms or NEVER_MS, self._known_until_ms()
+            )
             self._compare(Comparison(self._order, logs, self._catalog, remaker, scope), identities, decisions, alerts)
         self._certificate.bundles = sorted(bundles)
         self._progress("done", 1.0)
@@ -150,7 +153,7 @@ class Certification:
     def _read_decisions(self, scratch: Scratch, packed: Spill) -> None:
         decode, asked = t.decoder(), self._asked
         size, done = max(asked.decisions.size(), 1), 0
-        for values in asked.decisions.values():
+        for partition, values in asked.decisions.values():
             told = _decoded(asked.decisions, values, decode, "decisions")
             done += len(told)
             self._progress("reading decisions", 0.1 * min(done / size, 1))
@@ -158,7 +161,7 @@ class Certification:
             if not told:
                 continue
             rows = self._packer.pack(told)
-            self._note(rows)
+            self._note(self._decided, rows, partition, asked.decisions)
             scratch.add(packed, rows, np.array([0, len(rows)], np.int64))
         if not self._decided:
             raise ConfigError(f"{asked.decisions.topic} holds no decision that is to be certified.")
@@ -169,21 +172,18 @@ class Certification:
     def _read_alerts(self, scratch: Scratch, stream: Stream) -> Spill:
         decode = msgspec.json.Decoder(Alert).decode
         packed = scratch.spill("alerted", 1, alert_rows.WORDS, np.int64)
-        for values in stream.values():
+        for partition, values in stream.values():
             told = _decoded(stream, values, decode, "alerts")
             rows = alert_rows.pack([each for each in told if self._is_asked(each.event_time)])
+            self._note(self._alerted, rows, partition, stream)
             scratch.add(packed, rows, np.array([0, len(rows)], np.int64))
-        return self._by_span(scratch, packed, "alerts", lambda _lost: None)
+        return self._by_span(scratch, packed, "alerts", self._certificate.alerts_not_read)
 
-    def _note(self, rows: Words) -> None:
-        if rows[:, t.SHARD].max() >= self._asked.shards:
-            raise ConfigError(
-                f"The decisions were made with more shards than {self._asked.shards}; set store.shards as it was then."
-            )
-        for partition in np.unique(rows[:, t.PARTITION]).tolist():
-            offsets = rows[rows[:, t.PARTITION] == partition, t.OFFSET]
-            first, last = self._decided.get(partition, (1 << 62, -1))
-            self._decided[partition] = min(first, int(offsets.min())), max(last, int(offsets.max()))
+    def _note(self, reach: dict[int, t.Reach], rows: Words, partition: int, stream: Stream) -> None:
+        """Of which offsets something is published in a partition."""
+        for number in np.unique(rows[:, t.PARTITION]).tolist():
+            offsets = rows[rows[:, t.PARTITION] == number, t.OFFSET]
+            reach.setdefault(number, t.Reach()).note(partition, offsets, is_whole=stream.begins(partition) == 0)
 
     def _bundles(self) -> dict[str, Bundle]:
         """The bundles that decided, as far as they are at hand."""
@@ -208,9 +208,7 @@ class Certification:
         asked = self._asked
         if asked.journal is None:
             if asked.labels is not None or len(self._decided) > 1:
-                raise ConfigError(
-                    "In which order payments and labels were recorded, the journal tells; give it with --journal."
-                )
+                raise _no_order()
             return OffsetOrder()
         topics = {case.topic for case in self._packer.cases}
         if len(topics) > 1:
@@ -225,7 +223,7 @@ class Certification:
     def _entries(self, journal: Stream) -> Iterator[JournalEntry]:
         decode = msgspec.json.Decoder(JournalEntry).decode
         size, done = max(journal.size(), 1), 0
-        for values in journal.values():
+        for _, values in journal.values():
             yield from _decoded(journal, values, decode, "entries of the journal")
             done += len(values)
             self._progress("reading the journal", 0.1 + 0.05 * min(done / size, 1))
@@ -237,10 +235,12 @@ class Certification:
         decoder = self._decoder(asked.labels.topic)
         for messages in asked.labels.chunks():
             batch = decoder.decode(messages).labels
+            partition = messages[0].partition()
+            latest_ms = max((label.labelled_at for label in batch.labels), default=0)
+            source = source_id(partition, labels=True)
+            self._note_beginning(source, asked.labels.begins(partition), messages, latest_ms)
             if not len(batch):
                 continue
-            source = source_id(messages[0].partition(), labels=True)
-            self._settle_beginning(source, asked.labels.begins(messages[0]), batch.labels[0].labelled_at)
             for entity in self._catalog.entities:
                 keys = _keys(ids_of(batch.labels, entity), entity)
                 self._add(logs, entity, keys, batch, batch.base, labels=True)
@@ -257,10 +257,12 @@ class Certification:
                 self._progress("reading payments", 0.15 + 0.25 * min(done / size, 1))
                 batch = decoder.decode(messages).batch
                 partition, start = messages[0].partition(), messages[0].offset()
+                latest_ms = int(batch.event_time.max(initial=0))
+                self._note_beginning(source_id(partition), asked.payments.begins(partition), messages, latest_ms)
                 if not len(batch):
                     continue
-                begins = asked.payments.begins(messages[0])
-                self._settle_beginning(source_id(partition), begins, int(batch.event_time[0]))
+                if asked.journal is None and any(each.partition != partition for each in self._spans):
+                    raise _no_order()
                 first = self._places
                 self._spans.append(Span(messages[0].topic(), partition, first, start, messages[-1].offset() + 1))
                 self._places += len(batch)
@@ -268,19 +270,25 @@ class Certification:
                 file.write_batch(_identity(batch, known, fields, reader.read(batch), schema))
 
     def _known_until_ms(self) -> int:
-        """Decisions about payments of this time or earlier may have seen what is no longer there; -1 for none."""
-        return self._known_from_ms + self._whole.limits.horizon_ms + DAY if self._known_from_ms else -1
+        """Decisions about payments of this time or earlier may have seen what is no longer there; -1 for none.
 
-    def _settle_beginning(self, source: int, begins: int, time_ms: int) -> None:
-        """Where a partition begins behind what was recorded of it, what is older than its first record may be missing.
-
-        `begins` is the first offset that can be read, `time_ms` when the first good record of it happened.
+        What is missing from the beginning of a partition is not younger than its first record that is left; of a
+        partition without any that may be whatever was read.
         """
-        if source not in self._begun:
-            self._begun.add(source)
-            recorded = self._order.begins(source)
-            if recorded is not None and recorded < begins:
-                self._known_from_ms = max(self._known_from_ms, time_ms)
+        known_from_ms = -1
+        for source, recorded in self._order.beginnings().items():
+            begins, time_ms = self._begun.get(source, (1 << 62, self._latest_ms))
+            if recorded < begins:
+                known_from_ms = max(known_from_ms, time_ms)
+        return -1 if known_from_ms < 0 else known_from_ms + self._whole.limits.horizon_ms + DAY
+
+    def _note_beginning(self, source: int, begins: int, messages: Sequence[Message], latest_ms: int) -> None:
+        """Some records of a partition are read, the latest of `latest_ms`; Kafka may tell when the first one came."""
+        self._latest_ms = max(self._latest_ms, latest_ms)
+        begins, known_ms = self._begun.get(source, (begins, 0))
+        kind, time_ms = messages[0].timestamp()
+        at_ms = time_ms + self._asked.max_future_ms if kind else latest_ms
+        self._begun[source] = begins, known_ms or at_ms
 
     def _record(self, logs: RecordedLogs, batch: PaymentBatch, first: int) -> Words:
         """Add payments to all logs. (n,) which entities they name; and whose logs lie in the shard of their card's."""
@@ -393,6 +401,10 @@ class Certification:
         identity = [pa.field(name, types.get(name, text), nullable=False) for name in IDENTITY]
         names = [self._catalog.names[column] for column in self._catalog.payment_columns]
         return pa.schema([*identity, *kept_fields(fields), *(pa.field(name, pa.float32()) for name in names)])
+
+
+def _no_order() -> ConfigError:
+    return ConfigError("In which order payments and labels were recorded, the journal tells; give it with --journal.")
 
 
 def _decoded(stream: Stream, values: Sequence[bytes], decode: Callable[[bytes], _T], what: str) -> list[_T]:

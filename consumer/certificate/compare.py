@@ -34,12 +34,13 @@ class Scope:
     """Which decisions are looked at.
 
     Attributes:
-        decided: of each partition the first and the last offset with a decision.
+        decided, alerted: of each partition of payments up to where all decisions, and alerts, are there.
         from_ms, to_ms: event times.
         incomplete_until_ms: decisions about payments of this time or earlier may have seen what is no longer there.
     """
 
-    decided: Mapping[int, tuple[int, int]]
+    decided: Mapping[int, t.Reach]
+    alerted: Mapping[int, t.Reach]
     from_ms: int
     to_ms: int
     incomplete_until_ms: int
@@ -81,21 +82,25 @@ class Comparison:
         for column in self._catalog.payment_columns:
             values[there, column] = np.asarray(batch.column(self._catalog.names[column]))[at[there]]
         own = batch.take(pa.array(at))
-        shard = np.asarray(own.column("entities")) >> SHARD_SHIFT
-        if (has_state & there & (shard != told[:, t.SHARD])).any():
+        elsewhere = has_state & there & (np.asarray(own.column("entities")) >> SHARD_SHIFT != told[:, t.SHARD])
+        if elsewhere.sum() > has_state.sum() // 2:
             raise ConfigError("The decisions were made with another number of shards; set store.shards as it was then.")
         remade = self._remaker.remake(told, own, values)
         event_time = np.asarray(own.column("event_time"))
         unverifiable = {
             "bundle_not_given": remade.unknown,
-            "order_not_published": unknown | doubtful,
+            "order_not_published": (unknown | doubtful) & ~elsewhere,
             "history_incomplete": has_state & (event_time <= self._scope.incomplete_until_ms),
         }
         same = there & (np.asarray(own.column("identity")) == told[:, t.IDENTITY])
-        differs = {"payment": ~same, "repeated": repeated, **remade.differs}
+        differs = {"payment": ~same, "shard": elsewhere, "repeated": repeated, **remade.differs}
         lonely: list[int] = []
         if alerts is not None:
-            differs["alert"], lonely = _alerts(told, remade, alerts)
+            unclear = np.logical_or.reduce(list(unverifiable.values()))
+            differs["alert"], lonely = _alerts(told, remade, alerts, unclear)
+            first = self._scope.alerted[span.partition].first if span.partition in self._scope.alerted else 0
+            differs["alert"] &= told[:, t.OFFSET] >= first
+            lonely = [offset for offset in lonely if self._is_decided(span.partition, np.array([offset])).all()]
         undecided, missing = self._undecided(span, batch, offsets, told, cells)
         return Compared(
             span, told, own, values, has_state, remade, unverifiable, differs, lonely, undecided, missing
@@ -135,9 +140,8 @@ class Comparison:
     ) -> tuple[Counter[str], list[tuple[int, str, str]]]:
         """What became of payments without a decision; those that should have one."""
         scope = self._scope
-        first, last = scope.decided.get(span.partition, (0, -1))
         time = np.asarray(batch.column("event_time"))
-        due = (offsets >= first) & (offsets <= last) & (time >= scope.from_ms) & (time < scope.to_ms)
+        due = self._is_decided(span.partition, offsets) & (time >= scope.from_ms) & (time < scope.to_ms)
         due &= ~np.isin(offsets, told[:, t.OFFSET])
         if not due.any():
             return Counter(), []
@@ -155,6 +159,13 @@ class Comparison:
         )
         names = [batch.column(name).take(pa.array(missing)).to_pylist() for name in ("event_id", "card_id")]
         return counted, list(zip(offsets[missing].tolist(), *names, strict=True))
+
+    def _is_decided(self, partition: int, offsets: Words) -> Mask:
+        """(n,) which offsets lie where all decisions about a partition's payments are there."""
+        reach = self._scope.decided.get(partition)
+        if reach is None:
+            return np.zeros(len(offsets), np.bool_)
+        return (offsets >= reach.first) & (offsets <= reach.last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +185,12 @@ class _Table:
     doubtful: Mask
 
 
-def _alerts(told: Words, remade: Remade, alerts: Words) -> tuple[Mask, list[int]]:
+def _alerts(told: Words, remade: Remade, alerts: Words, unclear: Mask) -> tuple[Mask, list[int]]:
     """(n,) where the alert is another or missing; offsets of alerts that no decision asks for.
 
     With `at_least_once` a crash may come between a decision and its alert; then the payment is decided anew, maybe by
-    another model, and it is that decision which has its alert. So of several decisions about a payment one is enough.
+    another model, and it is that decision which has its alert. So of several decisions about a payment one is enough,
+    and where one is `unclear` nothing can be said.
     """
     differs = np.zeros(len(told), np.bool_)
     due: dict[int, list[int]] = {}
@@ -189,9 +201,9 @@ def _alerts(told: Words, remade: Remade, alerts: Words) -> tuple[Mask, list[int]
         found.setdefault(int(alert[a.OFFSET]), []).append(alert)
     for offset, rows in due.items():
         known = [[_is_of(alert, row, remade) for row in rows] for alert in found.get(offset, [])]
-        if not known or not all(any(each) for each in known):
+        if not unclear[rows].any() and (not known or not all(any(each) for each in known)):
             differs[rows] = True
-    return differs, sorted(found.keys() - due.keys())
+    return differs, sorted(found.keys() - due.keys() - set(told[unclear, t.OFFSET].tolist()))
 
 
 def _is_of(alert: Words, row: int, remade: Remade) -> bool:

@@ -10,6 +10,7 @@ in which the journal tells them, is its *layer*: nearly always there is one, 0.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Iterable
@@ -38,22 +39,21 @@ class RecordedOrder:
 
     def __init__(self, entries: Iterable[JournalEntry], payments_topic: str) -> None:
         """`entries` in the journal's order, as far as those of one shard go; what is of no payment is of a label."""
-        runs: dict[tuple[int, int], list[_Piece]] = defaultdict(list)
+        runs: dict[tuple[int, int], array[int]] = defaultdict(lambda: array("q"))
         parents: dict[int, dict[int, tuple[int, int]]] = defaultdict(dict)
         for each in entries:
             if each.count:
                 source = source_id(each.partition, labels=each.topic != payments_topic)
-                piece = (each.offset, each.offset + each.count, each.sequence, each.epoch)
-                runs[each.shard, source].append(piece)
+                runs[each.shard, source].extend((each.offset, each.offset + each.count, each.sequence, each.epoch))
             elif each.parent_epoch is not None and each.parent_sequence is not None:
                 parents[each.shard][each.epoch] = (each.parent_epoch, each.parent_sequence)
-        self.entries = sum(map(len, runs.values()))
         self.shards = frozenset(shard for shard, _ in runs)
         self.has_labels = any(source in _OF_LABELS for _, source in runs)
         self._layered: dict[tuple[int, int], list[Words]] = {}
         for shard in self.shards:
-            of_shard = {source: _layers(some) for (of, source), some in runs.items() if of == shard}
-            self._layered |= {(shard, source): layers for source, layers in of_shard.items()}
+            of_shard = {source: some for (of, source), some in runs.items() if of == shard}
+            for source, some in of_shard.items():
+                self._layered[shard, source] = _layers(np.frombuffer(some, np.int64).reshape(-1, EPOCH + 1))
         self._branches = {shard: self._branches_of(shard, parents[shard]) for shard in self.shards}
 
     def branches(self, shard: int) -> int:
@@ -85,31 +85,33 @@ class RecordedOrder:
     def lost_from(self, shard: int, branch: int, source: int, offsets: Words) -> Words:
         """(n,) of records that a branch has no numbers of: from which number on it may have them all the same.
 
-        A partition's records were applied in the order of their offsets, and a number that no run has may be theirs, if
-        it is between those of the runs around them. UNKNOWN where they are not in the state for certain.
+        A partition's records were applied in the order of their offsets, each of them, and so are between the runs
+        around them, if there are enough numbers that no run has. UNKNOWN where they are not in the state for certain.
         """
         known = self._branches[shard][branch]
-        pieces = known.pieces.get(source, np.zeros((0, COLUMNS), np.int64))
+        pieces, holes = known.pieces.get(source, np.zeros((0, COLUMNS), np.int64)), known.holes
         at = np.searchsorted(pieces[:, START], offsets, side="right") - 1
         before = np.concatenate((pieces, np.zeros((1, COLUMNS), np.int64)))[at]  # of -1: nothing
         after = before[:, SEQUENCE] + before[:, END] - before[:, START]
-        hole = np.searchsorted(known.holes[:, 0], after)
-        result = np.append(known.holes[:, 0], UNKNOWN)[hole]
-        room = np.append(np.cumsum((known.holes[:, 1] - known.holes[:, 0])[::-1])[::-1], 0)[hole]
-        result[offsets - before[:, END] >= room] = UNKNOWN
-        following = np.append(pieces[:, SEQUENCE], NEVER)[at + 1]
-        result[np.append(known.holes[:, 1], 0)[hole] > following] = UNKNOWN
-        return result
+        until, next_start = (np.append(pieces[:, column], NEVER)[at + 1] for column in (SEQUENCE, START))
+        first, last = np.searchsorted(holes[:, 0], after), np.searchsorted(holes[:, 1], until, side="right")
+        lengths = np.concatenate(([0], np.cumsum(holes[:, 1] - holes[:, 0])))
+        room = lengths[np.maximum(last, first)] - lengths[first]
+        behind = np.where(next_start == NEVER, 0, next_start - offsets)  # itself and those up to the next run
+        ahead = np.where(at < 0, 0, offsets - before[:, END] + 1)
+        found = np.append(holes[:, 0], UNKNOWN)[first]
+        return np.where((room > 0) & (behind <= room) & (ahead <= room), found, UNKNOWN)
 
-    def begins(self, source: int) -> int | None:
-        """The first offset of a source that a journal tells of; None for none. 0 where first numbers are missing."""
-        firsts = [
-            0 if len(branch.holes) and branch.holes[0, 0] == 0 else int(branch.pieces[source][0, START])
-            for branches in self._branches.values()
-            for branch in branches
-            if source in branch.pieces
-        ]
-        return min(firsts, default=None)
+    def beginnings(self) -> dict[int, int]:
+        """Of each source the first offset that the journal tells of; 0 where first numbers are missing."""
+        found: dict[int, int] = {}
+        for branches in self._branches.values():
+            for branch in branches:
+                is_cut = len(branch.holes) > 0 and branch.holes[0, 0] == 0
+                for source, pieces in branch.pieces.items():
+                    first = 0 if is_cut else int(pieces[0, START])
+                    found[source] = min(found.get(source, first), first)
+        return found
 
     def _branches_of(self, shard: int, parents: dict[int, tuple[int, int]]) -> list[_Branch]:
         layered = {source: layers for (of, source), layers in self._layered.items() if of == shard}
@@ -139,17 +141,11 @@ class RecordedOrder:
 
 
 class OffsetOrder:
-    """Where nothing was journaled: the only partition's payments in the order of their offsets, and no labels."""
+    """Where nothing was journaled: the only partition's payments are numbered by their offsets; there are no labels."""
 
-    shards: frozenset[int] = frozenset()
-    entries = 0
     has_labels = False
 
     def branches(self, _shard: int) -> int:
-        """See `RecordedOrder`."""
-        return 1
-
-    def layers(self, _shard: int) -> int:
         """See `RecordedOrder`."""
         return 1
 
@@ -157,17 +153,17 @@ class OffsetOrder:
         """See `RecordedOrder`."""
         return offsets, np.zeros(len(offsets), np.int64)
 
-    def layer_of(self, _shard: int, _source: int, offsets: Words, _epochs: Words, _sequences: Words) -> Layers:
-        """See `RecordedOrder`."""
-        return np.zeros(len(offsets), np.int64)
+    def layer_of(self, _shard: int, _source: int, offsets: Words, _epochs: Words, sequences: Words) -> Layers:
+        """See `RecordedOrder`: a state that began elsewhere has other numbers."""
+        return np.where(sequences == offsets, 0, UNKNOWN)
 
     def lost_from(self, _shard: int, _branch: int, _source: int, offsets: Words) -> Words:
         """See `RecordedOrder`."""
         return np.full(len(offsets), UNKNOWN, np.int64)
 
-    def begins(self, _source: int) -> int | None:
+    def beginnings(self) -> dict[int, int]:
         """See `RecordedOrder`."""
-        return 0
+        return {0: 0}
 
 
 class _Branch:
@@ -221,20 +217,34 @@ def _found(pieces: Words | None, offsets: Words) -> tuple[Words, Layers]:
     return numbers, layers
 
 
-def _layers(runs: list[_Piece]) -> list[Words]:
-    """The runs of a source by layer, each without overlaps and by rising offset; what is told twice counts once."""
-    rows = np.array(runs, np.int64)
-    by_start = rows[np.argsort(rows[:, START], kind="stable")]
-    if (by_start[1:, START] >= by_start[:-1, END]).all():
-        return [by_start]
+def _layers(runs: Words) -> list[Words]:
+    """The runs of a source (k, 4) by layer, without overlaps and by rising offset; what is told twice counts once."""
+    order = np.argsort(runs[:, START], kind="stable")
+    ends = np.maximum.accumulate(runs[order, END])
+    begins = np.flatnonzero(np.append(True, runs[order[1:], START] >= ends[:-1]))  # of groups that overlap
+    sizes = np.diff(np.append(begins, len(runs)))
+    alone = runs[order[begins[sizes == 1]]]
     layers: list[list[_Piece]] = []
-    for run in dict.fromkeys(runs):
+    for begin, size in zip(begins[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
+        of_group = runs[np.sort(order[begin : begin + size])].tolist()  # as the journal tells them
+        for layer, pieces in enumerate(_layered(list(dict.fromkeys(map(tuple, of_group))))):
+            if layer == len(layers):
+                layers.append([])
+            layers[layer] += pieces
+    found = [np.array(pieces, np.int64).reshape(-1, EPOCH + 1) for pieces in layers] or [alone[:0]]
+    first = np.concatenate((alone, found[0]))
+    return [first[np.argsort(first[:, START], kind="stable")], *found[1:]]
+
+
+def _layered(runs: list[_Piece]) -> list[list[_Piece]]:
+    layers: list[list[_Piece]] = []
+    for run in runs:
         pieces = [run]
         for layer in layers:
             pieces = [left for piece in pieces for left in _laid(piece, layer)]
         if pieces:
             layers.append(pieces)
-    return [np.array(layer, np.int64) for layer in layers]
+    return layers
 
 
 def _laid(piece: _Piece, layer: list[_Piece]) -> list[_Piece]:

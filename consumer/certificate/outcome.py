@@ -108,6 +108,7 @@ class Certificate:
         published_again: decisions that were published twice, word for word, as `at_least_once` allows.
         near, flipped: scores inside the band, and decisions that differ for that alone.
         payments: what became of those that have no decision.
+        unread_alerts: alerts of payments that were not read.
         examples: the first differences, by partition and offset.
         flips: the first of those.
         bundles: digests of those that were replayed.
@@ -122,6 +123,7 @@ class Certificate:
     near: int = 0
     flipped: int = 0
     payments: Counter[str] = field(default_factory=Counter)
+    unread_alerts: int = 0
     examples: list[dict[str, Any]] = field(default_factory=list)
     flips: list[dict[str, Any]] = field(default_factory=list)
     bundles: list[str] = field(default_factory=list)
@@ -132,7 +134,8 @@ class Certificate:
         """`different` if anything is; else `unverifiable` if anything is; else `equal`."""
         if self.differences:
             return "different"
-        return "unverifiable" if self.results["unverifiable"] or self.payments["unverifiable"] else "equal"
+        unclear = self.results["unverifiable"] or self.payments["unverifiable"] or self.unread_alerts
+        return "unverifiable" if unclear else "equal"
 
     @property
     def partitions(self) -> list[Partition]:
@@ -151,6 +154,7 @@ class Certificate:
             "scores_inside_band": self.near,
             "flipped_inside_band": self.flipped,
             "payments_without_decision": dict(self.payments),
+            "alerts_of_payments_not_read": self.unread_alerts,
             "partitions": [each.document() for each in self.partitions],
             "first_difference": self.examples[0] if self.examples else None,
             "examples": self.examples,
@@ -170,6 +174,10 @@ class Certificate:
         if count:
             self.unverifiable[why] += count
             self.results["unverifiable"] += count
+
+    def alerts_not_read(self, count: int) -> None:
+        """So many alerts are of payments that were not read."""
+        self.unread_alerts += count
 
     def account(self, compared: Compared) -> None:
         """Count, and add to the digests: a partition's spans in the order of their offsets."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,13 @@ from consumer.certificate.told import (
     BLOCK,
     CASE,
     DECISION,
+    EPOCH,
+    NO_STATE,
     REVIEW,
     RULES,
     SCORE,
+    SEQUENCE,
+    SHARD,
     Case,
     Fired,
     Packer,
@@ -149,6 +153,7 @@ class Remaker:
         named = (f"{manifest.name}@{manifest.version}", manifest.catalog_fingerprint, policy.digest)
         differs["model"][rows] = named != (case.model, case.digests.catalog, case.digests.policy)
         scorer = self._of_this_thread("scorers", case.digests.bundle, self._scorer)
+        differs["tier"][rows] = case.tier != case.input_tier
         if case.tier == "small" and not scorer.has_small:
             differs["tier"][rows] = True
             return
@@ -177,18 +182,22 @@ class Remaker:
         whole.decision[rows], whole.rules[rows] = decision, rules
         whole.near[rows], whole.flipped[rows] = near, flipped
         whole.loose[rows] = limit > 0
-        if self._alerts:
+        if self._alerts:  # of what was decided otherwise inside the band, the alert is that of the decision
+            decision, rules = np.where(flipped, told[:, DECISION], decision), np.where(flipped, told[:, RULES], rules)
             some = np.flatnonzero(decision > 0)
+            some_batch = batch.take(pa.array(some))
             whole.alerts[rows[some]] = self._alerted(
-                case, own[some], found[some], decision[some], rules[some], batch.take(pa.array(some))
+                case, named[0], told[some], own[some], found[some], decision[some], rules[some], some_batch
             )
 
     def _alerted(
         self,
         case: Case,
+        model: str,
+        told: Words,
         values: Values,
         scores: Scores,
-        decision: npt.NDArray[np.uint8],
+        decision: npt.NDArray[Any],
         rules: Words,
         batch: pa.RecordBatch,
     ) -> Words:
@@ -199,16 +208,18 @@ class Remaker:
         reasons: Sequence[tuple[Reason, ...]] = [()] * len(values)
         if case.tier != "rules_only":
             reasons = explainer.explain(values, case.tier, currencies=columns["currency"])
-        told = np.empty((len(values), 3), np.int64)
-        for row, (card, event, time, merchant, amount, currency, verdict, fired, score, why) in enumerate(
-            zip(*columns.values(), decision.tolist(), rules.tolist(), scores.tolist(), reasons, strict=True)
+        states = map(tuple, told[:, [SHARD, EPOCH, SEQUENCE]].tolist())
+        found = np.empty((len(values), 3), np.int64)
+        for row, (card, event, time, merchant, amount, currency, verdict, fired, score, why, state) in enumerate(
+            zip(*columns.values(), decision.tolist(), rules.tolist(), scores.tolist(), reasons, states, strict=True)
         ):
             plain = (
                 alert_id(card, event, time), event, card, merchant, time, amount, currency, DECISIONS[verdict],
-                case.tier, self._packer.rules[fired][0], case.digests.bundle,
+                case.tier, self._packer.rules[fired][0], model, case.digests.bundle,
+                None if state[0] == NO_STATE else state,
             )  # fmt: skip
-            told[row] = hashes(plain, None if case.tier == "rules_only" else score, why)
-        return told
+            found[row] = hashes(plain, None if case.tier == "rules_only" else score, why)
+        return found
 
     def _decided(
         self, policy: Policy, case: Case, scores: Scores | None, values: Values, told: Words, batch: pa.RecordBatch
@@ -220,19 +231,17 @@ class Remaker:
         event_time = np.asarray(batch.column("event_time"))
         fields = fields_of(batch)
         verdicts = policy.decide(scores, values, tier, fields=fields, event_time=event_time, lists=lists)
-        other_bars = np.zeros(n, np.bool_)
-        if verdicts.review is not None and verdicts.block is not None:
-            review, block = floats(told, REVIEW), floats(told, BLOCK)
-            other_bars = (verdicts.review != review) | ~_same(verdicts.block, block)
+        review, block = floats(told, REVIEW), floats(told, BLOCK)
+        if verdicts.review is None or verdicts.block is None:
+            other_bars = ~np.isnan(review) | ~np.isnan(block)
+        else:
+            other_block = ~_same(verdicts.block, block)
+            other_bars = (verdicts.review != review) | other_block
             if other_bars.any():
+                other_bars &= ~_may_move(policy, tier, verdicts.review, review) | other_block
                 verdicts = policy.decide(
                     scores, values, tier, fields=fields, event_time=event_time, lists=lists, bars=(review, block)
                 )
-                if policy.alert_rate is not None and tier == "full":  # the load of that hour moved it
-                    moved = (review >= np.float32(policy.alert_rate.lowest)) & (
-                        review <= np.float32(policy.alert_rate.highest)
-                    )
-                    other_bars &= ~moved
         decision = verdicts.decision
         unlimited = np.zeros(n, np.bool_)
         if case.limited:
@@ -268,6 +277,16 @@ def _scored(scorer: Scorer, values: Values, tier: Tier) -> Scores | None:
         return None
     score = {"full": scorer.score, "small": scorer.score_small, "no_features": scorer.score_payment_only}[tier]
     return score(values)
+
+
+def _may_move(policy: Policy, tier: Tier, own: Scores, told: Scores) -> Mask:
+    """(n,) where the load of that hour may have moved a review threshold to what is told: not in segments."""
+    rate = policy.alert_rate
+    if rate is None or tier != "full":
+        return np.zeros(len(told), np.bool_)
+    inside = (told >= np.float32(rate.lowest)) & (told <= np.float32(rate.highest))
+    moves: Mask = inside & (own == np.float32(policy.thresholds["full"].review))
+    return moves
 
 
 def _same(one: Scores, other: Scores) -> Mask:

@@ -37,8 +37,8 @@ class Stream(Protocol):
     def size(self) -> int:
         """About how many records there are."""
 
-    def begins(self, first: Message) -> int:
-        """From which offset on nothing of a partition is missing, of which this is the first record."""
+    def begins(self, partition: int) -> int:
+        """From which offset on nothing of a partition is missing, once something of it was read."""
 
     def chunks(self) -> Iterator[list[Message]]:
         """The records, some of one partition at a time, by rising offset in each.
@@ -46,8 +46,8 @@ class Stream(Protocol):
         Raises KafkaUnavailable, ConfigError.
         """
 
-    def values(self) -> Iterator[list[bytes]]:
-        """What the records hold, in the same order; those that hold nothing left out. Raises likewise."""
+    def values(self) -> Iterator[tuple[int, list[bytes]]]:
+        """What the records hold, with their partition, in the same order; what is empty left out. Raises likewise."""
 
     def close(self) -> None:
         """Release the connection."""
@@ -66,16 +66,16 @@ class TopicStream:
         """See `Stream`. Raises KafkaUnavailable, also where the topic is missing."""
         return sum(high - low for low, high in self._known().values())
 
-    def begins(self, first: Message) -> int:
+    def begins(self, partition: int) -> int:
         """See `Stream`."""
-        return self._known()[first.topic(), first.partition()][0]
+        return self._known()[self.topic, partition][0]
 
     def chunks(self) -> Iterator[list[Message]]:
         """See `Stream`."""
         for source, (low, high) in self._known().items():
             yield from read_range(self._reader, source, low, high)
 
-    def values(self) -> Iterator[list[bytes]]:
+    def values(self) -> Iterator[tuple[int, list[bytes]]]:
         """See `Stream`."""
         return _values(self.chunks())
 
@@ -159,6 +159,7 @@ class FileStream:
     path: Path
     topic: str
     _next: dict[int, int] = field(default_factory=dict)
+    _first: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises ConfigError when there is no such file."""
@@ -171,9 +172,9 @@ class FileStream:
             first = list(islice(file, 100))
         return self.path.stat().st_size * len(first) // max(sum(map(len, first)), 1)
 
-    def begins(self, first: Message) -> int:
+    def begins(self, partition: int) -> int:
         """See `Stream`."""
-        return first.offset()
+        return self._first.get(partition, 0)
 
     def chunks(self) -> Iterator[list[Message]]:
         """See `Stream`."""
@@ -197,14 +198,14 @@ class FileStream:
                     self._check(partition, messages)
                     yield messages
 
-    def values(self) -> Iterator[list[bytes]]:
+    def values(self) -> Iterator[tuple[int, list[bytes]]]:
         """See `Stream`."""
         with self.path.open("rb") as file:
             first = next((line for line in file if not line.isspace()), b"")
             if not _is_envelope(first, msgspec.json.Decoder(_Envelope).decode):
                 file.seek(0)
                 while part := list(islice(file, CHUNK)):
-                    yield [line for line in part if not line.isspace()]
+                    yield 0, [line for line in part if not line.isspace()]
                 return
         yield from _values(self.chunks())
 
@@ -226,6 +227,7 @@ class FileStream:
     def _check(self, partition: int, messages: list[Message]) -> None:
         """Offsets of a partition rise, or the dump is not the log. Raises ConfigError."""
         at = self._next.get(partition, 0)
+        self._first.setdefault(partition, messages[0].offset())
         for message in messages:
             if message.offset() < at:
                 raise ConfigError(
@@ -236,9 +238,9 @@ class FileStream:
         self._next[partition] = at
 
 
-def _values(chunks: Iterator[list[Message]]) -> Iterator[list[bytes]]:
+def _values(chunks: Iterator[list[Message]]) -> Iterator[tuple[int, list[bytes]]]:
     for messages in chunks:
-        yield [value for message in messages if (value := message.value()) is not None]
+        yield messages[0].partition(), [value for message in messages if (value := message.value()) is not None]
 
 
 def _is_envelope(line: bytes, decode: Callable[[bytes], _Envelope]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import msgspec
@@ -35,9 +36,40 @@ class Case(NamedTuple):
     digests: Digests
     tier: Tier
     device: str
+    input_tier: Tier
     limited: bool
     lists_version: int | None
     canary: str | None
+
+
+@dataclass(slots=True)
+class Reach:
+    """Between which offsets of a partition of payments all that was published of it is there.
+
+    By partition of what was published, the first and the last of them; 0 for the first where nothing is gone. What is
+    published of one batch goes to several partitions, which are read one after the other, or were cut at other places.
+    """
+
+    firsts: dict[int, int] = field(default_factory=dict)
+    lasts: dict[int, int] = field(default_factory=dict)
+    least: int = 1 << 62
+
+    @property
+    def first(self) -> int:
+        """The first offset from which on nothing is missing."""
+        return max(self.least, *self.firsts.values())
+
+    @property
+    def last(self) -> int:
+        """The last offset up to which nothing is missing."""
+        return min(self.lasts.values())
+
+    def note(self, partition: int, offsets: Words, *, is_whole: bool) -> None:
+        """Something about these offsets is in `partition`, whose beginning is gone unless it `is_whole`."""
+        least = int(offsets.min())
+        self.least = min(self.least, least)
+        self.firsts[partition] = min(self.firsts.get(partition, least), 0 if is_whole else least)
+        self.lasts[partition] = max(self.lasts.get(partition, -1), int(offsets.max()))
 
 
 class Numbered:
@@ -87,7 +119,7 @@ class Packer:
         for told in decisions:
             state, given, source = told.state, told.inputs, told.source
             limited = given.limiter is not None
-            who = (source.topic, told.model, told.digests, told.tier, given.device, limited)
+            who = (source.topic, told.model, told.digests, told.tier, given.device, given.tier, limited)
             words += (
                 source.partition,
                 source.offset,
