@@ -20,7 +20,7 @@ SHOWN: Final = (
     "decisions", "equal", "different", "unverifiable", "differences", "why_unverifiable", "published_again",
     "scores_inside_band", "flipped_inside_band", "payments_without_decision", "alerts_of_payments_not_read",
 )  # fmt: skip
-EXIT_OF: Final = {"equal": 0, "different": 1, "unverifiable": 3}
+EXIT_OF: Final = {"equal": 0, "different": 3, "unverifiable": 4}
 
 
 def certify(
@@ -64,16 +64,23 @@ def certify(
 ) -> int:
     """Replay decisions in the order in which they were made, and compare them with what was published.
 
-    Exit status 0: all are equal; 1: some differ; 3: none differs, and some can't be verified.
+    Exit status 0: all are equal; 3: some differ; 4: none differs, and some can't be verified; 1 and 2: no certificate.
+    Without a journal the order is that of the offsets.
     """
     from consumer import logs, settings
     from consumer.certificate.certify import Asked, Certification
     from consumer.certificate.streams import Stream, open_stream
+    from features.history.files import check_output
     from features.profiles import load_catalog
 
     logs.configure_command()
     if not bundles and registry is None:
         raise ConfigError("Say what decided: give --bundle BUNDLE, or --registry URL.")
+    from_ms, to_ms = moment_ms(since, "--from"), moment_ms(until, "--to")
+    if from_ms is not None and to_ms is not None and from_ms >= to_ms:
+        raise ConfigError("--from must be earlier than --to.")
+    if out is not None:
+        check_output(out, *(Path(each) for each in (decisions, payments, labels, journal, alerts) if each is not None))
     loaded = settings.load(config)
     topics = loaded.topics
     with ExitStack() as stack:
@@ -100,8 +107,8 @@ def certify(
             shards=loaded.store.shards,
             max_payment_bytes=loaded.processing.max_payment_bytes,
             max_future_ms=loaded.processing.max_future_ms,
-            from_ms=moment_ms(since, "--from"),
-            to_ms=moment_ms(until, "--to"),
+            from_ms=from_ms,
+            to_ms=to_ms,
             tolerance=tolerance,
             memory_mb=memory_mb,
             threads=threads or cores(),
@@ -133,7 +140,7 @@ def _show(found: Certificate, document: dict[str, Any]) -> None:
     print_table("Digests", ("topic", "partition", "decisions", "published", "replayed"), rows, as_json=False)
     if found.examples:
         rows = [
-            (each["partition"], each["offset"], each["event_id"], each["what"], *(str(each[side]) for side in _SIDES))
+            (each["partition"], each["offset"], each["event_id"], each["what"], *(_side(each[one]) for one in _SIDES))
             for each in found.examples
         ]
         print_table("What differs, first", ("partition", "offset", "event", "what", *_SIDES), rows, as_json=False)
@@ -142,6 +149,19 @@ def _show(found: Certificate, document: dict[str, Any]) -> None:
 
 
 _SIDES: Final = ("published", "replayed")
+_BARS: Final = ("review_threshold", "block_threshold")
+
+
+def _side(told: Any) -> str:
+    """A decision in few words."""
+    if not isinstance(told, dict):
+        return told or "nothing"
+    rules, shadow = told["rules"]
+    fired = f" by {', '.join(rules)}" if rules else ""
+    silent = f" (shadow: {', '.join(shadow)})" if shadow else ""
+    score = "without a score" if told["score"] is None else f"{told['score']:.6f}"
+    bars = ", ".join(f"{name} {told[name]:.4g}" for name in _BARS if told.get(name) is not None)
+    return f"{told['decision']} {score}{fired}{silent}" + (f"; {bars}" if bars else "")
 
 
 def _plainly(value: Any) -> Any:

@@ -48,34 +48,49 @@ def score(
     ] = None,
     into: Annotated[str | None, typer.Option(metavar="TOPIC", help="Or the topic that they go to.")] = None,
     work: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep here what is done; a run that was stopped goes on from it.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep here what is done; a run that was stopped goes on from it."),
     ] = None,
     mapped: Mapped = None,
     rejects: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Where rows go that are no record, with the reason (lines: standard error)."),
+        typer.Option(
+            metavar="FILE",
+            help="Where rows that are no record go, with the reason.",
+        ),
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave such rows out, and go on.")] = False,
     engine: Annotated[Engine, typer.Option(help="Work here, or on Spark.")] = Engine.LOCAL,
     spark_master: Annotated[str | None, typer.Option(metavar="URL", help="Spark's master, if it is not set.")] = None,
     spark_format: Annotated[str, typer.Option(metavar="NAME", help="With Spark: parquet, csv or jsonl.")] = "parquet",
     threads: Annotated[int | None, typer.Option(min=1, max=256, help="CPU threads (default: one a core).")] = None,
-    memory_mb: Annotated[int, typer.Option(min=16, help="Memory for features; what is more waits in files.")] = 1_024,
+    memory_mb: Annotated[int, typer.Option(min=16, help="Memory for features; the rest waits in files.")] = 1_024,
     as_of: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Of lines: payments after this time are future-dated.")
+        str | None,
+        typer.Option(metavar="TIME", help="Of lines alone: payments after this time are future-dated."),
     ] = None,
     catalog: CatalogName = "default",
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> int:
-    """Decide payments from standard input, one decision a line to standard output; no Kafka, no Redis.
+    """Decide a whole history, from files or a topic, on all cores or on Spark; or lines as they come.
 
-    With --payments or --payments-topic, and --out or --into: a whole history, on all cores or on Spark.
+    Without --payments and --payments-topic: payments from standard input, one decision a line to standard output, from
+    an empty state; no Kafka, no Redis.
     """
     if payments is None and payments_topic is None:
-        if out is not None or into is not None:
-            raise ConfigError("Say what is decided: --out and --into need --payments or --payments-topic.")
+        needs = {
+            "--out": out, "--into": into, "--labels-topic": labels_topic, "--from": since, "--to": until,
+            "--work": work, "--map": mapped, "--skip-bad": skip_bad or None,
+            "--engine": None if engine is Engine.LOCAL else engine,
+        }  # fmt: skip
+        if given := [name for name, value in needs.items() if value is not None]:
+            raise ConfigError(f"Say what is decided: {given[0]} needs --payments or --payments-topic.")
         return _lines(bundle, labels, rejects, as_of, catalog)
+    if as_of is not None:
+        raise ConfigError("--as-of is for lines from standard input.")
+    if engine is Engine.LOCAL and (spark_master is not None or spark_format != "parquet"):
+        raise ConfigError("--spark-master and --spark-format need --engine spark.")
     _check(payments, payments_topic, labels, labels_topic, out, into, since, until, engine, work)
     from consumer import logs, settings
 
@@ -216,10 +231,11 @@ class _Task:
             if place is None:
                 place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fraudline-score-"))) / "work"
             work = Work(place, about)
+            stack.callback(work.release)
             feed = TopicFeed(kafka, ranges(kafka, topics, from_ms, to_ms), self.labels_topic)
             payments, labels = spooled(feed, work, has_labels=self.labels_topic is not None, progress=progress)
             yield payments, labels, None if self.work is None else place / "decided"
-            work.remove()
+            work.clear()
 
     def _asked(self, payments: Path, labels: Path | None, out: Path) -> Asked:
         from consumer.score_files import Asked

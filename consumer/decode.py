@@ -196,7 +196,7 @@ class Decoder:
         try:
             return decode(value)
         except msgspec.ValidationError as error:
-            raise _Invalid(*_explain(str(error))) from None
+            raise _Invalid(*explain(str(error))) from None
         except msgspec.DecodeError:
             raise _Invalid("not_json", "the record is not JSON") from None
         except UnicodeDecodeError:
@@ -276,7 +276,7 @@ def _ignore(_digits: str) -> None:
     """Numbers of unknown fields are not converted: a long one costs quadratic time."""
 
 
-def _explain(text: str) -> tuple[str, str]:
+def explain(text: str) -> tuple[str, str]:
     """Msgspec's message as (reason, detail). It names types and our own fields only, never a value."""
     if text.startswith("Object missing required field"):
         return "missing_field", text[0].lower() + text[1:]

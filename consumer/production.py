@@ -10,8 +10,8 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from consumer.certificate.streams import Stream
-from consumer.records import Decision
+from consumer.certificate.streams import Stream, decoded
+from consumer.records import DecisionName
 from features.errors import ConfigError
 from models.policy import DECISIONS
 
@@ -25,14 +25,19 @@ def decisions_told(source: Path | Stream) -> Iterator[list[Told]]:
     return _of_table(source) if isinstance(source, Path) else _of_stream(source)
 
 
+class _Line(msgspec.Struct, frozen=True, gc=False):
+    """What the decisions topic has, and what `fraudline score` writes."""
+
+    event_id: str
+    card_id: str
+    decision: DecisionName
+    score: float | None
+    rules: tuple[str, ...] = ()
+
+
 def _of_stream(stream: Stream) -> Iterator[list[Told]]:
-    decode = msgspec.json.Decoder(Decision).decode
-    for _, values in stream.values():
-        try:
-            known = list(map(decode, values))
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise _nothing_of_ours(stream.topic) from None
-        yield [(each.event_id, each.card_id, each.decision, each.score, each.rules) for each in known]
+    for known in decoded(stream, _Line, "decision"):
+        yield [(each.event_id, each.card_id, each.decision, each.score, each.rules) for _, each in known]
 
 
 def _of_table(path: Path) -> Iterator[list[Told]]:
@@ -47,10 +52,8 @@ def _of_table(path: Path) -> Iterator[list[Told]]:
                 rules = [each or () for each in batch.column("rules").to_pylist()]
                 yield list(zip(*(each.to_pylist() for each in texts), scores, rules, strict=True))
     except (pa.ArrowException, KeyError):
-        raise _nothing_of_ours(str(path)) from None
+        raise ConfigError(
+            f"{path} holds something else than decisions; give what the decisions topic has, or what score wrote."
+        ) from None
     except OSError as error:
         raise ConfigError(f"{path} can't be read ({error.strerror}).") from None
-
-
-def _nothing_of_ours(where: str) -> ConfigError:
-    return ConfigError(f"{where} holds something else than decisions; give what the decisions topic has.")

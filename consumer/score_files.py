@@ -9,6 +9,7 @@ features, and the decisions, part by part. A run with the same folder goes on be
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -80,9 +81,17 @@ class Asked:
 
     def check(self) -> None:
         """Refuse what would replace an input, or is no format. Raises ConfigError."""
-        check_output(self.out, self.payments, self.labels)
+        self.check_places()
         if self.out.suffix not in FORMATS:
             raise ConfigError(f"{self.out} must end in .parquet, .csv or .jsonl.")
+
+    def check_places(self) -> None:
+        """Refuse to write what is read, or two things to one place. Raises ConfigError."""
+        check_output(self.out, self.payments, self.labels)
+        if self.rejects is not None:
+            check_output(self.rejects, self.payments, self.labels)
+            if self.rejects.absolute().resolve() == self.out.absolute().resolve():
+                raise ConfigError(f"{self.out} can't take both decisions and rejected rows; give --rejects another.")
 
     def identity(self, bundle: Bundle) -> dict[str, Any]:
         """What work that is kept must be of, to be gone on with."""
@@ -121,10 +130,14 @@ class Work:
         self.known: dict[str, Any] = {"identity": identity}
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(folder, os.O_RDONLY)  # held until the process ends or all is done
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             known = json.loads(self._path.read_bytes()) if self._path.exists() else None
             strange = known is None and any(folder.iterdir())
+        except BlockingIOError:
+            raise ConfigError(f"{folder} is in use by another run; wait for it, or give another --work.") from None
         except (OSError, ValueError):
-            raise ConfigError(f"{folder} can't be gone on from; remove it, or give another --work.") from None
+            raise ConfigError(f"{folder} is no folder of work that can be read; give another --work.") from None
         if strange:
             raise ConfigError(f"{folder} holds something else than work of fraudline score; give another --work.")
         if known is None:
@@ -133,7 +146,7 @@ class Work:
         if known.get("identity") != identity:
             before = known.get("identity", {})
             what = ", ".join(name for name in identity if before.get(name) != identity[name])
-            raise ConfigError(f"{folder} holds other work ({what} differ); remove it, or give another --work.")
+            raise ConfigError(f"{folder} holds work with another {what}; remove it, or give another --work.")
         self.known = known
 
     def note(self, **more: Any) -> None:
@@ -149,9 +162,13 @@ class Work:
         except OSError as error:
             raise ConfigError(f"{self.folder} can't be written ({error.strerror}).") from None
 
-    def remove(self) -> None:
-        """All is done."""
+    def clear(self) -> None:
+        """All is done: nothing has to be kept any more."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def release(self) -> None:
+        """Let others go on with it."""
+        os.close(self._lock)
 
 
 def score_files(
@@ -194,11 +211,18 @@ def score_files(
 def _work(asked: Asked, bundle: Bundle) -> Iterator[Work]:
     if asked.work is None:
         with local.beside(asked.out) as folder:
-            yield Work(folder / "work", asked.identity(bundle))
+            work = Work(folder / "work", asked.identity(bundle))
+            try:
+                yield work
+            finally:
+                work.release()
         return
     work = Work(asked.work, asked.identity(bundle))
-    yield work
-    work.remove()
+    try:
+        yield work
+        work.clear()
+    finally:
+        work.release()
 
 
 def _features(asked: Asked, bundle: Bundle, catalog: Catalog, work: Work, progress: Progress) -> dict[str, Any]:

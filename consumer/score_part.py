@@ -48,11 +48,12 @@ _TEXTS: Final = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Row groups of a table of features, and where its decisions go."""
+    """Row groups of a table of features, and the file of its decisions, which stands `alone` or is to be joined."""
 
     table: Path
     groups: tuple[int, ...]
     out: Path
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +64,14 @@ class Model:
     catalog: Catalog
 
 
-def parts_of(tables: Sequence[Path], folder: Path, suffix: str, groups: int) -> list[Part]:
+def parts_of(tables: Sequence[Path], folder: Path, suffix: str, groups: int, *, alone: bool = False) -> list[Part]:
     """Tables cut into parts of so many row groups, in order."""
     parts: list[Part] = []
     for table in tables:
         count = pq.read_metadata(table).num_row_groups
         for first in range(0, count, groups):
             some = tuple(range(first, min(first + groups, count)))
-            parts.append(Part(table, some, folder / f"part-{len(parts):08d}{suffix}"))
+            parts.append(Part(table, some, folder / f"part-{len(parts):08d}{suffix}", alone))
     return parts
 
 
@@ -81,7 +82,7 @@ def score_part(part: Part, model: Model) -> dict[str, int]:
     about = (f"{manifest.name}@{manifest.version}", bundle.digest, policy.digest)
     counts: Counter[str] = Counter()
     beside = part.out.with_name(f".{part.out.name}")
-    with pq.ParquetFile(part.table) as file, writer(beside, part.out.suffix) as to:
+    with pq.ParquetFile(part.table) as file, writer(beside, part.out.suffix, header=part.alone) as to:
         for whole in file.iter_batches(ROWS, row_groups=list(part.groups)):
             batch = whole.filter(pa.array(~np.asarray(whole.column("repeated"))))
             values = features_of(batch, manifest.features)
@@ -127,14 +128,14 @@ class _Out(Protocol):
 
 
 @contextmanager
-def writer(path: Path, suffix: str) -> Iterator[_Out]:
-    """Writes decisions in one of `FORMATS`; CSV without a header, its lists as words."""
+def writer(path: Path, suffix: str, *, header: bool) -> Iterator[_Out]:
+    """Writes decisions in one of `FORMATS`; in CSV lists are words with spaces between them."""
     match suffix:
         case ".parquet":
             with pq.ParquetWriter(path, SCHEMA) as file:
                 yield _Parquet(file)
         case ".csv":
-            with pa_csv.CSVWriter(path, _TEXTS, write_options=pa_csv.WriteOptions(include_header=False)) as text:
+            with pa_csv.CSVWriter(path, _TEXTS, write_options=pa_csv.WriteOptions(include_header=header)) as text:
                 yield _Csv(text)
         case _:
             with path.open("wb") as lines:

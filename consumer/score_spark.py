@@ -39,6 +39,7 @@ def score_spark(
     """
     if suffix not in FORMATS:
         raise ConfigError(f"{suffix} is no format; there are {', '.join(FORMATS)}.")
+    asked.check_places()
     bundle, out = load(asked.bundle, catalog), asked.out
     table = out.with_name(f".{out.name}-features")
     _require_empty(out, table)
@@ -47,7 +48,7 @@ def score_spark(
         job = asked.job(table, bundle, catalog, quarantine, lambda stage, share: progress(stage, 0.7 * share))
         built = spark.build(job, master, sizes)
         out.mkdir(parents=True, exist_ok=True)
-        parts = parts_of(sorted(table.glob("part-*.parquet")), out.absolute(), suffix, 1)
+        parts = parts_of(sorted(table.glob("part-*.parquet")), out.absolute(), suffix, 1, alone=True)
         progress("scoring", 0.7)
         model = Model(asked.bundle.absolute(), catalog)
         counts = spark.on_each(spark.session(master), parts, partial(score_part, model=model))

@@ -384,7 +384,7 @@ def test_the_command_writes_a_page_its_figures_and_every_payment(
         (["--variant", "a={one},/nowhere.toml"], "/nowhere.toml can't be read"),
         (["--variant", "a={one}", "--segment", "colour"], "--segment colour is no field"),
         (["--variant", "a={one}", "--to", "2020-01-01"], "no payment that is to be judged"),
-        (["--variant", "a={one}", "--decisions", "{history}"], "holds something else than decisions"),
+        (["--variant", "a={one}", "--decisions", "{history}"], "is no decision (object missing required field"),
         (["--variant", "a={one}", "--decisions", "/nowhere.jsonl"], "/nowhere.jsonl is not there"),
     ],
 )

@@ -20,6 +20,7 @@ from consumer import cli, score_files
 from consumer.edge import score_stream
 from consumer.replay import Record
 from consumer.score_files import Asked, Work
+from consumer.score_part import Model, parts_of, score_part
 from consumer.score_topic import sent
 from consumer.simulator import LABELS_FILE, PAYMENTS_FILE, Simulation, write
 from features.catalog import DEFAULT
@@ -157,7 +158,7 @@ def test_work_on_something_else_is_not_gone_on_with(history: Path, bundle: Path,
     work = tmp_path / "work"
     with pytest.raises(_Stopped):
         score_files.score_files(asked(history, bundle, tmp_path / "a.jsonl", work=work), DEFAULT, _stops_at(0.1))
-    with pytest.raises(ConfigError, match=r"holds other work \(out differ\)"):
+    with pytest.raises(ConfigError, match="holds work with another out"):
         score_files.score_files(asked(history, bundle, tmp_path / "a.csv", work=work), DEFAULT)
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "thesis.txt").touch()
@@ -201,6 +202,54 @@ def test_rows_that_are_none_are_put_aside_with_the_reason(bundle: Path, tmp_path
     assert stat.S_IMODE(rejects.stat().st_mode) == 0o600
     with pytest.raises(ConfigError, match="rows that are no payment"):
         score_files.score_files(Asked(bundle, source, None, tmp_path / "out.parquet"), DEFAULT)
+
+
+def test_nothing_is_written_over_what_is_read_or_twice_to_one_place(
+    history: Path, bundle: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    for rejects in (history / PAYMENTS_FILE, history / LABELS_FILE):
+        before = rejects.read_bytes()
+        with pytest.raises(ConfigError, match="is what is read"):
+            score_files.score_files(asked(history, bundle, out, rejects=rejects), DEFAULT)
+        assert rejects.read_bytes() == before
+    with pytest.raises(ConfigError, match="can't take both"):
+        score_files.score_files(asked(history, bundle, out, rejects=out), DEFAULT)
+
+
+def test_two_runs_do_not_share_their_work(history: Path, bundle: Path, tmp_path: Path) -> None:
+    made = asked(history, bundle, tmp_path / "out.jsonl", work=tmp_path / "work")
+    told: list[str] = []
+
+    def meanwhile(_stage: str, share: float) -> None:
+        if not told and share > 0.5:
+            with pytest.raises(ConfigError, match="is in use by another run"):
+                score_files.score_files(made, DEFAULT)
+            told.append("refused")
+
+    score_files.score_files(made, DEFAULT, meanwhile)
+    assert told
+
+
+def test_files_of_rejected_rows_are_the_owner_s_alone_whatever_they_were(
+    history: Path, bundle: Path, tmp_path: Path
+) -> None:
+    rejects = tmp_path / "rejects.jsonl"
+    rejects.touch(0o644)
+    score_files.score_files(asked(history, bundle, tmp_path / "out.csv", rejects=rejects), DEFAULT)
+    assert stat.S_IMODE(rejects.stat().st_mode) == 0o600
+    assert rejects.read_bytes() == b""
+
+
+def test_a_part_that_stands_alone_has_a_header(history: Path, bundle: Path, tmp_path: Path) -> None:
+    made = asked(history, bundle, tmp_path / "out.csv", work=tmp_path / "work")
+    with pytest.raises(_Stopped):
+        score_files.score_files(made, DEFAULT, _stops_at(0.71))
+    model = Model(bundle, DEFAULT)
+    [part] = parts_of([tmp_path / "work" / "features.parquet"], tmp_path, ".csv", 4, alone=True)
+    score_part(part, model)
+    score_files.score_files(made, DEFAULT)
+    assert part.out.read_bytes() == (tmp_path / "out.csv").read_bytes()
 
 
 @pytest.mark.slow
@@ -322,13 +371,18 @@ def test_a_topic_is_decided_into_a_topic(
     ("words", "says"),
     [
         ("--payments a.jsonl", "give either --out FILE or --into TOPIC"),
-        ("--out a.csv", "need --payments or --payments-topic"),
+        ("--out a.csv", "--out needs --payments or --payments-topic"),
         ("--payments a.jsonl --payments-topic p --out b.csv", "either --payments or --payments-topic"),
         ("--payments a.jsonl --labels-topic l --out b.csv", "--labels-topic belongs to --payments-topic"),
         ("--payments a.jsonl --from 2026-01-01 --out b.csv", "belong to --payments-topic"),
         ("--payments-topic p --out b --engine spark", "Spark reads and writes files only"),
         ("--payments a.jsonl --out b --work w --engine spark", "--work is for one machine"),
         ("--payments a.jsonl --out b.xlsx", "must end in .parquet, .csv or .jsonl"),
+        ("--map event_id=x", "--map needs --payments"),
+        ("--engine spark", "--engine needs --payments"),
+        ("--skip-bad", "--skip-bad needs --payments"),
+        ("--payments a.jsonl --out b.csv --as-of 2026-01-01", "--as-of is for lines"),
+        ("--payments a.jsonl --out b.csv --spark-format csv", "need --engine spark"),
     ],
 )
 def test_what_does_not_fit_together_is_told(words: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:

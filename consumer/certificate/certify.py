@@ -17,7 +17,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -29,9 +28,9 @@ from consumer.certificate.compare import SAME_SHIFT, SHARD_SHIFT, Comparison, Sc
 from consumer.certificate.order import UNKNOWN, OffsetOrder, RecordedOrder
 from consumer.certificate.outcome import Certificate, Compared, Span
 from consumer.certificate.replayed import Remaker
-from consumer.certificate.streams import Stream
+from consumer.certificate.streams import Stream, decoded
 from consumer.decode import Decoder, Message
-from consumer.records import Alert, JournalEntry
+from consumer.records import Alert, Decision, JournalEntry
 from features.catalog import Catalog, Entity
 from features.errors import BundleError, ConfigError
 from features.event import LabelBatch, PaymentBatch, Words, source_id
@@ -151,16 +150,15 @@ class Certification:
         return self._certificate
 
     def _read_decisions(self, scratch: Scratch, packed: Spill) -> None:
-        decode, asked = t.decoder(), self._asked
+        asked = self._asked
         size, done = max(asked.decisions.size(), 1), 0
-        for partition, values in asked.decisions.values():
-            told = _decoded(asked.decisions, values, decode, "decisions")
-            done += len(told)
+        for known in decoded(asked.decisions, Decision, "decision"):
+            done += len(known)
             self._progress("reading decisions", 0.1 * min(done / size, 1))
-            told = [each for each in told if self._is_asked(each.event_time)]
+            told = [each for _, each in known if self._is_asked(each.event_time)]
             if not told:
                 continue
-            rows = self._packer.pack(told)
+            partition, rows = known[0][0], self._packer.pack(told)
             self._note(self._decided, rows, partition, asked.decisions)
             scratch.add(packed, rows, np.array([0, len(rows)], np.int64))
         if not self._decided:
@@ -170,12 +168,10 @@ class Certification:
         return (self._asked.from_ms or 0) <= event_time < (self._asked.to_ms or NEVER_MS)
 
     def _read_alerts(self, scratch: Scratch, stream: Stream) -> Spill:
-        decode = msgspec.json.Decoder(Alert).decode
         packed = scratch.spill("alerted", 1, alert_rows.WORDS, np.int64)
-        for partition, values in stream.values():
-            told = _decoded(stream, values, decode, "alerts")
-            rows = alert_rows.pack([each for each in told if self._is_asked(each.event_time)])
-            self._note(self._alerted, rows, partition, stream)
+        for known in decoded(stream, Alert, "alert"):
+            rows = alert_rows.pack([each for _, each in known if self._is_asked(each.event_time)])
+            self._note(self._alerted, rows, known[0][0], stream)
             scratch.add(packed, rows, np.array([0, len(rows)], np.int64))
         return self._by_span(scratch, packed, "alerts", self._certificate.alerts_not_read)
 
@@ -221,11 +217,10 @@ class Certification:
         return order
 
     def _entries(self, journal: Stream) -> Iterator[JournalEntry]:
-        decode = msgspec.json.Decoder(JournalEntry).decode
         size, done = max(journal.size(), 1), 0
-        for _, values in journal.values():
-            yield from _decoded(journal, values, decode, "entries of the journal")
-            done += len(values)
+        for known in decoded(journal, JournalEntry, "entry of the journal"):
+            yield from (each for _, each in known)
+            done += len(known)
             self._progress("reading the journal", 0.1 + 0.05 * min(done / size, 1))
 
     def _read_labels(self, logs: RecordedLogs) -> None:
@@ -404,15 +399,9 @@ class Certification:
 
 
 def _no_order() -> ConfigError:
-    return ConfigError("In which order payments and labels were recorded, the journal tells; give it with --journal.")
-
-
-def _decoded(stream: Stream, values: Sequence[bytes], decode: Callable[[bytes], _T], what: str) -> list[_T]:
-    """What a topic of ours holds. Raises ConfigError where that is something else."""
-    try:
-        return list(map(decode, values))
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise ConfigError(f"{stream.topic} has something else than {what}; give the topic that has them.") from None
+    return ConfigError(
+        "In which order several partitions, or labels, were recorded, the journal tells; give it with --journal."
+    )
 
 
 def _identity(

@@ -35,7 +35,7 @@ class Partition:
     Attributes:
         first, last: offsets that were read.
         decisions: how many were compared.
-        published, replayed: over offset, identity, score, decision, rules, and the ids of alerts.
+        published, replayed: over offset, identity, score, decision, rules, the ids of alerts, and what else differs.
         features: over the replayed features of those that were decided with the state.
     """
 
@@ -188,9 +188,11 @@ class Certificate:
         self.payments.update({name: count for name, count in compared.undecided.items() if count})
         for offset, event_id, card_id in compared.missing:
             self.differences["undecided"] += 1
+            to.replayed.update(b"undecided %d" % offset)
             self._example(span, offset, event_id, card_id, "undecided", None, "a decision")
         for offset in compared.alerts_without_decision:
             self.differences["alert"] += 1
+            to.published.update(b"alerted %d" % offset)
             self._example(span, offset, None, None, "alert", "an alert", None)
         again = np.zeros(len(told), np.bool_)
         again[1:] = (told[1:] == told[:-1]).all(axis=1)
@@ -214,6 +216,8 @@ class Certificate:
         self._tell(compared, np.flatnonzero(different), self.examples)
         self._tell(compared, np.flatnonzero(remade.flipped & left), self.flips)
         self._digest(compared, np.flatnonzero(left), to)
+        for offset in told[different, t.OFFSET].tolist():  # in whatever: what is digested may be the same
+            to.replayed.update(b"different %d" % offset)
 
     def _digest(self, compared: Compared, rows: npt.NDArray[np.intp], to: Partition) -> None:
         told, remade = compared.told[rows], compared.remade

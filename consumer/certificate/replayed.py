@@ -176,7 +176,7 @@ class Remaker:
         if scores is not None and (other & near).any():
             with_said = np.where(near, said, scores)
             again, rules_again, _, _ = self._decided(policy, case, with_said, own, told, batch)
-            flipped = other & near & (again == told[:, DECISION]) & (rules_again == told[:, RULES])
+            flipped = other & (again == told[:, DECISION]) & (rules_again == told[:, RULES])
         differs["decision"][rows] = (decision != told[:, DECISION]) & ~flipped
         differs["rules"][rows] = (rules != told[:, RULES]) & ~flipped
         whole.decision[rows], whole.rules[rows] = decision, rules

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
-from consumer.decode import Message
+from consumer.decode import Message, explain
 from consumer.kafka.logreader import LogReader
 from consumer.settings import KafkaSettings
 from features.errors import ConfigError, KafkaUnavailable
@@ -25,6 +25,8 @@ CHUNK: Final = 8_192
 READ_S: Final = 1.0
 PATIENCE_S: Final = 60.0
 SUFFIX: Final = ".jsonl"
+NO_TOPICS: Final = frozenset((".parquet", ".csv", ".json", ".gz", ".zst"))  # what topics are hardly called
+_T = TypeVar("_T")
 
 
 class Stream(Protocol):
@@ -33,6 +35,10 @@ class Stream(Protocol):
     @property
     def topic(self) -> str:
         """Its name."""
+
+    @property
+    def place(self) -> str:
+        """What was given: the topic, or a file."""
 
     def size(self) -> int:
         """About how many records there are."""
@@ -61,6 +67,11 @@ class TopicStream:
         self.topic = topic
         self._reader = LogReader(kafka, topic)
         self._ranges: dict[Source, tuple[int, int]] | None = None
+
+    @property
+    def place(self) -> str:
+        """See `Stream`."""
+        return self.topic
 
     def size(self) -> int:
         """See `Stream`. Raises KafkaUnavailable, also where the topic is missing."""
@@ -166,6 +177,11 @@ class FileStream:
         if not self.path.is_file():
             raise ConfigError(f"{self.path} is not there, or no file; give a topic or a dump of one.")
 
+    @property
+    def place(self) -> str:
+        """See `Stream`."""
+        return str(self.path)
+
     def size(self) -> int:
         """See `Stream`: by the length of the first lines."""
         with self.path.open("rb") as file:
@@ -238,6 +254,38 @@ class FileStream:
         self._next[partition] = at
 
 
+def decoded(stream: Stream, kind: type[_T], what: str) -> Iterator[list[tuple[int, _T]]]:
+    """The records as what they should be, each with its partition.
+
+    Raises ConfigError for the first that is something else: where it is and what is wrong with it, and nothing of it.
+    """
+    decode, before = msgspec.json.Decoder(kind).decode, 0
+    for partition, values in stream.values():
+        try:
+            known = list(map(decode, values))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise _no_record(stream, values, decode, before, what) from None
+        before += len(values)
+        if known:
+            yield [(partition, each) for each in known]
+
+
+def _no_record(
+    stream: Stream, values: list[bytes], decode: Callable[[bytes], object], before: int, what: str
+) -> ConfigError:
+    why, number = "it is not JSON", before
+    for value in values:
+        number += 1
+        try:
+            decode(value)
+        except msgspec.ValidationError as error:
+            why = explain(str(error))[1]
+            break
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            break
+    return ConfigError(f"Record {number} of {stream.place} is no {what} ({why}); give what the topic has.")
+
+
 def _values(chunks: Iterator[list[Message]]) -> Iterator[tuple[int, list[bytes]]]:
     for messages in chunks:
         yield messages[0].partition(), [value for message in messages if (value := message.value()) is not None]
@@ -255,4 +303,6 @@ def open_stream(text: str, kafka: KafkaSettings, topic: str | None = None) -> St
     """A dump where the text ends in `.jsonl`, else a topic. `topic` is what the dump's topic is called."""
     if text.endswith(SUFFIX):
         return FileStream(Path(text), topic or Path(text).stem)
+    if "/" in text or Path(text).exists() or Path(text).suffix in NO_TOPICS:
+        raise ConfigError(f"{text} is no dump of a topic: that is JSON lines, and ends in {SUFFIX}.")
     return TopicStream(kafka, text)

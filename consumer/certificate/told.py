@@ -7,11 +7,10 @@ and numbered.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-import msgspec
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
@@ -149,11 +148,6 @@ def floats(rows: Words, column: int) -> np.ndarray[tuple[int], np.dtype[np.float
 def identities(payments: Iterable[tuple[str, str, int]]) -> Words:
     """(n,) hashes of what an alert id is made of: card, event, event time."""
     return np.array([xxh3_64_intdigest(alert_text(*each)) for each in payments], np.uint64).view(np.int64)
-
-
-def decoder() -> Callable[[bytes], Decision]:
-    """Decodes records of the decisions topic. Raises msgspec.DecodeError."""
-    return msgspec.json.Decoder(Decision).decode
 
 
 def lists_told(rules: Sequence[Fired]) -> dict[str, np.ndarray[tuple[int], np.dtype[np.bool_]]]:

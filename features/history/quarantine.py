@@ -31,6 +31,7 @@ class Quarantine:
         self.rows = 0
         try:
             self._file: BinaryIO = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, MODE), "wb")
+            path.chmod(MODE)  # one that was there before keeps its own
         except OSError as error:
             raise ConfigError(f"Refused rows can't be written to {path} ({error.strerror}).") from None
 

@@ -176,6 +176,11 @@ def session(master: str | None) -> SparkSession:
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else workers are whatever python3 is
         builder = builder.config("spark.ui.showConsoleProgress", "false")
         builder = builder if master is None else builder.master(master)
-    spark = builder.getOrCreate()
+    try:
+        spark = builder.getOrCreate()
+    except Exception as error:  # whatever a Java machine may say
+        where = "" if master is None else f" at {master}"
+        raise ConfigError(f"Spark{where} can't be used ({type(error).__name__}); see whether it runs.") from None
+    spark.sparkContext.setLogLevel("ERROR")
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(ROWS))
     return spark
