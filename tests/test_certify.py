@@ -18,6 +18,7 @@ from consumer.certificate.certify import Asked, Certification
 from consumer.certificate.outcome import Certificate
 from consumer.certificate.streams import FileStream
 from consumer.cli import exit_status
+from consumer.records import alert_id
 from features.catalog import DEFAULT
 from features.errors import BundleError, ConfigError
 from features.store import MemoryStore
@@ -531,6 +532,31 @@ def test_scores_of_another_device_may_differ_in_their_last_bits(
     assert found.verdict == "equal", found.document()
     assert (found.flipped, len(found.flips)) == (1, 1)
     assert found.flips[0]["event_id"] == closest["event_id"]
+
+    below = max(
+        (row for row in rows if row["decision"] == "approve" and not row["rules"]), key=lambda row: row["score"]
+    )
+    payment = next(
+        json.loads(line["payload"])
+        for line in map(json.loads, (folder / "payments.jsonl").read_text().splitlines())
+        if (line["partition"], line["offset"]) == (below["source"]["partition"], below["source"]["offset"])
+    )
+
+    def alerted(some: list[dict[str, Any]]) -> None:
+        own = {name: payment[name] for name in ("card_id", "event_id", "event_time", "merchant_id", "amount_minor")}
+        name = alert_id(own["card_id"], own["event_id"], own["event_time"])
+        like = next(row for row in some if row["decision"] == "review" and row["tier"] == "full")
+        some.append(like | own | {"alert_id": name, "source": below["source"], "state": below["state"], "rules": []})
+
+    def reviewed(some: list[dict[str, Any]]) -> None:
+        next(row for row in some if row["source"] == below["source"]).update(decision="review", score=float(bar))
+
+    stream = FileStream(of_topic(folder, "decisions", reviewed).rename(folder / "reviewed.jsonl"), "decisions")
+    more_alerts = FileStream(of_topic(folder, "alerts", alerted), "alerts")
+    found = certified(
+        made, folder, bundles[0], decisions=stream, tolerance=0.5 - below["score"] + 1e-6, alerts=more_alerts
+    )
+    assert (found.verdict, found.flipped) == ("equal", 1), found.document()
 
     def wrongly(some: list[dict[str, Any]]) -> None:
         flipped(some)
