@@ -26,13 +26,13 @@ from bench.stack import Stack
 from consumer.backtest import Asked, backtest, variant
 from consumer.certificate.certify import Asked as ToCertify
 from consumer.certificate.certify import Certification
-from consumer.certificate.streams import FileStream
 from consumer.decode import looks_like_card_number
 from consumer.edge import score_stream
 from consumer.kafka.replay import TopicSink
 from consumer.replay import FileFeed, Record, Replay
 from consumer.settings import KafkaSettings
 from consumer.simulator import Simulation, write
+from consumer.streams import FileStream
 from features.catalog import DEFAULT
 from features.history import local
 from features.history.job import Job

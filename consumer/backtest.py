@@ -21,10 +21,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from consumer.certificate.streams import Stream
 from consumer.columns import decisions_of, features_of, fields_of, place_of, rules_of
 from consumer.decode import looks_like_card_number
 from consumer.production import decisions_told
+from consumer.streams import Stream
 from features.catalog import Catalog
 from features.errors import ConfigError
 from features.history import local

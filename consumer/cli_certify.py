@@ -69,7 +69,7 @@ def certify(
     """
     from consumer import logs, settings
     from consumer.certificate.certify import Asked, Certification
-    from consumer.certificate.streams import Stream, open_stream
+    from consumer.streams import Stream, open_stream
     from features.history.files import check_output
     from features.profiles import load_catalog
 
@@ -80,6 +80,8 @@ def certify(
     if from_ms is not None and to_ms is not None and from_ms >= to_ms:
         raise ConfigError("--from must be earlier than --to.")
     if out is not None:
+        if not out.absolute().parent.is_dir():
+            raise ConfigError(f"The folder of {out} does not exist; make it first.")
         check_output(out, *(Path(each) for each in (decisions, payments, labels, journal, alerts) if each is not None))
     loaded = settings.load(config)
     topics = loaded.topics
@@ -115,12 +117,12 @@ def certify(
         )
         found = Certification(asked, load_catalog(catalog), progress).run()
     document = found.document()
-    if out is not None:
-        _write(out, document)
     if as_json:
         print_json(document)
     else:
         _show(found, document)
+    if out is not None:
+        _write(out, document)
     return EXIT_OF[found.verdict]
 
 

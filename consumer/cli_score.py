@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from consumer.settings import Settings
     from features.history.job import Progress
 
+MEMORY_MB: Final = 1_024
 FORMAT_SUFFIXES: Final = {"parquet": ".parquet", "csv": ".csv", "jsonl": ".jsonl"}
 
 
@@ -64,7 +65,9 @@ def score(
     spark_master: Annotated[str | None, typer.Option(metavar="URL", help="Spark's master, if it is not set.")] = None,
     spark_format: Annotated[str, typer.Option(metavar="NAME", help="With Spark: parquet, csv or jsonl.")] = "parquet",
     threads: Annotated[int | None, typer.Option(min=1, max=256, help="CPU threads (default: one a core).")] = None,
-    memory_mb: Annotated[int, typer.Option(min=16, help="Memory for features; the rest waits in files.")] = 1_024,
+    memory_mb: Annotated[
+        int | None, typer.Option(min=16, help="Memory for features (default: 1,024); the rest waits in files.")
+    ] = None,
     as_of: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="Of lines alone: payments after this time are future-dated."),
@@ -82,7 +85,8 @@ def score(
         needs = {
             "--out": out, "--into": into, "--labels-topic": labels_topic, "--from": since, "--to": until,
             "--work": work, "--map": mapped, "--skip-bad": skip_bad or None,
-            "--engine": None if engine is Engine.LOCAL else engine,
+            "--engine": None if engine is Engine.LOCAL else engine, "--spark-master": spark_master,
+            "--threads": threads, "--memory-mb": memory_mb, "--config": config, "--json": as_json or None,
         }  # fmt: skip
         if given := [name for name, value in needs.items() if value is not None]:
             raise ConfigError(f"Say what is decided: {given[0]} needs --payments or --payments-topic.")
@@ -96,8 +100,9 @@ def score(
 
     logs.configure_command()
     task = _Task(
-        bundle, payments, labels, payments_topic, labels_topic, since, until, out, into, work, mapped, rejects,
-        skip_bad, threads or cores(), memory_mb, catalog, settings.load(config),
+        bundle=bundle, payments=payments, labels=labels, payments_topic=payments_topic, labels_topic=labels_topic,
+        since=since, until=until, out=out, into=into, work=work, mapped=mapped, rejects=rejects, skip_bad=skip_bad,
+        threads=threads or cores(), memory_mb=memory_mb or MEMORY_MB, catalog=catalog, settings=settings.load(config),
     )  # fmt: skip
     with progress_stages() as progress:
         if engine is Engine.SPARK:
@@ -161,7 +166,7 @@ def _check(
             raise ConfigError(says)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Task:
     """A history to decide, as it was asked for."""
 
@@ -196,11 +201,12 @@ class _Task:
         from features.profiles import load_catalog
 
         whole = load_catalog(self.catalog)
-        with self._input(progress) as (payments, labels, work):
+        with self._input(progress) as (payments, labels, work, refused):
             out = self.out or (work or Path(tempfile.gettempdir())) / "decisions.jsonl"
             asked = replace(self._asked(payments, labels, out), work=work)
             if self.into is None:
-                return score_files(asked, whole, progress)
+                return score_files(asked, whole, progress).with_refused(refused)
+            asked = replace(asked, into=f"{self.settings.kafka.brokers}/{self.into}")
             from consumer.kafka.replay import TopicSink
             from consumer.score_topic import sent
 
@@ -209,17 +215,17 @@ class _Task:
             def send(parts: list[Path], kept: Work) -> int:
                 return sent(parts, kept, sink, progress)
 
-            return score_files(asked, whole, progress, then=send)
+            return score_files(asked, whole, progress, then=send).with_refused(refused)
 
     @contextmanager
-    def _input(self, progress: Progress) -> Iterator[tuple[Path, Path | None, Path | None]]:
-        """Files of payments and labels, and where the work on them is kept."""
+    def _input(self, progress: Progress) -> Iterator[tuple[Path, Path | None, Path | None, dict[str, int]]]:
+        """Files of payments and labels, where the work on them is kept, and what was refused on the way."""
         if self.payments is not None:
-            yield self.payments, self.labels, self.work
+            yield self.payments, self.labels, self.work, {}
             return
         from consumer.kafka.replay import TopicFeed, ranges
         from consumer.score_files import Work
-        from consumer.score_topic import spooled
+        from consumer.score_topic import Limits, spooled
 
         kafka, topics = self.settings.kafka, [str(self.payments_topic)]
         topics += [] if self.labels_topic is None else [self.labels_topic]
@@ -233,8 +239,10 @@ class _Task:
             work = Work(place, about)
             stack.callback(work.release)
             feed = TopicFeed(kafka, ranges(kafka, topics, from_ms, to_ms), self.labels_topic)
-            payments, labels = spooled(feed, work, has_labels=self.labels_topic is not None, progress=progress)
-            yield payments, labels, None if self.work is None else place / "decided"
+            limits = Limits(self.settings.processing.max_payment_bytes, self.settings.processing.max_future_ms)
+            has_labels = self.labels_topic is not None
+            payments, labels, refused = spooled(feed, work, limits, has_labels=has_labels, progress=progress)
+            yield payments, labels, None if self.work is None else place / "decided", refused
             work.clear()
 
     def _asked(self, payments: Path, labels: Path | None, out: Path) -> Asked:

@@ -10,8 +10,8 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from consumer.certificate.streams import Stream, decoded
 from consumer.records import DecisionName
+from consumer.streams import Stream, decoded
 from features.errors import ConfigError
 from models.policy import DECISIONS
 

@@ -13,10 +13,11 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ from features.history.quarantine import Quarantine
 from models.bundle import Bundle, load
 
 STATE: Final = "state.json"
+MODE: Final = 0o700  # what was read from topics may hold what will be refused
 GROUPS: Final = 4  # row groups of a part: about 262,000 payments
 
 
@@ -50,6 +52,11 @@ class Summary:
     refused_labels: dict[str, int] = field(default_factory=dict)
     sent: int | None = None
 
+    def with_refused(self, more: Mapping[str, int]) -> Summary:
+        """The same, with what was refused before it came to a file."""
+        both = Counter(self.refused_payments) + Counter(more)
+        return replace(self, refused_payments=dict(both))
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -66,6 +73,7 @@ class Asked:
         rejects: where such rows are put aside, with the reason; then they are left out too.
         mapped: which columns of the files are which fields, where they have other names.
         work: where what is done is kept until all is; None for a folder that is removed in any case.
+        into: brokers and topic that decisions go to in place of `out`.
     """
 
     bundle: Path
@@ -78,6 +86,7 @@ class Asked:
     rejects: Path | None = None
     mapped: Columns = AS_NAMED
     work: Path | None = None
+    into: str | None = None
 
     def check(self) -> None:
         """Refuse what would replace an input, or is no format. Raises ConfigError."""
@@ -98,8 +107,13 @@ class Asked:
         files = sources(self.payments, Payment, self.mapped)
         files += [] if self.labels is None else sources(self.labels, Label, self.mapped)
         seen = [(str(each.path.absolute()), each.path.stat().st_size, each.path.stat().st_mtime_ns) for each in files]
-        options = {"map": repr(self.mapped), "skip_bad": self.skip_bad, "rejects": self.rejects is not None}
-        return {"files": [list(each) for each in seen], "bundle": bundle.digest, "out": self.out.suffix, **options}
+        options = {"map": repr(self.mapped), "skip_bad": self.skip_bad, "rejects": self.rejects and str(self.rejects)}
+        return {
+            "files": [list(each) for each in seen],
+            "bundle": bundle.digest,
+            "out": self.into or self.out.suffix,
+            **options,
+        }
 
     def job(
         self, table: Path, bundle: Bundle, catalog: Catalog, quarantine: Quarantine | None, progress: Progress
@@ -129,15 +143,26 @@ class Work:
         self.folder, self._path = folder, folder / STATE
         self.known: dict[str, Any] = {"identity": identity}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(folder, os.O_RDONLY)  # held until the process ends or all is done
+            folder.mkdir(MODE, parents=True, exist_ok=True)
+            self._lock = os.open(folder, os.O_RDONLY)
+        except OSError as error:
+            raise ConfigError(f"{folder} can't be used ({error.strerror}); give another --work.") from None
+        try:
+            self._go_on(identity)
+        except BaseException:
+            self.release()
+            raise
+
+    def _go_on(self, identity: dict[str, Any]) -> None:
+        folder = self.folder
+        try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             known = json.loads(self._path.read_bytes()) if self._path.exists() else None
             strange = known is None and any(folder.iterdir())
         except BlockingIOError:
             raise ConfigError(f"{folder} is in use by another run; wait for it, or give another --work.") from None
         except (OSError, ValueError):
-            raise ConfigError(f"{folder} is no folder of work that can be read; give another --work.") from None
+            raise ConfigError(f"{folder} holds no work that can be read; remove it, or give another --work.") from None
         if strange:
             raise ConfigError(f"{folder} holds something else than work of fraudline score; give another --work.")
         if known is None:

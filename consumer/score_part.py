@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -81,7 +82,7 @@ def score_part(part: Part, model: Model) -> dict[str, int]:
     manifest, policy = bundle.manifest, bundle.policy
     about = (f"{manifest.name}@{manifest.version}", bundle.digest, policy.digest)
     counts: Counter[str] = Counter()
-    beside = part.out.with_name(f".{part.out.name}")
+    beside = part.out.with_name(f".{uuid.uuid4().hex}")  # Spark may try a task twice at once
     with pq.ParquetFile(part.table) as file, writer(beside, part.out.suffix, header=part.alone) as to:
         for whole in file.iter_batches(ROWS, row_groups=list(part.groups)):
             batch = whole.filter(pa.array(~np.asarray(whole.column("repeated"))))

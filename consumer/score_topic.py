@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -24,23 +26,48 @@ class _Head(msgspec.Struct, frozen=True, gc=False):
     event_time: int
 
 
-def spooled(feed: Feed, work: Work, *, has_labels: bool, progress: Progress) -> tuple[Path, Path | None]:
+class _Time(msgspec.Struct, frozen=True, gc=False):
+    event_time: int
+
+
+_decode_time: Final = msgspec.json.Decoder(_Time).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the processor takes: how large a record may be, and by how much later than it came it may have happened."""
+
+    max_payment_bytes: int
+    max_future_ms: int
+
+
+def spooled(
+    feed: Feed, work: Work, limits: Limits, *, has_labels: bool, progress: Progress
+) -> tuple[Path, Path | None, dict[str, int]]:
     """The records of a feed as files of payments and labels, a record a line, unless they are there already.
 
-    Raises ConfigError when they can't be written, KafkaUnavailable.
+    What a file can't tell any more is refused here, as the processor refuses it, and counted by reason.
+
+    Raises:
+        ConfigError: they can't be written.
+        KafkaUnavailable: they can't be read.
     """
     payments, labels = work.folder / "payments.jsonl", work.folder / "labels.jsonl"
+    refused: Counter[str] = Counter()
     if "spooled" not in work.known:
         try:
             with payments.open("wb") as of_payments, labels.open("wb") as of_labels:
                 for records, share in feed.blocks():
                     for record in records:
-                        _put(of_labels if record.is_label else of_payments, record)
+                        if why := _refusal(record, limits):
+                            refused[why] += 1
+                        else:
+                            _put(of_labels if record.is_label else of_payments, record)
                     progress("reading the topic", 0.1 * share)
         except OSError as error:
             raise ConfigError(f"{work.folder} can't be written ({error.strerror}).") from None
-        work.note(spooled=True)
-    return payments, labels if has_labels else None
+        work.note(spooled=dict(refused))
+    return payments, labels if has_labels else None, work.known["spooled"]
 
 
 def sent(parts: list[Path], work: Work, sink: Sink, progress: Progress) -> int:
@@ -64,6 +91,20 @@ def sent(parts: list[Path], work: Work, sink: Sink, progress: Progress) -> int:
             work.note(sent=done)
         progress("sending", (number + 1) / len(parts))
     return done
+
+
+def _refusal(record: Record, limits: Limits) -> str:
+    """Why a record is none, for what only Kafka tells; empty for all else, be it right or not."""
+    value = record.value or b""
+    if len(value) > limits.max_payment_bytes:
+        return "too_large"
+    if not record.at_ms:
+        return ""
+    try:
+        happened_ms = _decode_time(value).event_time
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+    return "future_event_time" if happened_ms > record.at_ms + limits.max_future_ms else ""
 
 
 def _put(file: BinaryIO, record: Record) -> None:

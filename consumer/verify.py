@@ -13,13 +13,13 @@ import numpy as np
 from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 
 from consumer.app import check_store, open_store
-from consumer.certificate.streams import read_range
 from consumer.decode import Decoder, Message
 from consumer.kafka.logreader import Extent, LogReader
 from consumer.order import UNKNOWN, Order
 from consumer.records import JournalEntry
 from consumer.settings import Settings
 from consumer.stored import stored
+from consumer.streams import read_range
 from features.audit import Parts, difference
 from features.catalog import Entity
 from features.enrich import shard_of

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from consumer.backtest import Asked, backtest, variant
-from consumer.certificate.streams import FileStream
 from consumer.cli import exit_status, main
 from consumer.edge import score_stream
 from consumer.simulator import LABELS_FILE, PAYMENTS_FILE, Simulation, write
+from consumer.streams import FileStream
 from features.catalog import DEFAULT
 from features.errors import ConfigError
 from models import outcomes

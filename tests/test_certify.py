@@ -16,9 +16,9 @@ import pytest
 
 from consumer.certificate.certify import Asked, Certification
 from consumer.certificate.outcome import Certificate
-from consumer.certificate.streams import FileStream
 from consumer.cli import exit_status
 from consumer.records import alert_id
+from consumer.streams import FileStream
 from features.catalog import DEFAULT
 from features.errors import BundleError, ConfigError
 from features.store import MemoryStore
@@ -188,7 +188,7 @@ def test_a_state_that_begins_late_is_no_gap(bundles: tuple[Path, Path], tmp_path
     made.drain()
     found = certified(made, tmp_path, bundles[0])
     equal(found, made)
-    assert all(each.first == 0 for each in found.partitions)
+    assert all(each.first >= 20 for each in found.partitions)
     assert not found.payments["unverifiable"]
 
 
@@ -666,13 +666,13 @@ def test_a_payment_that_was_decided_again_of_another_state_is_equal_twice(
 def test_after_very_many_losses_what_is_recorded_again_is_unverifiable(
     bundles: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    made = world(bundles[0], 200, partitions=1)
+    made = world(bundles[0], 300, partitions=2)
     take(made, random.Random(1), 4)
     assert isinstance(made.store, MemoryStore)
-    for _ in range(18):
+    for number in range(18):  # every time in another order
         made.store.flush()
         made.start()
-        made.process(p0=2)
+        made.process(**{"labels": 1, f"p{number % 2}": 2})
     made.drain()
     found = certified(made, tmp_path, bundles[0])
     assert not found.differences, found.document()
@@ -725,7 +725,97 @@ def test_what_is_cut_off_at_either_end_is_no_difference(bundles: tuple[Path, Pat
     rows = ({"partition": 0, "offset": n, "payload": line} for n, line in enumerate(lines) if n >= 40)
     dump.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = certified(made, folder, bundles[0], alerts=FileStream(dump, "alerts"))
-    assert found.verdict == "equal", found.document()
+    assert not found.differences, found.document()
+    assert set(found.unverifiable) == {"alert_not_there"}
+    short = of_topic(folder, "alerts", lambda rows: rows.__delitem__(slice(-30, None)))
+    found = certified(made, folder, bundles[0], alerts=FileStream(short, "alerts"))
+    assert not found.differences, found.document()
+    assert set(found.unverifiable) == {"alert_not_there"}
+
+
+def test_decisions_behind_the_last_payment_are_unverifiable(
+    bundles: tuple[Path, Path], dumped: tuple[World, Path]
+) -> None:
+    made, folder = dumped
+    made.dump(folder)
+
+    def without_the_last(rows: list[dict[str, Any]]) -> None:
+        ends = {number: max(row["offset"] for row in rows if row["partition"] == number) for number in (0, 1)}
+        rows[:] = [row for row in rows if row["offset"] <= ends[row["partition"]] - 20]
+
+    stream = FileStream(of_topic(folder, "payments", without_the_last), "payments")
+    found = certified(made, folder, bundles[0], payments=stream)
+    assert not found.differences, found.document()
+    assert set(found.unverifiable) == {"payment_not_read"}
+
+
+def test_a_partition_without_any_decision_is_not_equal(bundles: tuple[Path, Path], dumped: tuple[World, Path]) -> None:
+    made, folder = dumped
+    made.dump(folder)
+
+    def of_the_first(rows: list[dict[str, Any]]) -> None:
+        rows[:] = [row for row in rows if row["source"]["partition"] == 0]
+
+    stream = FileStream(of_topic(folder, "decisions", of_the_first), "decisions")
+    found = certified(made, folder, bundles[0], decisions=stream, alerts=None)
+    assert found.verdict == "unverifiable", found.document()
+    assert found.payments["unverifiable"] > 200
+    found = certified(made, folder, bundles[0], decisions=stream)
+    assert found.differences["alert"] > 0
+
+
+def test_digests_are_the_same_however_much_is_read_at_once(
+    bundles: tuple[Path, Path], dumped: tuple[World, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, folder = dumped
+    made.dump(folder)
+    changed = FileStream(of_topic(folder, "decisions", _set(40, rules=["never"])), "decisions")
+    told = []
+    for chunk in (8_192, 97, 1):
+        monkeypatch.setattr("consumer.streams.CHUNK", chunk)
+        found = certified(made, folder, bundles[0], decisions=changed, threads=2)
+        told.append([each.document() for each in found.partitions] + found.examples)
+    assert told[0] == told[1] == told[2]
+
+
+def test_what_differs_first_is_told_first(bundles: tuple[Path, Path], dumped: tuple[World, Path]) -> None:
+    made, folder = dumped
+    made.dump(folder)
+
+    def changed(rows: list[dict[str, Any]]) -> None:
+        own = [row for row in rows if row["source"]["partition"] == 0 and row["decision"] == "approve"]
+        rows.remove(own[30])
+        own[5]["rules"] = ["never"]
+
+    stream = FileStream(of_topic(folder, "decisions", changed), "decisions")
+    found = certified(made, folder, bundles[0], decisions=stream, alerts=None)
+    assert [each["what"] for each in found.examples] == ["rules", "undecided"]
+
+
+def test_one_decision_of_another_shard_is_a_difference(bundles: tuple[Path, Path], dumped: tuple[World, Path]) -> None:
+    made, folder = dumped
+    made.dump(folder)
+
+    def moved(rows: list[dict[str, Any]]) -> None:
+        rows[40]["state"]["shard"] = 7
+
+    stream = FileStream(of_topic(folder, "decisions", moved), "decisions")
+    found = certified(made, folder, bundles[0], decisions=stream, alerts=None)
+    assert found.differences["shard"] == found.results["different"] == 1
+
+
+def test_an_alert_of_a_payment_that_is_not_there_is_not_equal(
+    bundles: tuple[Path, Path], dumped: tuple[World, Path]
+) -> None:
+    made, folder = dumped
+    made.dump(folder)
+
+    def forged(rows: list[dict[str, Any]]) -> None:
+        rows.append(rows[3] | {"source": rows[3]["source"] | {"partition": 9}})
+
+    stream = FileStream(of_topic(folder, "alerts", forged), "alerts")
+    found = certified(made, folder, bundles[0], alerts=stream)
+    assert (found.verdict, found.unread_alerts) == ("unverifiable", 1), found.document()
 
 
 def test_of_decisions_in_several_partitions_only_what_all_of_them_have_can_be_missing(
@@ -784,6 +874,24 @@ def test_without_a_journal_a_state_that_began_elsewhere_is_unverifiable(
     assert set(found.unverifiable) == {"order_not_published"}
     assert not found.differences
     equal(certified(made, tmp_path, bundles[0], labels=None), made)
+
+
+def test_without_a_journal_there_is_one_partition_whatever_its_number(
+    bundles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    made = world(bundles[0], 300, partitions=2)
+    made.log.partitions["labels", 0].high = 0
+    made.log.partitions["payments", 0].high = 0
+    made.drain()
+    topics = made.dump(tmp_path)
+    equal(certified(made, tmp_path, bundles[0], labels=None, journal=None), made)
+    with topics["payments"].open("a") as dump:
+        dump.write(
+            json.dumps({"partition": 0, "offset": 0, "payload": made.log.partitions["payments", 1].values[5].decode()})
+        )
+    payments = topics["payments"].rename(tmp_path / "both.jsonl")
+    with pytest.raises(ConfigError, match="the journal tells"):
+        certified(made, tmp_path, bundles[0], labels=None, journal=None, payments=FileStream(payments, "payments"))
 
 
 def test_a_dump_has_each_partition_in_order(bundles: tuple[Path, Path], dumped: tuple[World, Path]) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from consumer.edge import score_stream
 from consumer.replay import Record
 from consumer.score_files import Asked, Work
 from consumer.score_part import Model, parts_of, score_part
-from consumer.score_topic import sent
+from consumer.score_topic import Limits, sent, spooled
 from consumer.simulator import LABELS_FILE, PAYMENTS_FILE, Simulation, write
 from features.catalog import DEFAULT
 from features.errors import ConfigError, KafkaUnavailable
@@ -171,6 +172,7 @@ def test_work_on_something_else_is_not_gone_on_with(history: Path, bundle: Path,
 def test_rows_that_are_none_are_put_aside_with_the_reason(bundle: Path, tmp_path: Path, suffix: str) -> None:
     payments, _ = short_history(300, seed=33)
     table = table_of(payments, Payment)
+    bad: dict[int, tuple[str, str, str]]
     bad = {4: ("currency", "XYZ", "unknown_currency"), 100: ("card_id", "4111111111111111", "card_number")}
     bad[299] = ("merchant_id", "", "out_of_range" if suffix != ".csv" else "missing_field")
     for place, (column, value, _) in bad.items():
@@ -182,6 +184,8 @@ def test_rows_that_are_none_are_put_aside_with_the_reason(bundle: Path, tmp_path
         pq.write_table(table, source)
     elif suffix == ".csv":
         pa_csv.write_csv(table, source)
+        lines = source.read_text().splitlines(keepends=True)
+        source.write_text("".join([*lines[:3], "\n", *lines[3:]]))  # a blank line is no row
     else:
         lines = [{name: cell for name, cell in row.items() if cell is not None} for row in table.to_pylist()]
         source.write_text("".join(json.dumps(line) + "\n" for line in lines) + "nonsense\n")
@@ -215,6 +219,35 @@ def test_nothing_is_written_over_what_is_read_or_twice_to_one_place(
         assert rejects.read_bytes() == before
     with pytest.raises(ConfigError, match="can't take both"):
         score_files.score_files(asked(history, bundle, out, rejects=out), DEFAULT)
+
+
+def test_work_for_one_topic_is_not_sent_to_another(history: Path, bundle: Path, tmp_path: Path) -> None:
+    made = asked(history, bundle, tmp_path / "out.jsonl", work=tmp_path / "work", into="here/one")
+    with pytest.raises(_Stopped):
+        score_files.score_files(made, DEFAULT, _stops_at(0.8))
+    for _ in range(2):  # a refusal keeps no lock
+        with pytest.raises(ConfigError, match="holds work with another out"):
+            score_files.score_files(replace(made, into="here/other"), DEFAULT)
+    assert stat.S_IMODE((tmp_path / "work").stat().st_mode) == 0o700
+
+
+def test_what_a_file_can_not_tell_is_refused_while_a_topic_is_read(tmp_path: Path) -> None:
+    class Given:
+        def blocks(self) -> Any:
+            early, late = ({"event_time": 1_700_000_000_000 + ms} for ms in (900, 1_100))
+            values = [json.dumps(each).encode() for each in (early, late)] + [b"x" * 300, b"nonsense", None]
+            yield [Record(1_700_000_000_000, False, b"k", value) for value in values], 0.5
+            yield [Record(0, True, b"k", json.dumps(late).encode())], 1.0
+
+    work = Work(tmp_path / "work", {})
+    told: dict[str, Any] = {"has_labels": True, "progress": lambda _stage, _share: None}
+    payments, labels, refused = spooled(Given(), work, Limits(256, 1_000), **told)  # type: ignore[arg-type]  # a part of a feed
+    assert refused == {"future_event_time": 1, "too_large": 1}
+    assert payments.read_bytes().splitlines() == [b'{"event_time": 1700000000900}', b"nonsense", b"null"]
+    assert labels is not None
+    assert len(labels.read_bytes().splitlines()) == 1
+    assert spooled(None, work, Limits(256, 1_000), **told) == (payments, labels, refused)  # type: ignore[arg-type]  # not read again
+    work.release()
 
 
 def test_two_runs_do_not_share_their_work(history: Path, bundle: Path, tmp_path: Path) -> None:
@@ -381,6 +414,8 @@ def test_a_topic_is_decided_into_a_topic(
         ("--map event_id=x", "--map needs --payments"),
         ("--engine spark", "--engine needs --payments"),
         ("--skip-bad", "--skip-bad needs --payments"),
+        ("--threads 2", "--threads needs --payments"),
+        ("--json", "--json needs --payments"),
         ("--payments a.jsonl --out b.csv --as-of 2026-01-01", "--as-of is for lines"),
         ("--payments a.jsonl --out b.csv --spark-format csv", "need --engine spark"),
     ],

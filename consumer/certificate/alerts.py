@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,12 +18,30 @@ WORDS: Final = 5
 _encode: Final = msgspec.json.Encoder().encode
 
 
+class Plain(NamedTuple):
+    """What an alert says besides score and reasons: of what was published and of what was replayed."""
+
+    alert_id: str
+    event_id: str
+    card_id: str
+    merchant_id: str
+    event_time: int
+    amount_minor: int
+    currency: str
+    decision: str
+    tier: str
+    rules: tuple[str, ...]
+    model: str
+    bundle: str
+    state: tuple[int, int, int] | None
+
+
 def pack(alerts: Sequence[Alert]) -> Words:
     """(n, WORDS) of n alerts, as `expected` gives hashes; which of them have no reasons."""
     rows = np.empty((len(alerts), WORDS), np.int64)
     for row, told in zip(rows, alerts, strict=True):
         state, model = told.state, told.model
-        plain = (
+        plain = Plain(
             told.alert_id, told.event_id, told.card_id, told.merchant_id, told.event_time, told.amount_minor,
             told.currency, told.decision, told.tier, told.rules, f"{model.name}@{model.version}", model.digest,
             None if state is None else (state.shard, state.epoch, state.sequence),
@@ -33,11 +51,8 @@ def pack(alerts: Sequence[Alert]) -> Words:
     return rows
 
 
-def hashes(plain: tuple[Any, ...], score: float | None, reasons: tuple[Reason, ...]) -> tuple[int, int, int]:
-    """An alert's hash; what it would be without reasons; and that of what does not depend on the last bits of a score.
-
-    `plain` is what `pack` takes of an alert besides score and reasons.
-    """
+def hashes(plain: Plain, score: float | None, reasons: tuple[Reason, ...]) -> tuple[int, int, int]:
+    """An alert's hash; what it would be without reasons; and without what depends on the last bits of a score."""
     return tuple(_hash((plain, *more)) for more in ((score, reasons), (score, ()), ()))  # type: ignore[return-value]
 
 

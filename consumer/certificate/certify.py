@@ -28,9 +28,9 @@ from consumer.certificate.compare import SAME_SHIFT, SHARD_SHIFT, Comparison, Sc
 from consumer.certificate.order import UNKNOWN, OffsetOrder, RecordedOrder
 from consumer.certificate.outcome import Certificate, Compared, Span
 from consumer.certificate.replayed import Remaker
-from consumer.certificate.streams import Stream, decoded
 from consumer.decode import Decoder, Message
 from consumer.records import Alert, Decision, JournalEntry
+from consumer.streams import Stream, decoded
 from features.catalog import Catalog, Entity
 from features.errors import BundleError, ConfigError
 from features.event import LabelBatch, PaymentBatch, Words, source_id
@@ -43,6 +43,7 @@ from features.units import DAY
 from models.bundle import Bundle, load
 from models.registry import Registry
 
+FEW: Final = 10
 GOLDEN: Final = 0x9E3779B97F4A7C15
 NEVER_MS: Final = 1 << 62
 OF_ALERTS: Final = frozenset(("merchant_id", "amount_minor", "currency"))
@@ -205,7 +206,7 @@ class Certification:
         if asked.journal is None:
             if asked.labels is not None or len(self._decided) > 1:
                 raise _no_order()
-            return OffsetOrder()
+            return OffsetOrder(source_id(next(iter(self._decided))))
         topics = {case.topic for case in self._packer.cases}
         if len(topics) > 1:
             raise ConfigError(f"The decisions are about {len(topics)} topics of payments; certify one at a time.")
@@ -349,6 +350,7 @@ class Certification:
         of_partition: dict[int, tuple[Words, Words]] = {}
         for partition in {each.partition for each in self._spans}:
             own = [(each.start, number) for number, each in enumerate(self._spans) if each.partition == partition]
+            own.append((max(each.end for each in self._spans if each.partition == partition), UNKNOWN))
             starts, numbers = (np.array(column, np.int64) for column in zip(*own, strict=True))
             of_partition[partition] = starts, numbers
         for rows in packed.pieces(0):
@@ -383,6 +385,8 @@ class Certification:
                     running.append(pool.submit(comparison.compare, part, spans[part], batch, told, alerted))
                 self._certificate.account(running.pop(0).result())
                 self._progress("comparing", 0.75 + 0.25 * (done + 1) / len(spans))
+        if 2 * self._certificate.differences["shard"] > self._certificate.decisions > FEW:
+            raise ConfigError("The decisions were made with another number of shards; set store.shards as it was then.")
 
     def _decoder(self, labels_topic: str | None) -> Decoder:
         asked = self._asked

@@ -17,7 +17,6 @@ from consumer.certificate.order import UNKNOWN, OffsetOrder, RecordedOrder
 from consumer.certificate.outcome import Compared, Span
 from consumer.certificate.replayed import Remade, Remaker
 from features.catalog import Catalog, Entity
-from features.errors import ConfigError
 from features.event import Words, source_id
 from features.history.recorded import DOUBTFUL, LAYER_SHIFT, Cells, RecordedLogs
 
@@ -83,8 +82,6 @@ class Comparison:
             values[there, column] = np.asarray(batch.column(self._catalog.names[column]))[at[there]]
         own = batch.take(pa.array(at))
         elsewhere = has_state & there & (np.asarray(own.column("entities")) >> SHARD_SHIFT != told[:, t.SHARD])
-        if elsewhere.sum() > has_state.sum() // 2:
-            raise ConfigError("The decisions were made with another number of shards; set store.shards as it was then.")
         remade = self._remaker.remake(told, own, values)
         event_time = np.asarray(own.column("event_time"))
         unverifiable = {
@@ -96,10 +93,9 @@ class Comparison:
         differs = {"payment": ~same, "shard": elsewhere, "repeated": repeated, **remade.differs}
         lonely: list[int] = []
         if alerts is not None:
+            unverifiable["alert_not_there"] = self._beyond_alerts(span.partition, told)
             unclear = np.logical_or.reduce(list(unverifiable.values()))
             differs["alert"], lonely = _alerts(told, remade, alerts, unclear)
-            first = self._scope.alerted[span.partition].first if span.partition in self._scope.alerted else 0
-            differs["alert"] &= told[:, t.OFFSET] >= first
             lonely = [offset for offset in lonely if self._is_decided(span.partition, np.array([offset])).all()]
         undecided, missing = self._undecided(span, batch, offsets, told, cells)
         return Compared(
@@ -150,7 +146,7 @@ class Comparison:
         recorded[of_card[:, 0]] = True
         repeated[of_card[of_card[:, 1] & 1 == 1, 0]] = True
         doubtful[of_card[of_card[:, 1] & DOUBTFUL != 0, 0]] = True
-        doubtful |= ~recorded | (time <= scope.incomplete_until_ms)
+        doubtful |= ~recorded | (time <= scope.incomplete_until_ms) | (span.partition not in scope.decided)
         missing = np.flatnonzero(due & ~repeated & ~doubtful)
         counted = Counter(
             repeated=int((due & repeated & ~doubtful).sum()),
@@ -160,11 +156,18 @@ class Comparison:
         names = [batch.column(name).take(pa.array(missing)).to_pylist() for name in ("event_id", "card_id")]
         return counted, list(zip(offsets[missing].tolist(), *names, strict=True))
 
+    def _beyond_alerts(self, partition: int, told: Words) -> Mask:
+        """(n,) whose alerts would be where none of the alerts that are there reach."""
+        due, reach = told[:, t.DECISION] > 0, self._scope.alerted.get(partition)
+        if reach is None:
+            return due
+        return due & ((told[:, t.OFFSET] < reach.first) | (told[:, t.OFFSET] > max(reach.lasts.values())))
+
     def _is_decided(self, partition: int, offsets: Words) -> Mask:
-        """(n,) which offsets lie where all decisions about a partition's payments are there."""
+        """(n,) which offsets lie where all decisions about a partition are there; all where there is none."""
         reach = self._scope.decided.get(partition)
         if reach is None:
-            return np.zeros(len(offsets), np.bool_)
+            return np.ones(len(offsets), np.bool_)
         return (offsets >= reach.first) & (offsets <= reach.last)
 
 

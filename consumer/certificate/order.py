@@ -60,10 +60,6 @@ class RecordedOrder:
         """How many branches a shard has."""
         return len(self._branches.get(shard, ()))
 
-    def layers(self, shard: int) -> int:
-        """The most numbers that a record has in a shard."""
-        return max((len(layers) for (of, _), layers in self._layered.items() if of == shard), default=0)
-
     def places(self, shard: int, branch: int, source: int, offsets: Words) -> tuple[Words, Layers]:
         """(n,) the numbers of records of a source in a branch, UNKNOWN where it hasn't them; (n,) their layers.
 
@@ -145,6 +141,10 @@ class OffsetOrder:
 
     has_labels = False
 
+    def __init__(self, source: int) -> None:
+        """Of that source."""
+        self._source = source
+
     def branches(self, _shard: int) -> int:
         """See `RecordedOrder`."""
         return 1
@@ -163,7 +163,7 @@ class OffsetOrder:
 
     def beginnings(self) -> dict[int, int]:
         """See `RecordedOrder`."""
-        return {0: 0}
+        return {self._source: 0}
 
 
 class _Branch:

@@ -6,8 +6,9 @@ import hashlib
 import math
 import platform
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -23,9 +24,27 @@ from features.event import Words
 from models.policy import DECISIONS
 
 EXAMPLES: Final = 20
+_Example = tuple[int, str | None, str | None, str, Any, Any]  # offset, event, card, what, published, replayed
 
 Mask = npt.NDArray[np.bool_]
 Values = npt.NDArray[np.float32]
+
+
+class Digest:
+    """SHA-256 over rows of numbers, and over notes; the same however many of either come at a time."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self._rows, self._notes = hashlib.sha256(), hashlib.sha256()
+
+    def add(self, rows: npt.NDArray[Any], notes: Iterable[tuple[int, str]] = ()) -> None:
+        """Rows (n, ...), and notes on offsets: both by rising offset."""
+        self._rows.update(np.ascontiguousarray(rows).tobytes())
+        self._notes.update("".join(f"{offset} {note}\n" for offset, note in sorted(notes)).encode())
+
+    def hexdigest(self) -> str:
+        """Of both."""
+        return hashlib.sha256(self._rows.digest() + self._notes.digest()).hexdigest()
 
 
 @dataclass(slots=True)
@@ -33,7 +52,7 @@ class Partition:
     """What was found about one partition of the payments. Digests are SHA-256 over what was compared, by offset.
 
     Attributes:
-        first, last: offsets that were read.
+        first, last: offsets of the first and the last decision that was compared; -1 for none.
         decisions: how many were compared.
         published, replayed: over offset, identity, score, decision, rules, the ids of alerts, and what else differs.
         features: over the replayed features of those that were decided with the state.
@@ -41,11 +60,11 @@ class Partition:
 
     topic: str
     partition: int
-    first: int
+    first: int = -1
     last: int = -1
     decisions: int = 0
-    published: Any = field(default_factory=hashlib.sha256)
-    replayed: Any = field(default_factory=hashlib.sha256)
+    published: Digest = field(default_factory=Digest)
+    replayed: Digest = field(default_factory=Digest)
     features: Any = field(default_factory=hashlib.sha256)
 
     def document(self) -> dict[str, Any]:
@@ -183,17 +202,17 @@ class Certificate:
         """Count, and add to the digests: a partition's spans in the order of their offsets."""
         span, told, remade = compared.span, compared.told, compared.remade
         key = (span.topic, span.partition)
-        to = self._partitions.setdefault(key, Partition(*key, span.start))
-        to.last = span.end - 1
+        to = self._partitions.setdefault(key, Partition(*key))
         self.payments.update({name: count for name, count in compared.undecided.items() if count})
-        for offset, event_id, card_id in compared.missing:
-            self.differences["undecided"] += 1
-            to.replayed.update(b"undecided %d" % offset)
-            self._example(span, offset, event_id, card_id, "undecided", None, "a decision")
-        for offset in compared.alerts_without_decision:
-            self.differences["alert"] += 1
-            to.published.update(b"alerted %d" % offset)
-            self._example(span, offset, None, None, "alert", "an alert", None)
+        self.differences["undecided"] += len(compared.missing)
+        self.differences["alert"] += len(compared.alerts_without_decision)
+        examples: list[_Example] = [
+            (offset, event_id, card_id, "undecided", None, "a decision")
+            for offset, event_id, card_id in compared.missing[:EXAMPLES]
+        ]
+        examples += [
+            (offset, None, None, "alert", "an alert", None) for offset in compared.alerts_without_decision[:EXAMPLES]
+        ]
         again = np.zeros(len(told), np.bool_)
         again[1:] = (told[1:] == told[:-1]).all(axis=1)
         self.published_again += int(again.sum())
@@ -213,26 +232,34 @@ class Certificate:
         self.near += int((remade.near & left).sum())
         self.flipped += int((remade.flipped & left).sum())
         to.decisions += int(left.sum())
-        self._tell(compared, np.flatnonzero(different), self.examples)
-        self._tell(compared, np.flatnonzero(remade.flipped & left), self.flips)
-        self._digest(compared, np.flatnonzero(left), to)
-        for offset in told[different, t.OFFSET].tolist():  # in whatever: what is digested may be the same
-            to.replayed.update(b"different %d" % offset)
+        examples += self._told(compared, np.flatnonzero(different)[:EXAMPLES])
+        self._tell(span, examples, self.examples)
+        self._tell(span, self._told(compared, np.flatnonzero(remade.flipped & left)[:EXAMPLES]), self.flips)
+        notes = [(offset, "undecided") for offset, _, _ in compared.missing]
+        notes += [(offset, "alert of nobody") for offset in compared.alerts_without_decision]
+        notes += [(offset, "different") for offset in told[different, t.OFFSET].tolist()]  # in whatever it may be
+        self._digest(compared, np.flatnonzero(left), to, notes)
+        self.differences += Counter()  # without those that are none
 
-    def _digest(self, compared: Compared, rows: npt.NDArray[np.intp], to: Partition) -> None:
+    def _digest(
+        self, compared: Compared, rows: npt.NDArray[np.intp], to: Partition, notes: list[tuple[int, str]]
+    ) -> None:
         told, remade = compared.told[rows], compared.remade
+        if len(told):
+            to.first, to.last = int(told[0, t.OFFSET]) if to.first < 0 else to.first, int(told[-1, t.OFFSET])
         of_payments = np.asarray(compared.batch.column("identity"))[rows]
         ids = self._alert_ids(compared.batch, rows, (told[:, t.DECISION] > 0) | (remade.decision[rows] > 0))
-        for digest, identity, scores, decision, rules in (
-            (to.published, told[:, t.IDENTITY], t.floats(told, t.SCORE), told[:, t.DECISION], told[:, t.RULES]),
-            (to.replayed, of_payments, remade.scores[rows], remade.decision[rows], remade.rules[rows]),
+        for digest, identity, scores, decision, rules, more in (
+            (to.published, told[:, t.IDENTITY], t.floats(told, t.SCORE), told[:, t.DECISION], told[:, t.RULES], []),
+            (to.replayed, of_payments, remade.scores[rows], remade.decision[rows], remade.rules[rows], notes),
         ):
-            digest.update(np.column_stack((told[:, t.OFFSET], identity)).astype("<i8").tobytes())
-            digest.update(_plain(scores).tobytes())
-            digest.update(decision.astype(np.uint8).tobytes())
-            fired = np.flatnonzero(rules != self.packer.number_of(((), ())))
-            digest.update(repr([(row, self.packer.rules[rules[row]]) for row in fired.tolist()]).encode())
-            digest.update("".join(ids[row] for row in np.flatnonzero(decision > 0).tolist()).encode())
+            bits = _plain(scores).view(np.int32)
+            fired = [
+                (place, repr(self.packer.rules[rules[place]])) for place in np.flatnonzero(rules != t.QUIET).tolist()
+            ]
+            alerted = [(place, ids[place]) for place in np.flatnonzero(decision > 0).tolist()]
+            said = [(int(told[place, t.OFFSET]), text) for place, text in (*fired, *alerted)]
+            digest.add(np.column_stack((told[:, t.OFFSET], identity, bits, decision)).astype("<i8"), [*said, *more])
         to.features.update(_plain(compared.values[rows[compared.has_state[rows]]]).tobytes())
 
     def _alert_ids(self, batch: pa.RecordBatch, rows: npt.NDArray[np.intp], alerted: Mask) -> dict[int, str]:
@@ -245,13 +272,23 @@ class Certificate:
             for place, card, event, time in zip(places.tolist(), *columns, strict=True)
         }
 
-    def _tell(self, compared: Compared, rows: npt.NDArray[np.intp], to: list[dict[str, Any]]) -> None:
-        """The first of these decisions, with both sides."""
-        for row in rows[: EXAMPLES - len(to)].tolist():
+    def _told(self, compared: Compared, rows: npt.NDArray[np.intp]) -> list[_Example]:
+        """These decisions, with both sides."""
+        found: list[_Example] = []
+        for row in rows.tolist():
             what = next((name for name, mask in compared.differs.items() if mask[row]), "score inside the band")
             event_id, card_id = (compared.batch.column(name)[row].as_py() for name in ("event_id", "card_id"))
-            offset = int(compared.told[row, t.OFFSET])
-            self._example(compared.span, offset, event_id, card_id, what, *self._sides(compared, row), to=to)
+            found.append((int(compared.told[row, t.OFFSET]), event_id, card_id, what, *self._sides(compared, row)))
+        return found
+
+    def _tell(self, span: Span, examples: list[_Example], to: list[dict[str, Any]]) -> None:
+        """Add those that come first, as far as there is room."""
+        for offset, event_id, card_id, what, published, replayed in sorted(examples, key=itemgetter(0)):
+            if len(to) == EXAMPLES:
+                return
+            place = {"topic": span.topic, "partition": span.partition, "offset": offset}
+            who = {"event_id": event_id, "card_id": card_id}
+            to.append(place | who | {"what": what, "published": published, "replayed": replayed})
 
     def _sides(self, compared: Compared, row: int) -> tuple[dict[str, Any], dict[str, Any]]:
         told, remade, packer = compared.told[row : row + 1], compared.remade, self.packer
@@ -272,24 +309,6 @@ class Certificate:
             "rules": packer.rules[int(remade.rules[row])],
         }
         return published, replayed
-
-    def _example(
-        self,
-        span: Span,
-        offset: int,
-        event_id: str | None,
-        card_id: str | None,
-        what: str,
-        published: Any,
-        replayed: Any,
-        *,
-        to: list[dict[str, Any]] | None = None,
-    ) -> None:
-        examples = self.examples if to is None else to
-        if len(examples) < EXAMPLES:
-            place = {"topic": span.topic, "partition": span.partition, "offset": offset}
-            who = {"event_id": event_id, "card_id": card_id}
-            examples.append(place | who | {"what": what, "published": published, "replayed": replayed})
 
 
 def _number(value: np.float32) -> float | None:

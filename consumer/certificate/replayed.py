@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from consumer.certificate.alerts import hashes
+from consumer.certificate.alerts import Plain, hashes
 from consumer.certificate.told import (
     BLOCK,
     CASE,
     DECISION,
     EPOCH,
     NO_STATE,
+    QUIET,
     REVIEW,
     RULES,
     SCORE,
@@ -213,7 +214,7 @@ class Remaker:
         for row, (card, event, time, merchant, amount, currency, verdict, fired, score, why, state) in enumerate(
             zip(*columns.values(), decision.tolist(), rules.tolist(), scores.tolist(), reasons, states, strict=True)
         ):
-            plain = (
+            plain = Plain(
                 alert_id(card, event, time), event, card, merchant, time, amount, currency, DECISIONS[verdict],
                 case.tier, self._packer.rules[fired][0], model, case.digests.bundle,
                 None if state[0] == NO_STATE else state,
@@ -252,8 +253,7 @@ class Remaker:
     def _numbers(self, fired: Sequence[tuple[str, Mask]], shadow: Sequence[tuple[str, Mask]], n: int) -> Words:
         live, silent = by_row(tuple(fired), n), by_row(tuple(shadow), n)
         if not fired and not shadow:
-            with self._numbering:
-                return np.full(n, self._packer.number_of(((), ())), np.int64)
+            return np.full(n, QUIET, np.int64)
         told: list[Fired] = [(tuple(one), tuple(other)) for one, other in zip(live, silent, strict=True)]
         with self._numbering:
             return np.array([self._packer.number_of(each) for each in told], np.int64)

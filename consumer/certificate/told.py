@@ -22,6 +22,7 @@ from models.policy import DECISIONS, Tier
 PARTITION, OFFSET, SHARD, EPOCH, SEQUENCE, SCORE, REVIEW, BLOCK, IDENTITY, DECISION, RULES, CASE = range(12)
 WORDS: Final = 12
 NO_STATE: Final = -1
+QUIET: Final = 0  # the number of no rules
 CODE_OF: Final = {name: code for code, name in enumerate(DECISIONS)}
 
 Fired = tuple[tuple[str, ...], tuple[str, ...]]  # rules, shadow rules
@@ -94,6 +95,7 @@ class Packer:
     def __init__(self) -> None:
         """Begin."""
         self._cases, self._rules = Numbered(), Numbered()
+        self._rules.of(((), ()))  # QUIET
 
     @property
     def cases(self) -> Sequence[Case]:

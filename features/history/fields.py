@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -75,6 +77,37 @@ def _field(declared: Declared) -> Field:
 
 
 @dataclass(slots=True)
+class Refused:
+    """Rows of a file and why each is refused, ten bytes for each: a column may be wrong in every row."""
+
+    numbers: array[int] = field(default_factory=lambda: array("q"))
+    whys: array[int] = field(default_factory=lambda: array("H"))
+    known: list[tuple[str | None, Reason]] = field(default_factory=list)
+
+    def add(self, rows: list[int], column: str | None, reason: Reason) -> None:
+        """Rows that are refused for the same reason."""
+        why = (column, reason)
+        if why not in self.known:
+            self.known.append(why)
+        self.numbers.extend(rows)
+        self.whys.extend([self.known.index(why)] * len(rows))
+
+    def merge(self, other: Refused) -> None:
+        """Add what another part of the file refused."""
+        for number, why in enumerate(other.known):
+            rows = [row for row, its in zip(other.numbers, other.whys, strict=True) if its == number]
+            self.add(rows, *why)
+
+    def by_row(self) -> Iterator[tuple[int, str | None, Reason]]:
+        """Each with its column and its reason, by rising row."""
+        before = None
+        for place in np.argsort(np.array(self.numbers, np.int64), kind="stable"):
+            if self.numbers[place] != before:
+                before = self.numbers[place]
+                yield before, *self.known[self.whys[place]]
+
+
+@dataclass(slots=True)
 class Refusals:
     """Rows that are no record, counted by reason; the first one is told."""
 
@@ -83,7 +116,7 @@ class Refusals:
     counts: Counter[Reason] = field(default_factory=Counter)
     first_row: int | None = None
     first: str = ""
-    rows: list[tuple[int, str | None, Reason]] | None = None  # each of them, where they are asked for
+    rows: Refused | None = None  # each of them, where they are asked for
 
     def note(self, rows: list[int], column: str | None, reason: Reason) -> None:
         """Count rows of the file, numbered from 1 and rising, as refused for the same reason."""
@@ -91,7 +124,7 @@ class Refusals:
             return
         self.counts[reason] += len(rows)
         if self.rows is not None:
-            self.rows += [(row, column, reason) for row in rows]
+            self.rows.add(rows, column, reason)
         if self.first_row is None or rows[0] < self.first_row:
             self.first_row = rows[0]
             self.first = f"{'' if column is None else f'column {column} '}{WORDS[reason]}"
@@ -100,7 +133,7 @@ class Refusals:
         """Add what another part of the same file refused."""
         self.counts.update(other.counts)
         if self.rows is not None and other.rows is not None:
-            self.rows += other.rows
+            self.rows.merge(other.rows)
         if other.first_row is not None and (self.first_row is None or other.first_row < self.first_row):
             self.first_row, self.first = other.first_row, other.first
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from features.catalog import DEFAULT, Catalog
 from features.history.chunks import IsCardNumber
-from features.history.fields import Refusals
+from features.history.fields import Refusals, Refused
 from features.history.files import check_output
 from features.history.mapping import AS_NAMED, Columns
 from features.history.quarantine import Quarantine
@@ -54,7 +54,7 @@ class Job:
 
     def refusals(self, path: Path, what: str) -> Refusals:
         """A count of what a file refuses."""
-        return Refusals(path, what, rows=None if self.quarantine is None else [])
+        return Refusals(path, what, rows=None if self.quarantine is None else Refused())
 
     def settle(self, refusals: Refusals, outcome: Outcome) -> None:
         """A file is read: count what was refused. Raises ConfigError where nothing may be."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import tee
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -37,24 +39,27 @@ class Quarantine:
 
     def take(self, refusals: Refusals) -> None:
         """All that a file refused. Raises ConfigError when it can't be read again."""
-        reasons = {row: (column, reason) for row, column, reason in refusals.rows or ()}
+        if refusals.rows is None:
+            return
+        asked, told = tee(refusals.rows.by_row())
         try:
-            for row, record in contents(refusals.path, sorted(reasons)):
-                column, reason = reasons[row]
+            records = contents(refusals.path, (row for row, _, _ in asked))
+            for (row, column, reason), (_, record) in zip(told, records, strict=False):
                 line = {"file": str(refusals.path), "row": row, "column": column, "reason": reason}
                 line |= {"why": WORDS[reason], "record": record}
                 self._file.write(orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE))
                 self.rows += 1
             self._file.flush()
-        except OSError as error:
-            raise ConfigError(f"Refused rows of {refusals.path} can't be put aside ({error.strerror}).") from None
+        except (OSError, csv.Error) as error:
+            why = getattr(error, "strerror", None) or error
+            raise ConfigError(f"Refused rows of {refusals.path} can't be put aside ({why}).") from None
 
     def close(self) -> None:
         """Nothing more comes."""
         self._file.close()
 
 
-def contents(path: Path, rows: list[int]) -> Iterator[tuple[int, Any]]:
+def contents(path: Path, rows: Iterable[int]) -> Iterator[tuple[int, Any]]:
     """What is in these rows of a file, numbered from 1 and rising."""
     wanted = iter(rows)
     row = next(wanted, None)
@@ -76,7 +81,8 @@ def _rows(path: Path) -> Iterator[Any]:
                     yield from batch.to_pylist()
         case ".csv":
             with path.open(encoding="utf-8-sig", errors="replace", newline="") as text:
-                rows = csv.reader(text)
+                csv.field_size_limit(sys.maxsize)
+                rows = (row for row in csv.reader(text) if row)  # a blank line is no row
                 header = next(rows, [])
                 yield from (dict(zip(header, row, strict=True)) if len(row) == len(header) else row for row in rows)
         case _:

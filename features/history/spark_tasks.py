@@ -24,7 +24,7 @@ from features.event import Words
 from features.grouping import payment_records
 from features.history.chunks import IsCardNumber, PaymentChunk, label_chunk, payment_chunk
 from features.history.entities import NO_ROWS, PartitionReader
-from features.history.fields import Mask, Refusals
+from features.history.fields import Mask, Refusals, Refused
 from features.history.files import Source
 from features.history.output import IDENTITY as OF_PAYMENT
 from features.history.output import assembled, kept_fields, known_schema, with_payment_features, writer
@@ -89,7 +89,7 @@ class Survey:
 
 def survey_payments(part: Part, is_card_number: IsCardNumber, *, rows: bool = False) -> Survey:
     """Count a part's payments, and find the latest event time; with `rows`, name those that are none."""
-    refusals = Refusals(part.source.path, "payment", rows=[] if rows else None)
+    refusals = Refusals(part.source.path, "payment", rows=Refused() if rows else None)
     records = latest = 0
     try:
         for chunk in _chunks(part, refusals, is_card_number):
@@ -102,7 +102,7 @@ def survey_payments(part: Part, is_card_number: IsCardNumber, *, rows: bool = Fa
 
 def survey_labels(part: Part, is_card_number: IsCardNumber, *, rows: bool = False) -> Survey:
     """Count a part's labels; with `rows`, name those that are none."""
-    refusals = Refusals(part.source.path, "label", rows=[] if rows else None)
+    refusals = Refusals(part.source.path, "label", rows=Refused() if rows else None)
     records = 0
     try:
         for piece in part.source.pieces(refusals, threads=False):
