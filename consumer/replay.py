@@ -14,7 +14,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import cache
+from itertools import islice, repeat, starmap
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -25,7 +26,7 @@ import pyarrow as pa
 from consumer.decode import Decoder
 from features.errors import ConfigError
 from features.event import Label, Payment
-from features.history.fields import Refusals
+from features.history.fields import Kind, Refusals, fields_of
 from features.history.files import Source, estimated_rows, sources
 from features.history.mapping import AS_NAMED, Columns
 
@@ -186,22 +187,33 @@ class FileFeed:
             for mask in piece.wrong.values():
                 wrong |= mask
             self._refuse(source, ["wrong_type"] * int(wrong.sum()))
-            names, good = list(piece.columns), pa.array(~wrong)
-            held = [column.filter(good) for column in piece.columns.values()]
-            for start in range(0, len(held[0]), BLOCK):
-                columns = [column.slice(start, BLOCK).to_pylist() for column in held]
-                yield (
-                    [
-                        self._encode({name: value for name, value in zip(names, row, strict=True) if value is not None})
-                        for row in zip(*columns, strict=True)
-                    ],
-                    piece.share,
-                )
+            good = pa.array(~wrong)
+            held = {name: column.filter(good) for name, column in piece.columns.items()}
+            for start in range(0, int(np.count_nonzero(~wrong)), BLOCK):
+                rows = _rows(source.kind, {name: column.slice(start, BLOCK) for name, column in held.items()})
+                yield list(map(self._encode, rows)), piece.share
         for reason, count in refusals.counts.items():
             self._refuse(source, [reason] * count)
 
     def _refuse(self, source: Source, reasons: Iterable[str]) -> None:
         self.refused.update(f"{_what(source)}: {reason}" for reason in reasons)
+
+
+def _rows(kind: Kind, columns: dict[str, pa.Array]) -> Iterable[object]:
+    """Rows to be encoded, which leave out what is null: as structs, unless a field is null that none may leave out."""
+    fields = fields_of(kind)
+    if all(each.name in columns and not columns[each.name].null_count for each in fields if each.is_required):
+        values = [columns[each.name].to_pylist() if each.name in columns else repeat(None) for each in fields]
+        return starmap(_record_of(kind), zip(*values, strict=False))
+    names, rows = list(columns), zip(*(column.to_pylist() for column in columns.values()), strict=True)
+    return ({name: value for name, value in zip(names, row, strict=True) if value is not None} for row in rows)
+
+
+@cache
+def _record_of(kind: Kind) -> type[msgspec.Struct]:
+    """The fields of a record of any types, which are not encoded where they are null."""
+    fields = [(each.name, Any) if each.is_required else (each.name, Any, None) for each in fields_of(kind)]
+    return msgspec.defstruct("Row", fields, omit_defaults=True, gc=False)
 
 
 def _what(source: Source) -> str:
