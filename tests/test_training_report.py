@@ -177,14 +177,6 @@ def test_labels_are_never_known_before_they_are_given(history: Path, trained: Pa
     assert scored("early", early) != none
 
 
-@pytest.mark.parametrize("words", [("--payments", "x"), ("--out", "x.jsonl")])
-def test_payments_and_out_belong_together(
-    words: tuple[str, ...], trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert exit_status(["score", "--bundle", str(trained), *words]) == 2
-    assert "belong together" in capsys.readouterr().err
-
-
 def test_rows_that_memory_does_not_hold_give_the_same_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     values = np.lib.format.open_memmap(tmp_path / "values.npy", "w+", np.float32, (5_000, 40))
