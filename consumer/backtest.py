@@ -166,11 +166,10 @@ def backtest(
     used = catalog.only(tuple(name for name in catalog.names if name in needed))
     fields = {"amount_minor", *asked.segments}.union(*(each.policy.fields for each in asked.variants))
     with local.beside(out) as folder:
-        table = folder / "features.parquet"
         job = Job(
             asked.payments,
             asked.labels,
-            table,
+            folder / "features",
             looks_like_card_number,
             catalog=used,
             memory_mb=asked.memory_mb,
@@ -180,12 +179,11 @@ def backtest(
             progress=lambda stage, share: progress(stage, 0.5 * share),
             mapped=asked.mapped,
         )
-        built = local.build(job)
         gathered = _Gathered()
         heard = [_Heard(each) for each in asked.variants]
         plain = folder / "decided.parquet"
-        with pq.ParquetWriter(plain, _schema(names)) as file:
-            for part, share in _decided(table, used, asked):
+        with local.streamed(job) as (built, batches), pq.ParquetWriter(plain, _schema(names)) as file:
+            for part, share in _decided(batches, built.payments, used, asked):
                 _gather(gathered, part)
                 for each, told in zip(heard, part.said, strict=True):
                     each.take(*told)
@@ -199,8 +197,12 @@ def backtest(
         said = {name: each.whole() for name, each in zip(names, heard, strict=True)}
         if asked.decisions is not None:
             said[PRODUCTION] = _production(asked.decisions, gathered)
-        _finish(plain, folder / "complete", truth, said.get(PRODUCTION))
-        found = _figures(asked, truth, said, gathered, progress)
+        with ThreadPoolExecutor(1) as beside:
+            finishing = beside.submit(_finish, plain, folder / "complete", truth, said.get(PRODUCTION))
+            if asked.threads == 1:
+                finishing.result()
+            found = _figures(asked, truth, said, gathered, progress)
+            finishing.result()
         found["history"] |= {"repeated": built.repeated, "refused_payments": built.refused_payments}
         found["history"] |= {"labels": built.labels, "refused_labels": built.refused_labels}
         (folder / "complete").replace(out)
@@ -262,8 +264,10 @@ class _Heard:
         )
 
 
-def _decided(table: Path, used: Catalog, asked: Asked) -> Iterator[tuple[_Part, float]]:
-    """Every batch of the features, decided; several at a time, given in their order."""
+def _decided(
+    ranges: Iterator[pa.RecordBatch], payments: int, used: Catalog, asked: Asked
+) -> Iterator[tuple[_Part, float]]:
+    """The features of so many payments, decided a batch at a time; several at once, given in their order."""
     placed = [(each, each.columns(used)) for each in asked.variants]
     of_thread = threading.local()  # a scorer is for one thread at a time
     schema = _schema([each.name for each in asked.variants])
@@ -294,9 +298,9 @@ def _decided(table: Path, used: Catalog, asked: Asked) -> Iterator[tuple[_Part, 
         event, card = hashed(batch.column("event_id")), hashed(batch.column("card_id"))
         return _Part(newest_ms, rows, event, card, amount, time, groups, said)
 
-    with pq.ParquetFile(table) as file, ThreadPoolExecutor(asked.threads) as pool:
-        total, done = max(file.metadata.num_rows, 1), 0
-        batches = file.iter_batches(ROWS)
+    with ThreadPoolExecutor(asked.threads) as pool:
+        total, done = max(payments, 1), 0
+        batches = (each.slice(start, ROWS) for each in ranges for start in range(0, len(each), ROWS))
         running: list[tuple[int, Future[_Part]]] = []
         while True:
             free = islice(batches, 2 * asked.threads - len(running))

@@ -43,15 +43,32 @@ def build(job: Job) -> Outcome:
     Raises:
         ConfigError: an input can't be read or has bad rows, or the output can't be written.
     """
+    with _built(job) as (built, folder):
+        built.write(folder / "complete")
+        (folder / "complete").replace(job.out)
+    return built.outcome
+
+
+@contextmanager
+def streamed(job: Job) -> Iterator[tuple[Outcome, Iterator[pa.RecordBatch]]]:
+    """The same rows, some thousand at a time, for what needs no file: beside `job.out` is only room for work.
+
+    How many are repeated is known when all were taken. Raises ConfigError likewise.
+    """
+    with _built(job) as (built, _):
+        yield built.outcome, built.batches()
+
+
+@contextmanager
+def _built(job: Job) -> Iterator[tuple[_Build, Path]]:
+    """Everything but writing, and a folder beside the output."""
     payments = sources(job.payments, Payment, job.mapped)
     labels = [] if job.labels is None else sources(job.labels, Label, job.mapped)
     with beside(job.out) as folder:
         built = _Build(job, folder, sum(map(estimated_rows, payments)))
         built.read(labels, payments)
         built.fold()
-        built.write(folder / "complete")
-        (folder / "complete").replace(job.out)
-    return built.outcome
+        yield built, folder
 
 
 @contextmanager
@@ -149,12 +166,15 @@ class _Build:
     def write(self, path: Path) -> None:
         """Step 3."""
         with writer(path, self._catalog, self._job.keep) as file:
-            if not self._firsts:
-                return
-            for number, (batch, repeated) in enumerate(ahead(self._ranges(), self._job.jobs), start=1):
+            for number, batch in enumerate(self.batches(), start=1):
                 file.write_batch(batch)
-                self.outcome.repeated += repeated
                 self._job.progress("writing", 0.85 + 0.15 * number / len(self._firsts))
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows of the output, range by range."""
+        for batch, repeated in ahead(self._ranges(), self._job.jobs) if self._firsts else ():
+            self.outcome.repeated += repeated
+            yield batch
 
     def _ranges(self) -> Iterator[tuple[pa.RecordBatch, int]]:
         """Each range's rows, and how many of them are repeated."""
