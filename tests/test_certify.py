@@ -952,3 +952,28 @@ def test_the_command_tells_the_verdict_by_its_status_and_overwrites_nothing(
     ):
         assert exit_status([*words, *wrong.split()]) == 2
         assert says in capsys.readouterr().err
+
+
+def test_what_one_shard_recorded_again_is_read_with_what_the_others_recorded_once(
+    bundles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    made = world(bundles[0], 700, store=MemoryStore(3))
+    take(made, random.Random(9), 5)
+    store = made.store
+    assert isinstance(store, MemoryStore)
+    older = copy.deepcopy(store._shards[1])
+    made.kill_at("after_commit", p0=15, p1=15, p2=15)
+    store._shards[1] = older
+    store.renew([-1, older.epoch, -1])
+    made.start()
+    made.process(labels=100)
+    made.drain()
+    made.dump(tmp_path)
+
+    def of_that_shard(rows: list[dict[str, Any]]) -> None:
+        rows[:] = [row for row in rows if row["state"]["shard"] == 1]
+
+    stream = FileStream(of_topic(tmp_path, "decisions", of_that_shard), "decisions")
+    found = certified(made, tmp_path, bundles[0], decisions=stream, alerts=None)
+    assert not found.unverifiable, found.document()
+    assert found.results["equal"] == found.decisions > 100
