@@ -8,11 +8,9 @@ still: no decline limiter, no moving threshold, no lists.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +23,7 @@ from consumer.columns import decisions_of, features_of, fields_of, place_of, rul
 from consumer.decode import looks_like_card_number
 from consumer.production import decisions_told
 from consumer.streams import Stream
+from consumer.threads import PerThread, in_turn
 from features.catalog import Catalog
 from features.errors import ConfigError
 from features.history import local
@@ -269,23 +268,21 @@ def _decided(
 ) -> Iterator[tuple[_Part, float]]:
     """The features of so many payments, decided a batch at a time; several at once, given in their order."""
     placed = [(each, each.columns(used)) for each in asked.variants]
-    of_thread = threading.local()  # a scorer is for one thread at a time
+    scorers = PerThread[int, Scorer](lambda number: Scorer(asked.variants[number].bundle, threads=1, compiled=True))
     schema = _schema([each.name for each in asked.variants])
     from_ms = asked.from_ms or 0
     to_ms = math.inf if asked.to_ms is None else asked.to_ms
 
-    def decide(whole: pa.RecordBatch) -> _Part:
+    def decide(whole: pa.RecordBatch) -> tuple[int, _Part]:
         time = np.asarray(whole.column("event_time"))
         newest_ms = int(time.max(initial=0))
         batch = whole.filter(pa.array(~np.asarray(whole.column("repeated")) & (time >= from_ms) & (time < to_ms)))
         values = features_of(batch, used.names)
         time = np.asarray(batch.column("event_time"))
         said = []
-        if not hasattr(of_thread, "scorers"):
-            of_thread.scorers = [Scorer(each.bundle, threads=1, compiled=True) for each in asked.variants]
-        for (each, places), scorer in zip(placed, of_thread.scorers, strict=True):
+        for number, (each, places) in enumerate(placed):
             own = np.ascontiguousarray(values[:, places])
-            scores = scorer.score(own)
+            scores = scorers[number].score(own)
             told = each.policy.decide(scores, own, "full", fields=fields_of(batch), event_time=time)
             reviews = np.full(len(batch), np.nan, np.float32) if told.review is None else told.review
             said.append((scores, told.decision.astype(np.uint8), reviews, dict((*told.fired, *told.shadow))))
@@ -296,20 +293,13 @@ def _decided(
             columns += [pa.array(scores), decisions_of(decisions), rules_of(len(scores), fired.items())]
         rows = pa.RecordBatch.from_arrays(columns, schema=schema)
         event, card = hashed(batch.column("event_id")), hashed(batch.column("card_id"))
-        return _Part(newest_ms, rows, event, card, amount, time, groups, said)
+        return len(whole), _Part(newest_ms, rows, event, card, amount, time, groups, said)
 
-    with ThreadPoolExecutor(asked.threads) as pool:
-        total, done = max(payments, 1), 0
-        batches = (each.slice(start, ROWS) for each in ranges for start in range(0, len(each), ROWS))
-        running: list[tuple[int, Future[_Part]]] = []
-        while True:
-            free = islice(batches, 2 * asked.threads - len(running))
-            running.extend((len(batch), pool.submit(decide, batch)) for batch in free)
-            if not running:
-                return
-            rows, future = running.pop(0)
-            done += rows
-            yield future.result(), done / total
+    batches = (each.slice(start, ROWS) for each in ranges for start in range(0, len(each), ROWS))
+    done = 0
+    for rows, part in in_turn(decide, batches, asked.threads):
+        done += rows
+        yield part, done / payments
 
 
 def _gather(to: _Gathered, part: _Part) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from io import BufferedIOBase
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import BinaryIO, Final, NamedTuple, cast
 
 from consumer.decode import Decoder
 from features.errors import ConfigError
@@ -20,25 +19,25 @@ BATCH: Final = 512
 READ_BYTES: Final = 1 << 18
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line as a source record: its offset is its place, counted from 0."""
+class Line(NamedTuple):
+    """One line as a source record. Of a stream its offset is its place, counted from 0; a dump tells it."""
 
     number: int
-    content: bytes
+    content: bytes | None
     as_of_ms: int | None = None
     of_topic: str = TOPIC
+    of_partition: int = 0
 
     def topic(self) -> str:
-        """`stdin`, or `labels` for a line of the labels file."""
+        """`stdin`, `labels` for a line of the labels file, or what a dump is of."""
         return self.of_topic
 
     def partition(self) -> int:
-        """Always 0."""
-        return 0
+        """0, unless a dump says otherwise."""
+        return self.of_partition
 
     def offset(self) -> int:
-        """The line's place."""
+        """The line's place, or what a dump says."""
         return self.number
 
     def key(self) -> bytes | None:
@@ -54,7 +53,7 @@ class Line:
         return None
 
     def timestamp(self) -> tuple[int, int]:
-        """The time that event times are held against, if one was given."""
+        """The time that event times are held against, if one was given: of all lines, or of this one by its dump."""
         return (0, 0) if self.as_of_ms is None else (1, self.as_of_ms)
 
 
@@ -137,4 +136,4 @@ def _checked(path: Path, lines: Sequence[Line], decoder: Decoder) -> Iterator[tu
         where = f"{path} line {rejected.message.offset() + 1}"
         raise ConfigError(f"{where} is no label that can be used ({rejected.reason}): mend or remove it")
     for label, line in zip(decoded.labels.labels, lines, strict=True):
-        yield label, line.content
+        yield label, line.content or b""

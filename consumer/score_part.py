@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,12 +19,12 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from consumer.columns import decisions_of, features_of, fields_of, rules_of
+from consumer.threads import PerThread
 from features.catalog import Catalog
 from models.bundle import Bundle, load
 from models.policy import DECISIONS
 from models.score import Scorer
 
-_of_thread: Final = threading.local()
 ROWS: Final = 8_192  # scored at once
 FORMATS: Final = (".parquet", ".csv", ".jsonl")
 SCHEMA: Final = pa.schema(
@@ -78,7 +77,7 @@ def parts_of(tables: Sequence[Path], folder: Path, suffix: str, groups: int, *, 
 
 def score_part(part: Part, model: Model) -> dict[str, int]:
     """Write the decisions of a part, which appear when they are complete. How many of each there are."""
-    bundle, scorer = _loaded(model)
+    bundle, scorer = _bundle(model), _scorers[model]
     manifest, policy = bundle.manifest, bundle.policy
     about = (f"{manifest.name}@{manifest.version}", bundle.digest, policy.digest)
     counts: Counter[str] = Counter()
@@ -172,15 +171,9 @@ def _header() -> bytes:
     return (",".join(f'"{name}"' for name in SCHEMA.names) + "\n").encode()
 
 
-def _loaded(model: Model) -> tuple[Bundle, Scorer]:
-    """A bundle, loaded once a process, and a scorer of it, which is for one thread."""
-    held: dict[Model, Scorer] = _of_thread.__dict__.setdefault("scorers", {})
-    bundle = _bundle(model)
-    if model not in held:
-        held[model] = Scorer(bundle, threads=1, compiled=True)
-    return bundle, held[model]
-
-
 @cache
 def _bundle(model: Model) -> Bundle:
     return load(model.bundle, model.catalog)
+
+
+_scorers: Final = PerThread[Model, Scorer](lambda model: Scorer(_bundle(model), threads=1, compiled=True))

@@ -17,6 +17,7 @@ import msgspec
 
 from consumer.decode import Message, explain
 from consumer.kafka.logreader import LogReader
+from consumer.lines import Line
 from consumer.settings import KafkaSettings
 from features.errors import ConfigError, KafkaUnavailable
 from features.store import Source
@@ -132,38 +133,6 @@ class _Envelope(msgspec.Struct, frozen=True, gc=False):
 
 
 @dataclass(slots=True)
-class _Line:
-    """A line as a source record."""
-
-    of_topic: str
-    of_partition: int
-    place: int
-    content: bytes | None
-    time_ms: int | None = None
-
-    def topic(self) -> str:
-        return self.of_topic
-
-    def partition(self) -> int:
-        return self.of_partition
-
-    def offset(self) -> int:
-        return self.place
-
-    def key(self) -> bytes | None:
-        return None
-
-    def value(self) -> bytes | None:
-        return self.content
-
-    def headers(self) -> list[tuple[str, bytes | None]] | None:
-        return None
-
-    def timestamp(self) -> tuple[int, int]:
-        return (0, 0) if self.time_ms is None else (1, self.time_ms)
-
-
-@dataclass(slots=True)
 class FileStream:
     """A dump of a topic that is called so."""
 
@@ -228,17 +197,17 @@ class FileStream:
     def close(self) -> None:
         """See `Stream`."""
 
-    def _plain(self, line: bytes, number: int) -> _Line:
-        return _Line(self.topic, 0, number, line.rstrip(b"\r\n"))
+    def _plain(self, line: bytes, number: int) -> Line:
+        return Line(number, line.rstrip(b"\r\n"), None, self.topic)
 
-    def _enveloped(self, line: bytes, number: int, decode: Callable[[bytes], _Envelope]) -> _Line:
+    def _enveloped(self, line: bytes, number: int, decode: Callable[[bytes], _Envelope]) -> Line:
         try:
             known = decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise ConfigError(f"{self.path} line {number + 1} is not as the first one; dump the topic again.") from None
         value = None if known.payload is None else known.payload.encode()
         time_ms = None if known.tstype == "unknown" else known.ts
-        return _Line(self.topic, known.partition, known.offset, value, time_ms)
+        return Line(known.offset, value, time_ms, self.topic, known.partition)
 
     def _check(self, partition: int, messages: list[Message]) -> None:
         """Offsets of a partition rise, or the dump is not the log. Raises ConfigError."""

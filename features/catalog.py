@@ -366,6 +366,10 @@ class Catalog:
         """Columns of the features that are computed from the payment alone."""
         return tuple(i for i, feature in enumerate(self.features) if feature.entity is None)
 
+    def columns_of(self, entity: Entity) -> tuple[int, ...]:
+        """Columns of the features of one entity."""
+        return tuple(i for i, feature in enumerate(self.features) if feature.entity == entity)
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over everything that defines a value: a bundle trained on another fingerprint is refused."""

@@ -32,7 +32,7 @@ class EntityReader:
     def __init__(self, catalog: Catalog, entity: Entity) -> None:
         """Settle what `entity`'s features in `catalog` need."""
         self.entity = entity
-        self.columns = np.array([i for i, f in enumerate(catalog.features) if f.entity == entity], np.int64)
+        self.columns = np.array(catalog.columns_of(entity), np.int64)
         self._plan = Plan.of(entity, [catalog.features[column] for column in self.columns.tolist()])
         self._limits = limits_array(catalog.limits)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import threading
@@ -20,7 +19,6 @@ from hypothesis.extra import numpy as hnp
 
 from consumer.backtest import Asked, backtest, variant
 from consumer.cli import exit_status, main
-from consumer.edge import score_stream
 from consumer.simulator import LABELS_FILE, PAYMENTS_FILE, Simulation, write
 from consumer.streams import FileStream
 from features.catalog import DEFAULT
@@ -33,6 +31,7 @@ from models.policy import DECISIONS, Rule
 from models.score import Scorer
 from tests.services.kafka import KafkaBroker
 from tests.support.bundles import make_bundle
+from tests.support.pipeline import in_production
 
 DAY_MS = 86_400_000
 RULES = (
@@ -64,17 +63,6 @@ def asked(history: Path, *variants: str, **options: Any) -> Asked:
         tuple(variant(text, DEFAULT) for text in variants),
         **({"resamples": 20} | options),
     )
-
-
-def in_production(history: Path, bundle: Path) -> list[dict[str, Any]]:
-    """Decisions of the pipeline itself, payment after payment."""
-    decisions, rejects = io.BytesIO(), io.BytesIO()
-    with (history / PAYMENTS_FILE).open("rb") as payments:
-        score_stream(
-            bundle=bundle, payments=payments, decisions=decisions, rejects=rejects,
-            labels=history / LABELS_FILE, as_of_ms=None,
-        )  # fmt: skip
-    return [json.loads(line) for line in decisions.getvalue().splitlines()]
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.certificate.order import MAX_LAYERS, UNKNOWN, RecordedOrder
+from consumer.certificate.order import MAX_LAYERS, RecordedOrder
+from consumer.order import UNKNOWN
 from consumer.records import JournalEntry
 from features.event import source_id
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import stat
@@ -18,7 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from consumer import cli, score_files
-from consumer.edge import score_stream
 from consumer.replay import Record
 from consumer.score_files import Asked, Work
 from consumer.score_part import Model, parts_of, score_part
@@ -33,6 +31,7 @@ from tests.services.reader import ReadCommitted
 from tests.support.bundles import make_bundle
 from tests.support.histories import history as short_history
 from tests.support.histories import table_of
+from tests.support.pipeline import in_production
 
 RULES = (
     Rule("big", "amount_minor > 30000", "review", "A large amount."),
@@ -57,14 +56,8 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(history: Path, bundle: Path) -> list[dict[str, Any]]:
-    """Decisions of the pipeline itself, payment after payment."""
-    decisions, rejects = io.BytesIO(), io.BytesIO()
-    with (history / PAYMENTS_FILE).open("rb") as payments:
-        score_stream(
-            bundle=bundle, payments=payments, decisions=decisions, rejects=rejects,
-            labels=history / LABELS_FILE, as_of_ms=None,
-        )  # fmt: skip
-    return [json.loads(line) for line in decisions.getvalue().splitlines()]
+    """What the pipeline decides."""
+    return in_production(history, bundle)
 
 
 @pytest.fixture

@@ -11,9 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -25,12 +23,14 @@ from xxhash import xxh3_64_intdigest
 from consumer.certificate import alerts as alert_rows
 from consumer.certificate import told as t
 from consumer.certificate.compare import SAME_SHIFT, SHARD_SHIFT, Comparison, Scope
-from consumer.certificate.order import UNKNOWN, OffsetOrder, RecordedOrder
+from consumer.certificate.order import OffsetOrder, RecordedOrder
 from consumer.certificate.outcome import Certificate, Compared, Span
 from consumer.certificate.replayed import Remaker
 from consumer.decode import Decoder, Message
+from consumer.order import UNKNOWN
 from consumer.records import Alert, Decision, JournalEntry
 from consumer.streams import Stream, decoded
+from consumer.threads import in_turn
 from features.catalog import Catalog, Entity
 from features.errors import BundleError, ConfigError
 from features.event import LabelBatch, PaymentBatch, Words, source_id
@@ -257,7 +257,7 @@ class Certification:
                 self._note_beginning(source_id(partition), asked.payments.begins(partition), messages, latest_ms)
                 if not len(batch):
                     continue
-                if asked.journal is None and any(each.partition != partition for each in self._spans):
+                if asked.journal is None and self._spans and self._spans[0].partition != partition:
                     raise _no_order()
                 first = self._places
                 self._spans.append(Span(messages[0].topic(), partition, first, start, messages[-1].offset() + 1))
@@ -370,21 +370,15 @@ class Certification:
         return ranged
 
     def _compare(self, comparison: Comparison, identities: Path, decisions: Spill, alerts: Spill | None) -> None:
-        threads, spans = self._asked.threads, self._spans
-        with (
-            pa.OSFile(str(identities)) as kept,
-            pa.ipc.open_stream(kept) as file,
-            ThreadPoolExecutor(threads) as pool,
-        ):
-            batches = enumerate(file)
-            running: list[Future[Compared]] = []
-            for done in range(len(spans)):
-                for part, batch in islice(batches, 2 * threads - len(running)):
-                    told = decisions.part(part)
-                    alerted = None if alerts is None else alerts.part(part)
-                    running.append(pool.submit(comparison.compare, part, spans[part], batch, told, alerted))
-                self._certificate.account(running.pop(0).result())
-                self._progress("comparing", 0.75 + 0.25 * (done + 1) / len(spans))
+        def compare(numbered: tuple[int, pa.RecordBatch]) -> Compared:
+            part, batch = numbered
+            alerted = None if alerts is None else alerts.part(part)
+            return comparison.compare(part, self._spans[part], batch, decisions.part(part), alerted)
+
+        with pa.OSFile(str(identities)) as kept, pa.ipc.open_stream(kept) as file:
+            for done, compared in enumerate(in_turn(compare, enumerate(file), self._asked.threads), start=1):
+                self._certificate.account(compared)
+                self._progress("comparing", 0.75 + 0.25 * done / len(self._spans))
         if 2 * self._certificate.differences["shard"] > self._certificate.decisions > FEW:
             raise ConfigError("The decisions were made with another number of shards; set store.shards as it was then.")
 

@@ -13,9 +13,10 @@ import pyarrow as pa
 
 from consumer.certificate import alerts as a
 from consumer.certificate import told as t
-from consumer.certificate.order import UNKNOWN, OffsetOrder, RecordedOrder
+from consumer.certificate.order import OffsetOrder, RecordedOrder
 from consumer.certificate.outcome import Compared, Span
 from consumer.certificate.replayed import Remade, Remaker
+from consumer.order import UNKNOWN
 from features.catalog import Catalog, Entity
 from features.event import Words, source_id
 from features.history.recorded import DOUBTFUL, LAYER_SHIFT, Cells, RecordedLogs

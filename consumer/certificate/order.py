@@ -19,11 +19,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from consumer.order import lineage
+from consumer.order import UNKNOWN, lineage
 from consumer.records import JournalEntry
 from features.event import Words, source_id
 
-UNKNOWN: Final = -1
 MAX_LAYERS: Final = 15
 START, END, SEQUENCE, EPOCH, LAYER = 0, 1, 2, 3, 4
 COLUMNS: Final = 5

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ from consumer.certificate.told import (
 from consumer.columns import fields_of, place_of
 from consumer.publish import by_row
 from consumer.records import alert_id
+from consumer.threads import PerThread
 from features.catalog import Catalog
 from features.event import Words
 from models.bundle import Bundle
@@ -51,7 +52,6 @@ Scores = npt.NDArray[np.float32]
 BAND: Final = 1e-5  # what scores may differ by on another kind of device, or with other versions of libraries
 DEVICE: Final = "cpu"
 DIFFERENCES: Final = ("model", "tier", "score", "thresholds", "limiter", "decision", "rules")
-_T = TypeVar("_T")
 
 
 class AsTold:
@@ -119,13 +119,14 @@ class Remaker:
         """`bundles` by digest, of `whole`; `catalog` is of the features that batches come with. `alerts`: as well."""
         places = {name: place for place, name in enumerate(catalog.names)}
         self._bundles, self._packer, self._tolerance = bundles, packer, tolerance
-        self._whole, self._alerts = whole, alerts
+        self._alerts = alerts
         self._columns = {
             digest: np.array([places[name] for name in bundle.manifest.features], np.intp)
             for digest, bundle in bundles.items()
         }
         self._lists = lists_told(packer.rules)
-        self._of_thread = threading.local()
+        self._scorers = PerThread[str, Scorer](lambda digest: Scorer(bundles[digest], threads=1, compiled=True))
+        self._explainers = PerThread[str, Explainer](lambda digest: Explainer(bundles[digest], whole, threads=1))
         self._numbering = threading.Lock()
 
     def remake(self, told: Words, batch: pa.RecordBatch, values: Values) -> Remade:
@@ -153,7 +154,7 @@ class Remaker:
         manifest, policy = bundle.manifest, bundle.policy
         named = (f"{manifest.name}@{manifest.version}", manifest.catalog_fingerprint, policy.digest)
         differs["model"][rows] = named != (case.model, case.digests.catalog, case.digests.policy)
-        scorer = self._of_this_thread("scorers", case.digests.bundle, self._scorer)
+        scorer = self._scorers[case.digests.bundle]
         differs["tier"][rows] = case.tier != case.input_tier
         if case.tier == "small" and not scorer.has_small:
             differs["tier"][rows] = True
@@ -205,7 +206,7 @@ class Remaker:
         """(n, 3) hashes of the alerts of these decisions."""
         names = ("card_id", "event_id", "event_time", "merchant_id", "amount_minor", "currency")
         columns = {name: batch.column(place_of(name)).to_pylist() for name in names}
-        explainer = self._of_this_thread("explainers", case.digests.bundle, self._explainer)
+        explainer = self._explainers[case.digests.bundle]
         reasons: Sequence[tuple[Reason, ...]] = [()] * len(values)
         if case.tier != "rules_only":
             reasons = explainer.explain(values, case.tier, currencies=columns["currency"])
@@ -257,19 +258,6 @@ class Remaker:
         told: list[Fired] = [(tuple(one), tuple(other)) for one, other in zip(live, silent, strict=True)]
         with self._numbering:
             return np.array([self._packer.number_of(each) for each in told], np.int64)
-
-    def _scorer(self, digest: str) -> Scorer:
-        return Scorer(self._bundles[digest], threads=1, compiled=True)
-
-    def _explainer(self, digest: str) -> Explainer:
-        return Explainer(self._bundles[digest], self._whole, threads=1)
-
-    def _of_this_thread(self, kind: str, digest: str, make: Callable[[str], _T]) -> _T:
-        """A part of a bundle that is for one thread at a time."""
-        held: dict[str, _T] = self._of_thread.__dict__.setdefault(kind, {})
-        if digest not in held:
-            held[digest] = make(digest)
-        return held[digest]
 
 
 def _scored(scorer: Scorer, values: Values, tier: Tier) -> Scores | None:

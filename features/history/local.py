@@ -85,10 +85,8 @@ class _Build:
     def __init__(self, job: Job, folder: Path, rows: int) -> None:
         self.outcome = Outcome(features=len(job.catalog.features))
         self._job, self._catalog = job, job.catalog
-        memory_bytes = job.memory_mb << 20
-        self._segment_rows = max(memory_bytes // 4 // ROW_BYTES // job.jobs, 4_096)
-        self._partitions = min(max(rows // min(PARTITION_ROWS, self._segment_rows // 2), 1), MAX_PARTITIONS)
-        self._scratch = Scratch(folder, memory_bytes // 2)
+        self._segment_rows, self._partitions = cuts(rows, job.memory_mb, job.jobs)
+        self._scratch = Scratch(folder, (job.memory_mb << 20) // 2)
         self._records = self._row_spills("records")
         self._labels = self._row_spills("labels")
         self._values: dict[Entity, Spill] = {}
@@ -183,12 +181,16 @@ class _Build:
                 table = np.full((len(self._catalog.features), len(known)), np.nan, np.float32)
                 repeated = np.zeros(len(known), np.bool_)
                 for entity, values in self._values.items():
-                    columns = np.array(
-                        [i for i, each in enumerate(self._catalog.features) if each.entity == entity], np.int64
-                    )
+                    columns = np.array(self._catalog.columns_of(entity), np.int64)
                     for cells in values.pieces(number):
                         put(cells, columns, table.view(np.int32), repeated, entity == "card")
                 yield assembled(self._catalog, known, repeated, table, self._job.keep), int(repeated.sum())
+
+
+def cuts(rows: int, memory_mb: int, jobs: int) -> tuple[int, int]:
+    """Of a history of so many rows: how many a thread may fold at a time, and into how many partitions ids are cut."""
+    segment_rows = max((memory_mb << 20) // 4 // ROW_BYTES // jobs, 4_096)
+    return segment_rows, min(max(rows // min(PARTITION_ROWS, segment_rows // 2), 1), MAX_PARTITIONS)
 
 
 def ahead(items: Iterator[_T], threads: int) -> Iterator[_T]:

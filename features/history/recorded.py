@@ -18,7 +18,7 @@ import numpy.typing as npt
 from features.catalog import Catalog, Entity
 from features.event import Words
 from features.history.entities import PartitionReader
-from features.history.local import MAX_PARTITIONS, PARTITION_ROWS, ROW_BYTES
+from features.history.local import cuts
 from features.history.spill import Scratch, Spill
 from features.history.tables import KEY, MOMENT, PLACE_BITS, RECORD, ROW_WORDS, by_partition, by_range, put
 
@@ -43,8 +43,7 @@ class RecordedLogs:
     def __init__(self, catalog: Catalog, scratch: Scratch, *, rows: int, memory_mb: int, jobs: int) -> None:
         """About `rows` payments are expected; what is held waits in `scratch`."""
         self._catalog, self._scratch, self._jobs = catalog, scratch, jobs
-        self._segment_rows = max((memory_mb << 20) // 4 // ROW_BYTES // jobs, 4_096)
-        self._partitions = min(max(rows // min(PARTITION_ROWS, self._segment_rows // 2), 1), MAX_PARTITIONS)
+        self._segment_rows, self._partitions = cuts(rows, memory_mb, jobs)
         self._payments = self._spills("payments")
         self._labels = self._spills("labels")
         self._values: dict[Entity, Spill] = {}
@@ -101,11 +100,15 @@ class RecordedLogs:
         self, table: npt.NDArray[np.float32], entity: Entity, cells: Cells, repeated: npt.NDArray[np.bool_]
     ) -> None:
         """Put the values of such rows into a table (features, payments of the range)."""
-        features = self._catalog.features
-        columns = np.array([i for i, each in enumerate(features) if each.entity == entity], np.int64)
         plain = cells.copy()
         plain[:, 1] &= 1
-        put(plain, columns, table.view(np.int32), repeated, entity == "card")
+        put(
+            plain,
+            np.array(self._catalog.columns_of(entity), np.int64),
+            table.view(np.int32),
+            repeated,
+            entity == "card",
+        )
 
 
 def _in_order(rows: Words) -> Words:

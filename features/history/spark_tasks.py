@@ -250,7 +250,7 @@ def _assembled_range(
     repeated = np.zeros(len(known), np.bool_)
     for number, some in by_entity:
         entity = ENTITIES[number]
-        columns = np.array([i for i, each in enumerate(catalog.features) if each.entity == entity], np.int64)
+        columns = np.array(catalog.columns_of(entity), np.int64)
         for batch in some:
             places = np.asarray(batch.column("place")) - first
             cells = np.empty((len(batch), 2 + columns.size), np.int32)
