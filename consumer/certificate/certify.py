@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,25 +17,24 @@ from typing import Any, Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from xxhash import xxh3_64_intdigest
 
 from consumer.certificate import alerts as alert_rows
 from consumer.certificate import told as t
-from consumer.certificate.compare import SAME_SHIFT, SHARD_SHIFT, Comparison, Scope
+from consumer.certificate.compare import Comparison, Scope
 from consumer.certificate.order import OffsetOrder, RecordedOrder
 from consumer.certificate.outcome import Certificate, Compared, Span
+from consumer.certificate.recorder import Recorder
 from consumer.certificate.replayed import Remaker
 from consumer.decode import Decoder, Message
 from consumer.order import UNKNOWN
 from consumer.records import Alert, Decision, JournalEntry
 from consumer.streams import Stream, decoded
 from consumer.threads import in_turn
-from features.catalog import Catalog, Entity
+from features.catalog import Catalog
 from features.errors import BundleError, ConfigError
-from features.event import LabelBatch, PaymentBatch, Words, source_id
-from features.grouping import ids_of, key_of, payment_records
+from features.event import PaymentBatch, Words, source_id
 from features.history.output import kept_fields
-from features.history.recorded import RecordedLogs, place_words
+from features.history.recorded import RecordedLogs
 from features.history.spill import Scratch, Spill
 from features.payment import PaymentReader
 from features.units import DAY
@@ -44,7 +42,6 @@ from models.bundle import Bundle, load
 from models.registry import Registry
 
 FEW: Final = 10
-GOLDEN: Final = 0x9E3779B97F4A7C15
 NEVER_MS: Final = 1 << 62
 OF_ALERTS: Final = frozenset(("merchant_id", "amount_minor", "currency"))
 IDENTITY: Final = ("offset", "identity", "entities", "event_id", "card_id", "event_time")
@@ -100,7 +97,6 @@ class Certification:
         self._certificate = Certificate(self._packer)
         self._spans: list[Span] = []
         self._places = 0
-        self._doubts: dict[Entity, dict[int, int]] = defaultdict(dict)
         self._begun: dict[int, tuple[int, int]] = {}  # by source id: from which offset, and when that was
         self._latest_ms = 0
         self._decided: dict[int, t.Reach] = {}  # by partition of the payments
@@ -127,16 +123,17 @@ class Certification:
             logs = RecordedLogs(
                 self._catalog, scratch, rows=asked.payments.size(), memory_mb=asked.memory_mb, jobs=asked.threads
             )
-            self._read_labels(logs)
+            recorder = Recorder(self._catalog.entities, self._order, logs, asked.shards)
+            self._read_labels(recorder)
             identities = Path(folder) / "identities"
-            self._read_payments(logs, identities, fields)
+            self._read_payments(recorder, identities, fields)
             decisions = self._by_span(
                 scratch, packed, "decisions", lambda lost: self._certificate.not_verified("payment_not_read", lost)
             )
             alerts = None if asked.alerts is None else self._read_alerts(scratch, asked.alerts)
             logs.fold(
                 [each.first for each in self._spans],
-                self._doubts,
+                recorder.doubts,
                 lambda text, share: self._progress(text, 0.4 + 0.35 * share),
             )
             remaker = Remaker(
@@ -224,7 +221,7 @@ class Certification:
             done += len(known)
             self._progress("reading the journal", 0.1 + 0.05 * min(done / size, 1))
 
-    def _read_labels(self, logs: RecordedLogs) -> None:
+    def _read_labels(self, recorder: Recorder) -> None:
         asked = self._asked
         if asked.labels is None:
             return
@@ -237,12 +234,10 @@ class Certification:
             self._note_beginning(source, asked.labels.begins(partition), messages, latest_ms)
             if not len(batch):
                 continue
-            for entity in self._catalog.entities:
-                keys = _keys(ids_of(batch.labels, entity), entity)
-                self._add(logs, entity, keys, batch, batch.base, labels=True)
+            recorder.labels(batch)
             self._progress("reading labels", 0.15)
 
-    def _read_payments(self, logs: RecordedLogs, identities: Path, fields: Sequence[str]) -> None:
+    def _read_payments(self, recorder: Recorder, identities: Path, fields: Sequence[str]) -> None:
         asked, reader = self._asked, PaymentReader(self._catalog)
         decoder = self._decoder(None)
         size, done = max(asked.payments.size(), 1), 0
@@ -262,7 +257,7 @@ class Certification:
                 first = self._places
                 self._spans.append(Span(messages[0].topic(), partition, first, start, messages[-1].offset() + 1))
                 self._places += len(batch)
-                known = self._record(logs, batch, first)
+                known = recorder.payments(batch, first)
                 file.write_batch(_identity(batch, known, fields, reader.read(batch), schema))
 
     def _known_until_ms(self) -> int:
@@ -285,60 +280,6 @@ class Certification:
         kind, time_ms = messages[0].timestamp()
         at_ms = time_ms + self._asked.max_future_ms if kind else latest_ms
         self._begun[source] = begins, known_ms or at_ms
-
-    def _record(self, logs: RecordedLogs, batch: PaymentBatch, first: int) -> Words:
-        """Add payments to all logs. (n,) which entities they name; and whose logs lie in the shard of their card's."""
-        n, entities = len(batch), np.zeros(len(batch), np.int64)
-        places = np.arange(first, first + n)
-        of_card: Words | None = None
-        for bit, entity in enumerate(self._catalog.entities):
-            keys = _keys(ids_of(batch.payments, entity), entity)
-            shards = self._shards(keys)
-            if of_card is None:  # cards come first
-                of_card = shards
-                entities |= shards << SHARD_SHIFT
-            entities |= (keys != 0).astype(np.int64) << bit
-            entities |= (shards == of_card).astype(np.int64) << (SAME_SHIFT + bit)
-            self._add(logs, entity, keys, batch, payment_records(batch, entity), places=places)
-        return entities
-
-    def _shards(self, keys: Words) -> Words:
-        return (keys.view(np.uint64) % np.uint64(self._asked.shards)).astype(np.int64)
-
-    def _add(
-        self,
-        logs: RecordedLogs,
-        entity: Entity,
-        keys: Words,
-        batch: PaymentBatch | LabelBatch,
-        records: Words,
-        *,
-        places: Words | None = None,
-        labels: bool = False,
-    ) -> None:
-        """Add records to an entity's logs, in every branch that has them."""
-        order, partition = self._order, int(batch.partition[0])
-        source, shards = source_id(partition, labels=labels), self._shards(keys)
-        for shard in np.unique(shards).tolist():
-            rows = np.flatnonzero(shards == shard)
-            for branch in range(order.branches(shard)):
-                numbers, layers = order.places(shard, branch, source, batch.offset[rows])
-                own = _of_branch(keys[rows], branch)
-                lost = np.flatnonzero((numbers == UNKNOWN) & (own != 0))
-                if lost.size:
-                    self._doubt(entity, own[lost], order.lost_from(shard, branch, source, batch.offset[rows[lost]]))
-                own[numbers == UNKNOWN] = 0
-                some = records[rows]
-                if places is not None:
-                    some[:, 2] = place_words(places[rows], np.maximum(layers, 0), layers != UNKNOWN)
-                logs.add(entity, own, numbers, some, labels=labels)
-
-    def _doubt(self, entity: Entity, keys: Words, since: Words) -> None:
-        """From these numbers on a record of these keys may be missing."""
-        doubts = self._doubts[entity]
-        for key, number in zip(keys.tolist(), since.tolist(), strict=True):
-            if number != UNKNOWN:
-                doubts[key] = min(doubts.get(key, number), number)
 
     def _by_span(self, scratch: Scratch, packed: Spill, name: str, gone: Callable[[int], None]) -> Spill:
         """Rows that begin with partition and offset, by the span of their payments.
@@ -414,17 +355,3 @@ def _identity(
     return pa.RecordBatch.from_arrays(
         [pa.array(column, each.type) for column, each in zip(columns, schema, strict=True)], schema=schema
     )
-
-
-def _keys(ids: Sequence[str | None], entity: Entity) -> Words:
-    """(n,) hashes of the entities' keys, by which shards are chosen too; 0 for none."""
-    hashes = [0 if each is None else xxh3_64_intdigest(key_of(entity, each)) or 1 for each in ids]
-    return np.array(hashes, np.uint64).view(np.int64)
-
-
-def _of_branch(keys: Words, branch: int) -> Words:
-    """Keys of logs of their own for what is only in a lost branch."""
-    if branch == 0:
-        return keys.copy()
-    mixed = keys.view(np.uint64) ^ np.uint64(branch * GOLDEN & 0xFFFF_FFFF_FFFF_FFFF)
-    return np.where(keys == 0, 0, np.where(mixed == 0, 1, mixed).astype(np.uint64).view(np.int64))
