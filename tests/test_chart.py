@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from ipaddress import IPv4Network, IPv6Network
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,16 @@ MOUNTS = "/etc/fraudline"
 GRACE_MARGIN_MS = 10_000
 
 CHART_OWNED = {"kafka.transactional_id"}
-OTHER_DEFAULT = {"kafka.brokers", "model.bundle", "telemetry.host", "telemetry.log_format"}
+OTHER_DEFAULT = {"kafka.brokers", "model.bundle", "telemetry.host", "telemetry.log_format", "dashboard.host"}
 NARROWER = {  # where the chart allows less than the program, and why
     "kafka.brokers": {"pattern"},  # empty: not yet given
     "kafka.group_id": {"pattern", "maxLength"},  # $(...) is Kubernetes' syntax; a pod's name is put behind it
+    "kafka.sasl_oauth_token_url": {"pattern"},  # empty: not set
     "model.bundle": {"format", "pattern"},  # a mount path is absolute
     "telemetry.host": {"minLength", "enum"},  # the kubelet must reach it
     "telemetry.port": {"minimum"},  # the OS must not choose, and the user is not root
+    "dashboard.host": {"minLength", "enum"},
+    "dashboard.port": {"minimum"},
 }
 
 Document = dict[str, Any]
@@ -142,10 +146,9 @@ def settings_in_the_pod(rendered: Rendered, root: Path, monkeypatch: pytest.Monk
         for source in secrets["projected"]["sources"]:
             for item in source["secret"]["items"]:
                 files[f"secrets/{item['path']}"] = "redis://:hunter2@redis:6379/0\n"
-    if rendered.volume("kafka-tls"):
-        files |= {f"kafka-tls/{name}": "pem" for name in ("ca.crt", "tls.crt", "tls.key")}
-    if rendered.volume("redis-tls"):
-        files |= {f"redis-tls/{name}": "pem" for name in ("ca.crt", "tls.crt", "tls.key")}
+    for directory in ("kafka-tls", "oauth-tls", "redis-tls", "trusted-keys"):
+        if rendered.volume(directory):
+            files |= {f"{directory}/{name}": "pem" for name in ("ca.crt", "tls.crt", "tls.key", "risk.pem")}
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -172,9 +175,8 @@ def test_each_scenario_is_a_pod_whose_settings_load(
     assert loaded.store.url.get_secret_value() == "redis://:hunter2@redis:6379/0"
     for section, settings in given.items():
         for name, value in settings.items():
-            expected = value.replace(MOUNTS, str(tmp_path / "etc")) if isinstance(value, str) else value
-            loaded_value = getattr(getattr(loaded, section), name)
-            assert loaded_value == (Path(expected) if isinstance(loaded_value, Path) else expected)
+            expected = json.loads(json.dumps(value).replace(MOUNTS, str(tmp_path / "etc")))
+            assert plain(getattr(getattr(loaded, section), name)) == expected, f"{section}.{name}"
 
 
 def test_every_setting_of_the_chart_arrives_in_the_program(
@@ -189,15 +191,23 @@ def test_every_setting_of_the_chart_arrives_in_the_program(
             changed.setdefault(section, {})[name] = another(at(VALUES["config"], dotted), schema)
     changed["processing"]["budget_ms"] = 300
     changed["store"]["shards"] = 16  # a cluster needs some
-    rendered = render({"config": changed}, scenario="sasl-tls-values.yaml")
+    changed["kafka"] = {k: v for k, v in changed["kafka"].items() if "oauth" not in k}  # the mechanism is another
+    keys = tree("trustedKeys.existingConfigMap", "signers")
+    rendered = render({"config": changed} | keys, scenario="sasl-tls-values.yaml")
     written = tomllib.loads(rendered.one("ConfigMap")["data"]["fraudline.toml"])
     assert all(written[section][name] == value for section, names in changed.items() for name, value in names.items())
     loaded = settings_in_the_pod(rendered, tmp_path / "etc", monkeypatch)
     for section, settings in changed.items():
         for name, value in settings.items():
-            arrived = getattr(getattr(loaded, section), name)
-            plain = list(arrived) if isinstance(arrived, tuple) else arrived
-            assert (str(plain) if isinstance(plain, Path) else plain) == value, f"{section}.{name}"
+            expected = json.loads(json.dumps(value).replace(MOUNTS, str(tmp_path / "etc")))
+            assert plain(getattr(getattr(loaded, section), name)) == expected, f"{section}.{name}"
+
+
+def plain(value: object) -> object:
+    """A setting as the chart's values have it."""
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path | IPv4Network | IPv6Network) else value
 
 
 def another(default: object, schema: Document) -> object:
@@ -210,7 +220,8 @@ def another(default: object, schema: Document) -> object:
     if isinstance(default, float):
         return (default + schema["minimum"]) / 2
     if isinstance(default, list):
-        return [0.25, 0.5]
+        formats = {"file-path": [f"{MOUNTS}/trusted-keys/risk.pem"], "ipvanynetwork": ["10.0.0.0/8"]}
+        return formats.get(schema["items"].get("format"), [0.25, 0.5])
     return f"{default}-2"
 
 
@@ -333,6 +344,16 @@ def test_objects_and_volumes_come_and_go_with_their_values(render: Render) -> No
     assert plain.volume("kafka-tls") is None
     assert plain.mount("kafka-tls") is None
     assert (full.mount("kafka-tls") or {})["mountPath"] == f"{MOUNTS}/kafka-tls"
+    oauth = render(scenario="oauth-values.yaml")
+    assert (oauth.volume("oauth-tls") or {})["secret"]["secretName"] == "login-ca"
+    assert (oauth.mount("oauth-tls") or {})["mountPath"] == f"{MOUNTS}/oauth-tls"
+    assert (oauth.volume("trusted-keys") or {})["configMap"]["name"] == "fraudline-signers"
+    assert (oauth.mount("trusted-keys") or {})["mountPath"] == f"{MOUNTS}/trusted-keys"
+    assert plain.volume("oauth-tls") is plain.mount("oauth-tls") is None
+    assert plain.volume("trusted-keys") is plain.mount("trusted-keys") is None
+    held = {"existingConfigMap": "", "existingSecret": "signers"}
+    secret = render({"trustedKeys": held}, scenario="oauth-values.yaml").volume("trusted-keys") or {}
+    assert secret["secret"]["secretName"] == "signers"
     assert plain.volume("redis-tls") is None
     assert plain.mount("redis-tls") is None
     cluster = render(scenario="redis-cluster-values.yaml")
@@ -343,6 +364,7 @@ def test_objects_and_volumes_come_and_go_with_their_values(render: Render) -> No
     registry = render(tree("bundle.existingClaim", "") | tree("config.model.registry", "s3://models"))
     assert registry.volume("bundle") is None
     assert registry.mount("bundle") is None
+    assert "initContainers" not in registry.pod
     subpath = render(scenario="redis-outage-pause-values.yaml").mount("bundle") or {}
     assert subpath["subPath"] == "2025-06-01"
     assert "subPath" not in (plain.mount("bundle") or {})
@@ -412,11 +434,19 @@ def test_no_secret_is_ever_in_what_is_rendered(scenario: str, render: Render) ->
     secrets = {name for name, secret in KNOWN.secret.items() if secret}
     config = rendered.one("ConfigMap")["data"]["fraudline.toml"]
     assert not [name for name in secrets if re.search(rf"^{name.partition('.')[2]}(_file)? =", config, re.MULTILINE)]
-    assert all("_FILE" in name for name in rendered.env if re.search("PASSWORD|URL", name))
+    assert all("_FILE" in name for name in rendered.env if re.search("PASSWORD|URL|SECRET|TOKEN", name))
 
 
 CANARY = "hunter2-Zq9"
+OAUTH = {
+    "security_protocol": "sasl_ssl",
+    "sasl_mechanism": "OAUTHBEARER",
+    "sasl_oauth_token_url": "https://login.example/token",
+    "sasl_oauth_client_id": "fraudline",
+}
+OAUTH_SECRET = tree("secrets.oauthClientSecret.existingSecret", "s")
 SASL = {"security_protocol": "sasl_ssl", "sasl_mechanism": "PLAIN", "sasl_username": "u"}
+PASSWORD = tree("secrets.saslPassword.existingSecret", "s")
 
 
 @pytest.mark.parametrize(
@@ -443,6 +473,23 @@ SASL = {"security_protocol": "sasl_ssl", "sasl_mechanism": "PLAIN", "sasl_userna
         ({"config": {"kafka": SASL}}, "also needs secrets.saslPassword.existingSecret"),
         (tree("config.kafka.security_protocol", "sasl_ssl"), "also needs config.kafka.sasl_mechanism"),
         (tree("config.kafka.sasl_username", "u"), "sasl_username is set but config.kafka.security_protocol is plain"),
+        ({"config": {"kafka": OAUTH}}, "also needs secrets.oauthClientSecret.existingSecret"),
+        (
+            {"config": {"kafka": OAUTH | {"sasl_oauth_client_id": ""}}} | OAUTH_SECRET,
+            "needs config.kafka.sasl_oauth_cl",
+        ),
+        ({"config": {"kafka": OAUTH | {"sasl_username": "u"}}} | OAUTH_SECRET, "OAUTHBEARER, which has no use for it"),
+        (
+            {"config": {"kafka": OAUTH | {"sasl_oauth_ca_file": f"{MOUNTS}/oauth-tls/ca"}}} | OAUTH_SECRET,
+            "oauth-tls, w",
+        ),
+        ({"config": {"kafka": SASL | {"sasl_oauth_scope": "k"}}} | PASSWORD, "PLAIN, which has no use for it: unset"),
+        (tree("config.kafka.sasl_oauth_token_url", "x://login"), "/config/kafka/sasl_oauth_token_url"),
+        (tree("config.kafka.sasl_oauth_scope", "kafka"), "sasl_oauth_scope is set but config.kafka.security_protocol"),
+        (OAUTH_SECRET, "secrets.oauthClientSecret.existingSecret is set but config.kafka.security_protocol is plaint"),
+        (tree("config.model.signature", "required"), "also needs config.model.trusted_keys"),
+        (tree("config.model.trusted_keys", [f"{MOUNTS}/trusted-keys/a.pem"]), "needs trustedKeys.existingConfigMap or"),
+        ({"trustedKeys": {"existingConfigMap": "a", "existingSecret": "b"}}, "are both set: keep one of them"),
         (tree("secrets.kafkaTls.existingSecret", "t"), "is set but config.kafka.security_protocol is plaintext"),
         ({"config": {"kafka": {"security_protocol": "ssl", "ssl_key_file": "/k"}}}, "belong together"),
         ({"config": {"kafka": {"security_protocol": "ssl", "ssl_ca_file": f"{MOUNTS}/kafka-tls/ca"}}}, "which needs"),

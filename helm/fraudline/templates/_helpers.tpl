@@ -39,19 +39,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if .image.digest }}@{{ .image.digest }}{{ else }}:{{ .image.tag | default .tag }}{{ end -}}
 {{- end }}
 
-{{/* The secrets in use, each with the setting that reads it, as a YAML list. */}}
-{{- define "fraudline.secrets" -}}
-{{- $named := dict "STORE__URL" .Values.secrets.redisUrl "KAFKA__SASL_PASSWORD" .Values.secrets.saslPassword "KAFKA__SSL_KEY_PASSWORD" .Values.secrets.sslKeyPassword }}
-{{- range $setting, $secret := $named }}
-{{- if $secret.existingSecret }}
-- setting: FRAUDLINE_{{ $setting }}_FILE
-  file: {{ $setting | lower | replace "__" "-" | replace "_" "-" }}
-  secret: {{ $secret.existingSecret | quote }}
-  key: {{ $secret.key | quote }}
-{{- end }}
-{{- end }}
-{{- end }}
-
 {{- define "fraudline.containerSecurityContext" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true

@@ -5,6 +5,7 @@ What the schema can't say: values that depend on each other. Each of these would
 {{- include "fraudline.validate.required" . -}}
 {{- include "fraudline.validate.kafka" . -}}
 {{- include "fraudline.validate.store" . -}}
+{{- include "fraudline.validate.signature" . -}}
 {{- include "fraudline.validate.limits" . -}}
 {{- end }}
 
@@ -37,13 +38,31 @@ What the schema can't say: values that depend on each other. Each of these would
 {{- define "fraudline.validate.kafka" -}}
 {{- $kafka := .Values.config.kafka }}
 {{- $protocol := $kafka.security_protocol }}
-{{- $sasl := dict "config.kafka.sasl_mechanism" $kafka.sasl_mechanism "config.kafka.sasl_username" $kafka.sasl_username "secrets.saslPassword.existingSecret" .Values.secrets.saslPassword.existingSecret }}
-{{- range $name, $value := $sasl }}
-{{- if and (hasPrefix "sasl" $protocol) (not $value) }}
-{{- fail (printf "config.kafka.security_protocol is %s, which also needs %s." $protocol $name) }}
-{{- else if and $value (not (hasPrefix "sasl" $protocol)) }}
+{{- $sasl := hasPrefix "sasl" $protocol }}
+{{- $mechanism := $kafka.sasl_mechanism }}
+{{- $password := dict "config.kafka.sasl_username" $kafka.sasl_username "secrets.saslPassword.existingSecret" .Values.secrets.saslPassword.existingSecret }}
+{{- $oauth := dict "config.kafka.sasl_oauth_token_url" $kafka.sasl_oauth_token_url "config.kafka.sasl_oauth_client_id" $kafka.sasl_oauth_client_id "secrets.oauthClientSecret.existingSecret" .Values.secrets.oauthClientSecret.existingSecret }}
+{{- $oauthToo := dict "config.kafka.sasl_oauth_scope" $kafka.sasl_oauth_scope "config.kafka.sasl_oauth_ca_file" $kafka.sasl_oauth_ca_file "secrets.oauthTls.existingSecret" .Values.secrets.oauthTls.existingSecret }}
+{{- if and $sasl (not $mechanism) }}
+{{- fail (printf "config.kafka.security_protocol is %s, which also needs config.kafka.sasl_mechanism." $protocol) }}
+{{- end }}
+{{- range $name, $value := eq $mechanism "OAUTHBEARER" | ternary $oauth $password }}
+{{- if and $sasl (not $value) }}
+{{- fail (printf "config.kafka.security_protocol is %s, which also needs %s, since config.kafka.sasl_mechanism is %s." $protocol $name $mechanism) }}
+{{- end }}
+{{- end }}
+{{- range $name, $value := eq $mechanism "OAUTHBEARER" | ternary $password (merge (dict) $oauth $oauthToo) }}
+{{- if and $sasl $value }}
+{{- fail (printf "%s is set but config.kafka.sasl_mechanism is %s, which has no use for it: unset it." $name $mechanism) }}
+{{- end }}
+{{- end }}
+{{- range $name, $value := merge (dict "config.kafka.sasl_mechanism" $mechanism) $password $oauth $oauthToo }}
+{{- if and $value (not $sasl) }}
 {{- fail (printf "%s is set but config.kafka.security_protocol is %s: use sasl_ssl, or unset it." $name $protocol) }}
 {{- end }}
+{{- end }}
+{{- if and (hasPrefix "/etc/fraudline/oauth-tls/" $kafka.sasl_oauth_ca_file) (not .Values.secrets.oauthTls.existingSecret) }}
+{{- fail "config.kafka.sasl_oauth_ca_file is in /etc/fraudline/oauth-tls, which needs secrets.oauthTls.existingSecret." }}
 {{- end }}
 {{- $tls := dict "secrets.sslKeyPassword.existingSecret" .Values.secrets.sslKeyPassword.existingSecret "secrets.kafkaTls.existingSecret" .Values.secrets.kafkaTls.existingSecret }}
 {{- range $name := list "ssl_ca_file" "ssl_certificate_file" "ssl_key_file" }}
@@ -78,6 +97,21 @@ What the schema can't say: values that depend on each other. Each of these would
 {{- end }}
 {{- if ne (empty $store.tls_certificate_file) (empty $store.tls_key_file) }}
 {{- fail "config.store.tls_certificate_file and config.store.tls_key_file belong together: set both or neither." }}
+{{- end }}
+{{- end }}
+
+{{- define "fraudline.validate.signature" -}}
+{{- $keys := .Values.trustedKeys }}
+{{- if and (eq .Values.config.model.signature "required") (not .Values.config.model.trusted_keys) }}
+{{- fail "config.model.signature is required, which also needs config.model.trusted_keys: the public keys that may sign." }}
+{{- end }}
+{{- if and $keys.existingConfigMap $keys.existingSecret }}
+{{- fail "trustedKeys.existingConfigMap and trustedKeys.existingSecret are both set: keep one of them." }}
+{{- end }}
+{{- range .Values.config.model.trusted_keys }}
+{{- if and (hasPrefix "/etc/fraudline/trusted-keys/" .) (not (or $keys.existingConfigMap $keys.existingSecret)) }}
+{{- fail (printf "config.model.trusted_keys names %s, which needs trustedKeys.existingConfigMap or trustedKeys.existingSecret." .) }}
+{{- end }}
 {{- end }}
 {{- end }}
 

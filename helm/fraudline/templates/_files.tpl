@@ -1,0 +1,95 @@
+{{/*
+The files that a pod is given: its settings, its secrets, its certificates and keys. Each helper takes a dict of `root`,
+`config` (the name of its ConfigMap) and `of`: for which of kafka, store, model and dashboard the pod needs files. A pod
+gets no secret that it has no use for.
+*/}}
+
+{{/* The secrets in use, each with the setting that reads it, as a YAML list. */}}
+{{- define "fraudline.secrets" -}}
+{{- $secrets := .root.Values.secrets }}
+{{- $named := dict "STORE__URL" $secrets.redisUrl "KAFKA__SASL_PASSWORD" $secrets.saslPassword "KAFKA__SASL_OAUTH_CLIENT_SECRET" $secrets.oauthClientSecret "KAFKA__SSL_KEY_PASSWORD" $secrets.sslKeyPassword }}
+{{- range $setting, $secret := $named }}
+{{- if and $secret.existingSecret (has ($setting | splitList "__" | first | lower) $.of) }}
+- setting: FRAUDLINE_{{ $setting }}_FILE
+  file: {{ $setting | lower | replace "__" "-" | replace "_" "-" }}
+  secret: {{ $secret.existingSecret | quote }}
+  key: {{ $secret.key | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The directories of certificates and keys in use, each with the Secret or ConfigMap that holds it, as a YAML list. */}}
+{{- define "fraudline.directories" -}}
+{{- $values := .root.Values }}
+{{- $kafka := dict "of" "kafka" "name" "kafka-tls" "secret" $values.secrets.kafkaTls.existingSecret }}
+{{- $oauth := dict "of" "kafka" "name" "oauth-tls" "secret" $values.secrets.oauthTls.existingSecret }}
+{{- $redis := dict "of" "store" "name" "redis-tls" "secret" $values.secrets.redisTls.existingSecret }}
+{{- $keys := dict "of" "model" "name" "trusted-keys" "secret" $values.trustedKeys.existingSecret "configMap" $values.trustedKeys.existingConfigMap }}
+{{- range list $kafka $oauth $redis $keys }}
+{{- if and (has .of $.of) (or .secret .configMap) }}
+- name: {{ .name }}
+  secret: {{ .secret | quote }}
+  configMap: {{ .configMap | default "" | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "fraudline.env" -}}
+- name: FRAUDLINE_CONFIG
+  value: /etc/fraudline/config/fraudline.toml
+{{- range include "fraudline.secrets" . | fromYamlArray }}
+- name: {{ .setting }}
+  value: /etc/fraudline/secrets/{{ .file }}
+{{- end }}
+{{- end }}
+
+{{- define "fraudline.mounts" -}}
+- name: config
+  mountPath: /etc/fraudline/config
+  readOnly: true
+{{- if include "fraudline.secrets" . | fromYamlArray }}
+- name: secrets
+  mountPath: /etc/fraudline/secrets
+  readOnly: true
+{{- end }}
+{{- range include "fraudline.directories" . | fromYamlArray }}
+- name: {{ .name }}
+  mountPath: /etc/fraudline/{{ .name }}
+  readOnly: true
+{{- end }}
+- name: tmp
+  mountPath: /tmp
+{{- end }}
+
+{{- define "fraudline.volumes" -}}
+- name: config
+  configMap:
+    name: {{ .config }}
+{{- with include "fraudline.secrets" . | fromYamlArray }}
+- name: secrets
+  projected:
+    defaultMode: 0440
+    sources:
+      {{- range . }}
+      - secret:
+          name: {{ .secret | quote }}
+          items:
+            - key: {{ .key | quote }}
+              path: {{ .file }}
+      {{- end }}
+{{- end }}
+{{- range include "fraudline.directories" . | fromYamlArray }}
+- name: {{ .name }}
+  {{- if .secret }}
+  secret:
+    secretName: {{ .secret | quote }}
+    defaultMode: 0440
+  {{- else }}
+  configMap:
+    name: {{ .configMap | quote }}
+  {{- end }}
+{{- end }}
+- name: tmp
+  emptyDir:
+    sizeLimit: 64Mi
+{{- end }}
