@@ -162,8 +162,9 @@ def run(settings: Settings) -> int:
     check_store(store)
     warm_up()
     warm_up_models()
-    first = models.current().champion.reference
-    telemetry.model(name=first.name, version=first.version, digest=first.digest)
+    champion = models.current().champion
+    first = champion.reference
+    telemetry.model(name=first.name, version=first.version, digest=first.digest, device=champion.device)
     server = serve(telemetry, health, settings.telemetry.host, settings.telemetry.port)
     lists = ListsReader(CompactedReader(settings.kafka, settings.topics.lists), telemetry)
     try:

@@ -79,6 +79,7 @@ class Loop:
             except StoreUnavailable as error:
                 _LOG.warning("waiting_for_store", error=str(error))
                 self._must_rewind = True
+            self._telemetry.backlog(self._source.backlog(), self._source.labels_lag_records())
             self._health.ready(*self._readiness())
 
     def _turn(self) -> None:
@@ -105,7 +106,6 @@ class Loop:
     def _idle(self) -> None:
         """Nothing waits: all is well as far as we know, and the store may hear what was committed last."""
         self._failing_since_s, self._failures = None, 0
-        self._telemetry.lag_seconds.set(0)
         spans = self._source.spans(())
         if any(span.end > span.start for span in spans):
             self._commit((), spans)
@@ -154,8 +154,6 @@ class Loop:
             self._source.told(spans)
         self._source.committed(spans)
         self._telemetry.transactions["committed"].inc()
-        self._telemetry.lag_records.set(self._source.lag_records())
-        self._telemetry.labels_lag_records.set(self._source.labels_lag_records())
         self._failing_since_s = None
         self._failures = 0
 

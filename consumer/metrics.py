@@ -107,12 +107,17 @@ LABELS_LAG = Metric(
     "records", (), "Growing: as for lag seconds.",
 )  # fmt: skip
 LAG_SECONDS = Metric(
-    "fraudline_lag_seconds", "gauge", "Now less the Kafka timestamp of the newest decided record; 0 when caught up.",
+    "fraudline_lag_seconds", "gauge",
+    "Age of the newest decided payment while others wait, at the time of the scrape; 0 when none waits.",
     "seconds", (), "Growing: the worker is slower than the producers; add replicas up to the partition count.",
 )  # fmt: skip
 LAG_RECORDS = Metric(
     "fraudline_lag_records", "gauge", "Records between the committed offsets and the ends of the assigned partitions.",
     "records", (), "Growing: as for lag seconds.",
+)  # fmt: skip
+ASSIGNED = Metric(
+    "fraudline_assigned_partitions", "gauge", "Partitions of payments that this process reads.",
+    "partitions", (), "0 on one replica: it stands by. 0 on all of them: nobody reads; see the brokers and the group.",
 )  # fmt: skip
 REBALANCED = Metric(
     "fraudline_rebalances_total", "counter", "Partition assignments that were given, revoked or lost.",
@@ -160,8 +165,9 @@ LISTS_VERSION = Metric(
     "offset", (), "Different among the replicas for long: one does not hear of changes; restart it.",
 )  # fmt: skip
 MODEL_INFO = Metric(
-    "fraudline_model_info", "gauge", "Always 1; the labels name the model that scores.",
-    "info", ("name", "version", "digest"), "More than one digest among the replicas for long: a roll-out is stuck.",
+    "fraudline_model_info", "gauge", "Always 1; the labels name the model that scores, and on what.",
+    "info", ("name", "version", "digest", "device"),
+    "More than one digest among the replicas for long: a roll-out is stuck.",
 )  # fmt: skip
 MODEL_SWAPS = Metric(
     "fraudline_model_swaps_total", "counter",
@@ -213,8 +219,8 @@ HEARTBEAT = Metric(
 METRICS: Final[tuple[Metric, ...]] = (
     STATE_CHECKS,
     END_TO_END, STAGE, BATCH_SIZE, PAYMENTS, DECISIONS_MADE, ALERTS, REJECTED, DUPLICATES, LATE, LAG_SECONDS,
-    LAG_RECORDS, REBALANCED, TRANSACTIONS, STATE_REGRESSIONS, STATE_CAUGHT_UP, STORE_UP, MODEL_INFO, BUILD_INFO,
-    HEARTBEAT, TOO_LATE, LABELS, CLOCK_SKEW, FEATURE_AGE, STATE_AGE, LABELS_LAG,
+    LAG_RECORDS, ASSIGNED, REBALANCED, TRANSACTIONS, STATE_REGRESSIONS, STATE_CAUGHT_UP, STORE_UP, MODEL_INFO,
+    BUILD_INFO, HEARTBEAT, TOO_LATE, LABELS, CLOCK_SKEW, FEATURE_AGE, STATE_AGE, LABELS_LAG,
     RULES_FIRED, BLOCKS_LIMITED, REVIEW_THRESHOLD, LISTS_VERSION,
     UNEXPLAINED, MODEL_SWAPS, REGISTRY_UP, SHADOW_DECISIONS, CANARY_SHARE, CANARY_ROLLBACKS,
     FEATURE_PSI, MISSING_SHIFT, SCORE_PSI, DEVICE_FALLBACKS,

@@ -93,6 +93,7 @@ class Pipeline:
         self._step = step
         self._clock = around.clock
         self._stage_ms: dict[str, float] = {}
+        self._in_state_ms = 0  # Kafka timestamp of the newest payment in the state
         self._whole: Catalog = enricher.catalog
         limit_s = budget_ms / 1000 * EXPLAIN_SHARE if around.is_live else math.inf
         self._explaining = Explaining(limit_s)
@@ -157,7 +158,12 @@ class Pipeline:
         self._champion, self._challenger = self._seat(self._champion)
         reference = line_up.champion.reference
         if reference != before.champion.reference:
-            self._telemetry.model(name=reference.name, version=reference.version, digest=reference.digest)
+            self._telemetry.model(
+                name=reference.name,
+                version=reference.version,
+                digest=reference.digest,
+                device=line_up.champion.device,
+            )
             self._telemetry.model_swaps["swapped"].inc()
             self._drift = self._watch()
             _LOG.info("model_swapped", model=reference.version, digest=reference.digest)
@@ -342,7 +348,9 @@ class Pipeline:
         if enriched is not None:
             ages_ms = enriched.age_ms[enriched.age_ms >= 0]
             telemetry.feature_age.observe_many(ages_ms / 1_000.0)
-            telemetry.state_age.set(max(0.0, self._clock() - float(batch.ingest_time.max()) / 1_000.0))
+            self._in_state_ms = max(self._in_state_ms, int(batch.ingest_time.max()))
+        if self._in_state_ms:
+            telemetry.state_age.set(max(0.0, self._clock() - self._in_state_ms / 1_000.0))
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:

@@ -11,7 +11,7 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -31,7 +31,9 @@ from prometheus_client import (
 )
 
 from consumer import __version__, metrics
+from consumer.decode import REASONS
 from consumer.drift import DriftCollector
+from consumer.lag import Lag
 from consumer.metrics import METRICS, BatchHistogram, Metric
 from features.errors import ConfigError
 
@@ -47,7 +49,9 @@ class Telemetry:
     first scrape on, so that a rate over them never misses its first event.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        """`clock` tells Unix time in seconds, by which a lag is told at each scrape."""
+        self._clock = clock
         disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series a counter, which nobody reads
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -62,10 +66,11 @@ class Telemetry:
         self.alerts = self._counter(metrics.ALERTS)
         self.unexplained = self._counter(metrics.UNEXPLAINED)
         self._rejected = self._counter(metrics.REJECTED)
+        for reason in REASONS:
+            self._rejected.labels("decode", reason)
         self.duplicates = self._counter(metrics.DUPLICATES)
         self.late = self._counter(metrics.LATE)
-        self.lag_seconds = self._gauge(metrics.LAG_SECONDS)
-        self.lag_records = self._gauge(metrics.LAG_RECORDS)
+        self._add_backlog()
         rebalances = self._counter(metrics.REBALANCED)
         self.rebalances = {kind: rebalances.labels(kind) for kind in metrics.REBALANCES}
         transactions = self._counter(metrics.TRANSACTIONS)
@@ -90,7 +95,14 @@ class Telemetry:
         self.feature_age = BatchHistogram(metrics.FEATURE_AGE, metrics.AGE_BUCKETS_S)
         self.registry.register(self.feature_age)
         self.state_age = self._gauge(metrics.STATE_AGE)
-        self.labels_lag_records = self._gauge(metrics.LABELS_LAG)
+
+    def _add_backlog(self) -> None:
+        """What is told of the records that wait."""
+        self._lag = Lag()
+        self._gauge(metrics.LAG_SECONDS).set_function(lambda: self._lag.seconds(self._clock()))
+        self._lag_records = self._gauge(metrics.LAG_RECORDS)
+        self._labels_lag_records = self._gauge(metrics.LABELS_LAG)
+        self._assigned = self._gauge(metrics.ASSIGNED)
 
     def _add_models(self) -> None:
         """What is told of the models that decide."""
@@ -125,8 +137,24 @@ class Telemetry:
         self.end_to_end.observe_many(took_s)
         late = int(np.count_nonzero(took_s > budget_ms / 1_000.0))
         self.late.inc(late)
-        self.lag_seconds.set(float(took_s.min()))
+        self._lag.decided(float(took_s.min()), now_ms / 1_000.0)
         return late
+
+    def backlog(self, payments: Mapping[int, int], labels: int) -> None:
+        """Account for what waits now.
+
+        Args:
+            payments: how many records wait, by partition of payments that is read here.
+            labels: how many labels wait in all.
+        """
+        waiting = sum(payments.values())
+        self._lag.waiting(waiting, self._clock())
+        self._lag_records.set(waiting)
+        self._labels_lag_records.set(labels)
+        self._assigned.set(len(payments))
+        for number in self._skew_s.keys() - payments.keys():  # another process tells it now
+            del self._skew_s[number]
+            self._clock_skew.remove(str(number))
 
     def clocks(self, partition: npt.NDArray[np.int32], ahead_ms: npt.NDArray[np.int64]) -> None:
         """Account for how far n event times lie ahead of their Kafka timestamps; negative is behind.
@@ -149,10 +177,10 @@ class Telemetry:
         if count:
             self._rules.labels(rule, kind).inc(count)
 
-    def model(self, *, name: str, version: str, digest: str) -> None:
-        """Say which model scores from now on."""
+    def model(self, *, name: str, version: str, digest: str, device: str) -> None:
+        """Say which model scores from now on, and on which device it is meant to."""
         self._model_info.clear()
-        self._model_info.labels(name, version, digest).set(1)
+        self._model_info.labels(name, version, digest, device).set(1)
 
     def _counter(self, metric: Metric) -> Counter:
         return Counter(metric.name, metric.help, metric.labels, registry=self.registry)

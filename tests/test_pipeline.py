@@ -416,7 +416,17 @@ def test_clocks_and_ages_are_exported() -> None:
     assert rig.count("fraudline_feature_age_seconds_count") == 0, "the others happened later than each of them"
     rig.process(payment(event_id="evt-4", event_time=NOW_MS + 2_500), age_ms=[500])
     assert rig.count("fraudline_feature_age_seconds_sum") == 0.5
+
+
+def test_the_state_is_as_old_as_the_newest_payment_in_it() -> None:
+    rig = Rig()
+    rig.process(payment(event_time=NOW_MS), age_ms=[500])
     assert rig.count("fraudline_state_age_seconds") == 0.5
+    rig.process(payment(event_id="evt-2", event_time=NOW_MS), age_ms=[900])
+    assert rig.count("fraudline_state_age_seconds") == 0.5
+    rig.state.up = False
+    rig.process(payment(event_id="evt-3", event_time=NOW_MS))
+    assert rig.count("fraudline_state_age_seconds") == 0.5, "decided without the state, so not in it"
 
 
 def test_a_payment_older_than_every_window_is_scored_and_counted() -> None:

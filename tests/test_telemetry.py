@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer import metrics
+from consumer.decode import REASONS
 from consumer.metrics import END_TO_END, END_TO_END_BUCKETS_S, METRICS, BatchHistogram
 from consumer.telemetry import Health, Server, Telemetry, serve
 from features.errors import ConfigError
@@ -116,6 +117,8 @@ def test_fixed_words_are_exported_before_their_first_event() -> None:
     registry = Telemetry().registry
     for stage in metrics.STAGES:
         assert registry.get_sample_value("fraudline_stage_seconds_count", {"stage": stage}) == 0
+    for reason in REASONS:
+        assert registry.get_sample_value("fraudline_rejected_total", {"stage": "decode", "reason": reason}) == 0
     for outcome in metrics.OUTCOMES:
         assert registry.get_sample_value("fraudline_transactions_total", {"outcome": outcome}) == 0
     assert registry.get_sample_value("fraudline_decisions_total", {"decision": "block", "tier": "full"}) == 0
@@ -137,11 +140,48 @@ def test_a_committed_batch_is_accounted_for_in_one_step() -> None:
 
 def test_only_the_model_in_use_is_told() -> None:
     telemetry = Telemetry()
-    telemetry.model(name="a", version="1", digest="d1")
-    telemetry.model(name="a", version="2", digest="d2")
+    telemetry.model(name="a", version="1", digest="d1", device="cpu")
+    telemetry.model(name="a", version="2", digest="d2", device="cuda")
     families = {family.name: family for family in telemetry.registry.collect()}
     told = [sample.labels for sample in families["fraudline_model_info"].samples]
-    assert told == [{"name": "a", "version": "2", "digest": "d2"}]
+    assert told == [{"name": "a", "version": "2", "digest": "d2", "device": "cuda"}]
+
+
+def test_the_lag_grows_while_records_wait_and_nothing_is_decided(clock: Clock) -> None:
+    telemetry = Telemetry(clock)
+
+    def lag() -> float | None:
+        return telemetry.registry.get_sample_value("fraudline_lag_seconds")
+
+    assert lag() == 0
+    telemetry.backlog({0: 7, 3: 0}, 2)
+    assert lag() == 0, "it is not known yet since when they wait"
+    telemetry.committed(now_ms=100_000, timestamps_ms=np.array([98_500, 99_000], np.int64), budget_ms=200)
+    telemetry.backlog({0: 5, 3: 0}, 2)
+    assert lag() == 1.0
+    clock.now_s += 30
+    assert lag() == 31.0, "as seen by a scrape, though the loop says nothing more"
+    value = telemetry.registry.get_sample_value
+    assert (value("fraudline_lag_records"), value("fraudline_labels_lag_records")) == (5, 2)
+    assert value("fraudline_assigned_partitions") == 2
+    telemetry.backlog({0: 0, 3: 0}, 0)
+    clock.now_s += 3_600
+    assert lag() == 0, "an hour without payments is no lag"
+    telemetry.backlog({0: 0, 3: 0}, 0)
+    clock.now_s += 2
+    telemetry.backlog({0: 1, 3: 0}, 0)
+    assert lag() == 2.0, "at most so long has it waited"
+
+
+def test_a_partition_that_went_elsewhere_leaves_no_skew_behind() -> None:
+    telemetry = Telemetry()
+    telemetry.clocks(np.array([0, 3], np.int32), np.array([5_000, 7_000], np.int64))
+    telemetry.backlog({0: 0}, 0)
+    value = telemetry.registry.get_sample_value
+    assert value("fraudline_clock_skew_seconds", {"partition": "0"}) == 5.0
+    assert value("fraudline_clock_skew_seconds", {"partition": "3"}) is None
+    telemetry.clocks(np.array([3], np.int32), np.array([1_000], np.int64))
+    assert value("fraudline_clock_skew_seconds", {"partition": "3"}) == 1.0, "what it was before is forgotten"
 
 
 def test_two_telemetries_share_nothing() -> None:
@@ -195,7 +235,7 @@ def test_metrics_are_served_as_prometheus_reads_them(server: Server) -> None:
     assert status == 200
     assert headers["content-type"].startswith("text/plain")
     families = {family.name: family for family in text_string_to_metric_families(body)}
-    (rejected,) = families["fraudline_rejected"].samples
+    (rejected,) = (sample for sample in families["fraudline_rejected"].samples if sample.value)
     assert (rejected.labels, rejected.value) == ({"stage": "decode", "reason": "not_json"}, 3)
     assert families["fraudline_end_to_end_seconds"].type == "histogram"
     assert "process_resident_memory_bytes" in families

@@ -178,21 +178,21 @@ class KafkaSource:
             self._consumer.resume([TopicPartition(*source) for source in self._owned])
             self._paused = False
 
-    def lag_records(self) -> int:
-        """Payments between our positions and the ends of the owned partitions, as far as the client has heard."""
-        return self._lag(self._payments)
+    def backlog(self) -> Mapping[int, int]:
+        """Payments from our position to the end of each owned partition, as far as the client has heard."""
+        return self._waiting(self._payments)
 
     def labels_lag_records(self) -> int:
-        """The same of labels."""
-        return 0 if self._labels is None else self._lag(self._labels)
+        """Labels between our positions and the ends of the owned partitions, likewise."""
+        return 0 if self._labels is None else sum(self._waiting(self._labels).values())
 
-    def _lag(self, topic: str) -> int:
-        lag = 0
+    def _waiting(self, topic: str) -> dict[int, int]:
+        waiting = {}
         for source, owned in self._owned.items():
             if source[0] == topic:
                 _, high = self._consumer.get_watermark_offsets(TopicPartition(*source), cached=True)
-                lag += max(0, high - owned.position) if high >= 0 else 0
-        return lag
+                waiting[source[1]] = max(0, high - owned.position) if high >= 0 else 0
+        return waiting
 
     def group_metadata(self) -> bytes:
         """The membership under which the last batch was read: what fences a worker that was replaced meanwhile.
