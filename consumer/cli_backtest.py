@@ -63,7 +63,7 @@ def backtest(
     from consumer import logs, settings
     from consumer.backtest import Asked, variant
     from consumer.backtest import backtest as run
-    from consumer.cli_train import check_drawing, write_page
+    from consumer.report_page import check_drawing, write_page
     from consumer.streams import Stream, open_stream
     from features.profiles import load_catalog
     from models.backtest_page import render

@@ -57,8 +57,8 @@ def report(
     as_json: AsJson = False,
 ) -> int:
     """Compare what workers have seen lately, or the days of a history, with what the bundle was made from."""
-    from consumer.cli_train import check_drawing, write_page
     from consumer.decode import looks_like_card_number
+    from consumer.report_page import check_drawing, write_page
     from models import drift_report
     from models.bundle import load
 
