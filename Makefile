@@ -1,7 +1,7 @@
 # Everything a person or CI does here. Needs make and Python 3.11 or newer; `make test` runs what the machine offers.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check bench faults lock
+.PHONY: help setup demo test test-fast check audit sbom docs bench faults lock
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -53,6 +53,17 @@ check: setup ## Lint, types, import contracts, lock: what CI and pre-commit run
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/test_front_door.py
 
+audit: setup ## Look the locked packages up among known vulnerabilities; REQUIRE_AUDIT=1 fails where they can't be
+	$(BIN)/python .ci/audit.py $(ARGS)
+
+sbom: setup ## Write dist/fraudline.cdx.json, the bill of materials of what is locked (CycloneDX)
+	@mkdir -p dist
+	$(BIN)/python -W ignore -m cyclonedx_py requirements requirements.txt --pyproject pyproject.toml --mc-type application \
+	  --short-PURLs --output-reproducible --of JSON -o dist/fraudline.cdx.json
+
+docs: setup ## Write docs/cli.md from the commands themselves
+	@TERMINAL_WIDTH=100 $(BIN)/typer consumer.cli utils docs --name fraudline --title "The command line" --output docs/cli.md
+
 bench: setup ## Measure speed and latency on real Kafka and Redis, and write bench/RESULTS.md
 	$(BIN)/python -m bench.run $(ARGS)
 
@@ -62,3 +73,4 @@ faults: setup ## Kill, stall and restart real processes, and check the invariant
 lock: setup ## Compile the locks from pyproject.toml; UPGRADE=1 takes the newest versions
 	$(LOCK) --output-file requirements.txt
 	$(LOCK) --group dev --constraint requirements.txt --output-file requirements-dev.txt
+	$(LOCK) --extra gpu --constraint requirements.txt --output-file requirements-cuda.txt

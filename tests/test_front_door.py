@@ -17,8 +17,11 @@ from packaging.version import Version
 from consumer import __version__
 
 ROOT = Path(__file__).parents[1]
-LOCKS = ("requirements.txt", "requirements-dev.txt")
-TARGETS = {"help", "setup", "demo", "test", "test-fast", "check", "bench", "faults", "lock"}
+LOCKS = ("requirements.txt", "requirements-dev.txt", "requirements-cuda.txt")
+TARGETS = {
+    *("help", "setup", "demo", "test", "test-fast", "check", "bench", "faults", "lock"),
+    *("audit", "sbom", "docs"),
+}
 
 
 def project() -> dict[str, Any]:
@@ -62,6 +65,8 @@ def test_the_lock_holds_every_dependency_inside_its_range(lock: str) -> None:
     wanted = [Requirement(text) for text in project()["project"]["dependencies"]]
     if lock == "requirements-dev.txt":
         wanted += [Requirement(text) for text in project()["dependency-groups"]["dev"]]
+    if lock == "requirements-cuda.txt":
+        wanted += [Requirement(text) for text in project()["project"]["optional-dependencies"]["gpu"]]
     pins = locked(lock)
     for requirement in wanted:
         name = canonicalize_name(requirement.name)
@@ -71,8 +76,9 @@ def test_the_lock_holds_every_dependency_inside_its_range(lock: str) -> None:
             assert version in requirement.specifier, f"{pin} in {lock} is outside {requirement}: run make lock"
 
 
-def test_both_locks_pin_the_same_versions() -> None:
-    runtime, dev = locked("requirements.txt"), locked("requirements-dev.txt")
+@pytest.mark.parametrize("lock", LOCKS[1:])
+def test_all_locks_pin_the_same_versions(lock: str) -> None:
+    runtime, dev = locked("requirements.txt"), locked(lock)
     assert {name: list(map(str, pins)) for name, pins in runtime.items()}.items() <= {
         name: list(map(str, pins)) for name, pins in dev.items()
     }.items()
@@ -106,7 +112,10 @@ def test_ci_runs_what_a_person_runs() -> None:
     assert text.startswith("#!/usr/bin/env bash\n")
     assert "set -euo pipefail" in text
     commands = [line for line in text.splitlines() if re.match(r"(REQUIRE_\w+=1 )*make ", line)]
-    assert commands == ["make setup", "make check", "REQUIRE_KAFKA=1 REQUIRE_HELM=1 make test"]
+    assert commands[:-1] == ["make setup", "make check", "make audit", "make sbom"]
+    required = re.findall(r"REQUIRE_(\w+)=1", commands[-1])
+    assert {"KAFKA", "HELM"} <= set(required)
+    assert commands[-1].endswith(" make test")
     subprocess.run(["bash", "-n", str(script)], check=True)
 
 

@@ -1,4 +1,4 @@
-"""What is shipped: the wheel, the image's Dockerfile and compose.yaml agree with the code and with each other."""
+"""What is shipped: the wheel and the image's Dockerfile agree with the code and with each other."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ import sys
 import tomllib
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from consumer import __version__
-from consumer.settings import Settings, TopicSettings, load
+from consumer.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 PACKAGES = ("consumer", "features", "models")
 
 
@@ -100,12 +98,20 @@ def dockerfile() -> list[tuple[str, str]]:
     return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in joined.splitlines())]
 
 
-def final_stage() -> dict[str, str]:
-    """The last of each instruction of the final stage."""
-    stage: dict[str, str] = {}
+def stages() -> dict[str, dict[str, str]]:
+    """Each stage's last instruction of each kind, what it is built on included, by the stage's name."""
+    found: dict[str, dict[str, str]] = {}
+    name = ""
     for word, rest in dockerfile():
-        stage = {"FROM": rest} if word == "FROM" else stage | {word: rest}
-    return stage
+        if word == "FROM":
+            base, _, name = rest.partition(" AS ")
+            found[name] = found.get(base, {}) | {"FROM": rest}
+        else:
+            found[name][word] = f"{found[name].get(word, '')} {rest}" if word in {"ENV", "RUN"} else rest
+    return found
+
+
+TARGETS = ("cpu", "cuda")
 
 
 def in_build_context(path: str) -> bool:
@@ -133,85 +139,48 @@ def test_what_the_image_copies_is_there_and_is_what_the_wheel_needs() -> None:
         assert (ROOT / path).exists(), path
         assert in_build_context(path.removeprefix("./")), f"{path} is excluded by .dockerignore"
     project = PROJECT["project"]
-    assert copied == {*PACKAGES, "pyproject.toml", "requirements.txt", project["readme"], *project["license-files"]}
+    locks = {"requirements.txt", "requirements-cuda.txt"}
+    assert copied == {*PACKAGES, "pyproject.toml", *locks, project["readme"], *project["license-files"]}
     assert in_build_context("features/redis_store/apply.lua")
     assert not in_build_context("tests/conftest.py")
     assert not in_build_context("features/__pycache__")
 
 
-def test_the_image_runs_the_command_as_nobody_in_particular() -> None:
-    stage = final_stage()
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_image_runs_the_command_as_nobody_in_particular(target: str) -> None:
+    stage, settings = stages()[target], Settings()
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", stage["USER"])
     assert stage["ENTRYPOINT"] == '["fraudline"]'
     assert "fraudline" in PROJECT["project"]["scripts"]
     assert stage["CMD"] == '["run"]'
-    assert stage["EXPOSE"] == str(Settings().telemetry.port)
+    assert stage["EXPOSE"] == f"{settings.telemetry.port} {settings.dashboard.port}"
     assert "/livez" in stage["HEALTHCHECK"]
-    assert f"'FRAUDLINE_TELEMETRY__PORT', '{Settings().telemetry.port}'" in stage["HEALTHCHECK"]
+    assert f"'FRAUDLINE_TELEMETRY__PORT', '{settings.telemetry.port}'" in stage["HEALTHCHECK"]
     assert "PYTHONUNBUFFERED=1" in stage["ENV"]
     assert "FRAUDLINE_" not in stage["ENV"]  # it would win over the chart's settings file
 
 
-def test_the_image_installs_exactly_the_lock() -> None:
-    runs = " ".join(rest for word, rest in dockerfile() if word == "RUN")
-    assert "--require-hashes" in runs
-    assert "-r requirements.txt" in runs
-    assert "pip install --no-deps --no-index /wheels/*.whl" in runs
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_image_installs_exactly_its_lock(target: str) -> None:
+    built = stages()[f"built-{target}"]
+    assert stages()[target]["COPY"] == f"--from=built-{target} /opt/fraudline /opt/fraudline"
+    assert "--require-hashes --only-binary :all: -r requirements.txt" in built["RUN"]
+    assert ("--require-hashes --only-binary :all: -r requirements-cuda.txt" in built["RUN"]) == (target == "cuda")
+    assert "pip install --no-deps --no-index /wheels/*.whl" in built["RUN"]
+    assert built["RUN"].index("pip check") < built["RUN"].index("uninstall")
+
+
+def test_without_a_target_the_image_is_that_for_cpus() -> None:
+    assert list(stages())[-1] == "cpu"
+    assert "NVIDIA_VISIBLE_DEVICES" in stages()["cuda"]["ENV"]
+    assert "NVIDIA_VISIBLE_DEVICES" not in stages()["cpu"]["ENV"]
 
 
 def test_versions_agree() -> None:
     assert PROJECT["project"]["version"] == __version__
-    assert f'org.opencontainers.image.version="{__version__}"' in final_stage()["LABEL"]
-    assert COMPOSE["services"]["processor"]["image"] == f"fraudline:{__version__}"
+    assert f'org.opencontainers.image.version="{__version__}"' in stages()["cpu"]["LABEL"]
     chart = yaml.safe_load((ROOT / "helm/fraudline/Chart.yaml").read_text())
     assert chart["appVersion"] == __version__
-    bases = {rest.split()[0] for word, rest in dockerfile() if word == "FROM"}
+    bases = {rest.split()[0] for word, rest in dockerfile() if word == "FROM"} - stages().keys()
     assert bases == {"python:3.13-slim"}
     assert "Programming Language :: Python :: 3.13" in PROJECT["project"]["classifiers"]
-
-
-def test_the_composed_processor_has_settings_that_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("FRAUDLINE_")]:
-        monkeypatch.delenv(name)
-    processor = COMPOSE["services"]["processor"]
-    for name, value in processor["environment"].items():
-        monkeypatch.setenv(name, value)
-    loaded = load()
-    assert loaded.kafka.brokers.startswith("kafka:")
-    assert processor["volumes"] == [f"./bundle:{loaded.model.bundle}:ro"]
-    assert processor["ports"] == [f"127.0.0.1:{loaded.telemetry.port}:{loaded.telemetry.port}"]
-    assert int(processor["stop_grace_period"].removesuffix("s")) * 1000 > loaded.processing.drain_deadline_ms
-    inside = COMPOSE["services"]["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
-    assert f"INSIDE://{loaded.kafka.brokers}," in inside
-
-
-def test_the_composed_topics_are_the_processors() -> None:
-    [script] = COMPOSE["services"]["topics"]["command"]
-    created = dict(re.findall(r"^create (\S+) (\d+)", script, re.MULTILINE))
-    assert set(created) == {topic for _, topic in TopicSettings()}
-    assert created[TopicSettings().payments] == "8"
-    assert "create payments 8 --config message.timestamp.type=LogAppendTime" in script
-
-
-def test_what_is_composed_starts_in_order_and_is_reached_from_this_machine_only() -> None:
-    services = COMPOSE["services"]
-    waits = {
-        (name, needed): condition["condition"]
-        for name, service in services.items()
-        for needed, condition in service.get("depends_on", {}).items()
-    }
-    assert waits == {
-        ("topics", "kafka"): "service_healthy",
-        ("processor", "redis"): "service_healthy",
-        ("processor", "topics"): "service_completed_successfully",
-    }
-    assert {needed for (_, needed), until in waits.items() if until == "service_healthy"} == {
-        name for name, service in services.items() if "healthcheck" in service
-    }
-    for service in services.values():
-        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
-        volumes = {volume.split(":")[0] for volume in service.get("volumes", []) if not volume.startswith(".")}
-        assert volumes <= COMPOSE["volumes"].keys()
-    redis = shlex.join(services["redis"]["command"])
-    assert "--appendonly yes" in redis
-    assert "--maxmemory-policy noeviction" in redis
