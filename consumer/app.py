@@ -9,13 +9,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Final
 
 import structlog
 
+from consumer.audit import PROCESSOR, new_entry
 from consumer.decode import Decoder
 from consumer.judge import LineUp, Model, Surroundings
+from consumer.kafka.audit import BackgroundAudit
 from consumer.kafka.client import within
 from consumer.kafka.compacted import CompactedReader
 from consumer.kafka.logreader import LogReader
@@ -27,7 +30,7 @@ from consumer.model_loader import ModelLoader
 from consumer.pace import Pace
 from consumer.pipeline import Pipeline
 from consumer.publish import journal_records
-from consumer.records import JournalEntry
+from consumer.records import JournalEntry, ModelRef
 from consumer.settings import Settings
 from consumer.spotcheck import SpotCheck
 from consumer.state import StateKeeper
@@ -75,6 +78,8 @@ class Processor:
         outputs = [topics.decisions, topics.alerts, topics.dead_letters, topics.journal]
         if settings.challenger.enabled:
             outputs.append(topics.shadow)
+        if settings.audit.enabled:
+            outputs.append(topics.audit)
         self.source.start(outputs)
         delivery = TransactionalPublisher if processing.delivery == "exactly_once" else AcknowledgedPublisher
         self.publisher: Publisher = delivery(kafka, self.source, step)
@@ -157,7 +162,8 @@ def run(settings: Settings) -> int:
     """Run the processor until SIGTERM or SIGINT; returns the exit code. Raises FraudlineError."""
     catalog = load_catalog(settings.features.catalog)
     telemetry, health = Telemetry(), Health(stale_after_s=settings.kafka.max_poll_interval_ms / 1000)
-    models = ModelLoader(settings, catalog, telemetry)
+    audit = BackgroundAudit(settings.kafka, settings.topics.audit) if settings.audit.enabled else None
+    models = ModelLoader(settings, catalog, telemetry, _untold if audit is None else partial(_rolled_back, audit))
     store = open_store(settings, catalog)
     check_store(store)
     warm_up()
@@ -190,10 +196,22 @@ def run(settings: Settings) -> int:
             processor.close()
     finally:
         models.stop()
+        if audit is not None:
+            audit.stop()
         lists.stop()
         server.close()
     _LOG.info("stopped")
     return 0
+
+
+def _rolled_back(audit: BackgroundAudit, model: ModelRef, reason: str) -> None:
+    detail = {"digest": model.digest, "reason": reason}
+    subject = f"{model.name}@{model.version}"
+    audit.put(new_entry("canary.rollback", subject, actor=PROCESSOR, outcome="done", detail=detail))
+
+
+def _untold(_model: ModelRef, _reason: str) -> None:
+    """Nobody audits."""
 
 
 def _always(line_up: LineUp) -> Callable[[], LineUp]:

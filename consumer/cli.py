@@ -18,6 +18,7 @@ import typer
 
 from consumer import (
     __version__,
+    cli_audit,
     cli_backtest,
     cli_certify,
     cli_drift,
@@ -58,6 +59,7 @@ app.add_typer(cli_policy.app, name="policy")
 app.add_typer(cli_model.app, name="model")
 app.add_typer(cli_model.shadow_app, name="shadow")
 app.add_typer(cli_drift.app, name="drift")
+app.add_typer(cli_audit.app, name="audit")
 features_app.command("build")(cli_features.build)
 app.command("replay")(cli_replay.replay)
 app.command("backtest")(cli_backtest.backtest)

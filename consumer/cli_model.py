@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from consumer.cli_audit import Actor, recorded
 from consumer.cli_options import AsJson, ConfigFile, Mapped, columns_of
 from consumer.cli_output import iso, print_json, print_mapping, print_table, progress_stages
 from features.errors import ConfigError
@@ -94,13 +95,22 @@ def promote(
     role: RoleOption = RoleArgument.CHAMPION,
     registry: RegistryUrl = None,
     catalog: CatalogName = None,
+    actor: Actor = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> int:
     """Verify a bundle and give it a role; running processors take it within seconds."""
+    from models.bundle import read_files
+
     known = _registry(registry, config)
+    features = catalog_of(catalog, config)
     with place_of(bundle, registry, config) as (path, folder):
-        promotion = known.promote(path, role.value, catalog_of(catalog, config), known=folder)
+        _, manifest, digest, _ = read_files(path)
+        subject = f"{manifest.name}@{manifest.version}"
+        detail = {"role": role.value, "digest": digest, "registry": known.url}
+        with recorded(config, "model.promote", subject, actor=actor, detail=detail) as more:
+            promotion = known.promote(path, role.value, features, known=folder, by=actor, expected=digest)
+            more["bundle"] = promotion.bundle
     _print_standing(role, f"{promotion.bundle} is the {role.value} now", known, as_json=as_json)
     return 0
 
@@ -110,21 +120,29 @@ def rollback(
     *,
     role: RoleOption = RoleArgument.CHAMPION,
     registry: RegistryUrl = None,
+    actor: Actor = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> int:
     """Give a role back to the bundle that had it before."""
     known = _registry(registry, config)
-    promotion = known.rollback(role.value)
+    detail = {"registry": known.url, "from": _holder(known, role)}
+    with recorded(config, "model.rollback", role.value, actor=actor, detail=detail) as more:
+        promotion = known.rollback(role.value, by=actor)
+        more |= {"bundle": promotion.bundle, "digest": promotion.digest}
     _print_standing(role, f"{promotion.bundle} is the {role.value} again", known, as_json=as_json)
     return 0
 
 
 @app.command()
-def withdraw(*, registry: RegistryUrl = None, config: ConfigFile = None, as_json: AsJson = False) -> int:
+def withdraw(
+    *, registry: RegistryUrl = None, actor: Actor = None, config: ConfigFile = None, as_json: AsJson = False
+) -> int:
     """End the trial of the challenger."""
     known = _registry(registry, config)
-    promotion = known.withdraw("challenger")
+    with recorded(config, "model.withdraw", "challenger", actor=actor, detail={"registry": known.url}) as more:
+        promotion = known.withdraw("challenger")
+        more |= {"bundle": promotion.bundle, "digest": promotion.digest}
     _print_standing(RoleArgument.CHALLENGER, f"{promotion.bundle} is no longer the challenger", known, as_json=as_json)
     return 0
 
@@ -263,6 +281,11 @@ def place_of(name: str, url: str | None, config: Path | None) -> Iterator[tuple[
     entry = registry.find(name)
     with registry.bundle(entry.bundle) as path:
         yield path, entry.bundle
+
+
+def _holder(registry: Registry, role: RoleArgument) -> str | None:
+    current = registry.standing(role.value).current
+    return None if current is None else current.bundle
 
 
 def _print_standing(role: RoleArgument, title: str, registry: Registry, *, as_json: bool) -> None:

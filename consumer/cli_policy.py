@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from consumer.cli_audit import Actor, is_audited, recorded
 from consumer.cli_options import AsJson, CatalogName, ConfigFile, Mapped, columns_of, cores, moment_ms
 from consumer.cli_output import duration_ms, iso, print_json, print_mapping, print_table, progress_stages
 from features.errors import ConfigError
 
 if TYPE_CHECKING:
+    from models.lists import ListEntry
     from models.policy import Policy
 
 PolicyFile = Annotated[Path, typer.Argument(metavar="POLICY", help="A policy.toml, or a bundle that has one.")]
@@ -132,13 +134,20 @@ def apply(
     out: Annotated[Path, typer.Option(metavar="BUNDLE", help="The bundle to write; it may be the same.")],
     version: Annotated[str | None, typer.Option(help="The new bundle's version (default: the same).")] = None,
     catalog: CatalogName = "default",
+    actor: Actor = None,
+    config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> int:
     """Put a changed policy into a bundle: the same models under another digest, to be promoted like any other."""
     from features.profiles import load_catalog
     from models.bundle_writer import write_with_policy
+    from models.policy import parse, read_text
 
-    made = write_with_policy(bundle, policy, out, load_catalog(catalog), version)
+    features = load_catalog(catalog)
+    detail = {"policy": parse(read_text(policy), features.flags, where=str(policy)).digest, "bundle": str(bundle)}
+    with recorded(config, "policy.apply", str(out), actor=actor, detail=detail) as more:
+        made = write_with_policy(bundle, policy, out, features, version)
+        more |= {"digest": made.digest, "model": f"{made.manifest.name}@{made.manifest.version}"}
     facts = {"name": made.manifest.name, "version": made.manifest.version, "digest": made.digest,
              "policy": made.policy.digest, "rules": len(made.policy.rules)}  # fmt: skip
     print_mapping(f"Made {out}", facts, as_json=as_json)
@@ -218,6 +227,7 @@ def add(
     lasting: Annotated[
         str | None, typer.Option("--for", metavar="TIME", help="It counts for so long: 12h, 30d.")
     ] = None,
+    actor: Actor = None,
     config: ConfigFile = None,
 ) -> int:
     """Put somebody on a list; every processor knows within a second or two."""
@@ -230,16 +240,17 @@ def add(
     if lasting is not None:
         expires_at = now_ms + duration_ms(lasting, "--for")
     _refuse_card_number(kind, value)
-    entry = checked(ListEntry(list_name.value, kind.value, value, reason, getpass.getuser(), now_ms, expires_at))
+    who = actor or getpass.getuser()
+    entry = checked(ListEntry(list_name.value, kind.value, value, reason, who, now_ms, expires_at))
+    _change(config, "lists.put", entry, actor)
     import msgspec
 
-    _change(config, {entry.key.encode(): msgspec.json.encode(entry)})
     print_mapping(f"Added to {list_name.value}", msgspec.to_builtins(entry), as_json=False)
     return 0
 
 
 @lists_app.command()
-def remove(list_name: ListName, kind: Kind, value: Value, *, config: ConfigFile = None) -> int:
+def remove(list_name: ListName, kind: Kind, value: Value, *, actor: Actor = None, config: ConfigFile = None) -> int:
     """Take somebody off a list."""
     from models.lists import ListEntry, checked
 
@@ -247,7 +258,7 @@ def remove(list_name: ListName, kind: Kind, value: Value, *, config: ConfigFile 
     known = {each.key for each in _known(config)}
     if entry.key not in known:
         raise ConfigError(f"{value} is not on the list {list_name.value}; fraudline policy lists show tells who is.")
-    _change(config, {entry.key.encode(): None})
+    _change(config, "lists.remove", entry, actor)
     print_mapping(f"Removed from {list_name.value}", {"kind": kind.value, "value": entry.value}, as_json=False)
     return 0
 
@@ -315,10 +326,23 @@ def _known(config: Path | None) -> list[Any]:
         within(reader.close, 2.0)
 
 
-def _change(config: Path | None, records: dict[bytes, bytes | None]) -> None:
+def _change(config: Path | None, action: str, entry: ListEntry, actor: str | None) -> None:
+    """Write or take away an entry; if changes are audited, in one transaction with the record of it."""
+    import msgspec
+
     from consumer import logs, settings
+    from consumer.audit import new_entry
+    from consumer.kafka.audit import AuditWriter
     from consumer.kafka.compacted import put
+    from consumer.kafka.publisher import Outgoing
 
     logs.configure_command()
     loaded = settings.load(config)
-    put(loaded.kafka, loaded.topics.lists, records)
+    key, value = entry.key.encode(), msgspec.json.encode(entry) if action == "lists.put" else None
+    if not is_audited(loaded, actor):
+        put(loaded.kafka, loaded.topics.lists, {key: value})
+        return
+    detail = {"reason": entry.reason, "expires_at": entry.expires_at} if value else None
+    told = new_entry(action, entry.key, actor=actor, outcome="done", detail=detail)
+    with AuditWriter(loaded.kafka, loaded.topics.audit, beside=(loaded.topics.lists,)) as writer:
+        writer.publish([Outgoing(loaded.topics.lists, key, value)], told)

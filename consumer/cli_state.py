@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from consumer.cli_audit import Actor, recorded
 from consumer.cli_options import AsJson, ConfigFile, moment_ms
 from consumer.cli_output import print_mapping, print_table, progress_bar
 from features.errors import ConfigError
@@ -27,6 +28,7 @@ def rebuild(
         str | None, typer.Option("--from", metavar="TIME", help="Leave out what came before (ISO 8601, Kafka's time).")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    actor: Actor = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> int:
@@ -47,7 +49,10 @@ def rebuild(
             if not sys.stdin.isatty():
                 raise ConfigError(f"This empties the state in namespace {namespace}: say --yes if that is meant.")
             typer.confirm(f"Empty the state in namespace {namespace} and build it anew?", abort=True, err=True)
-        with progress_bar("records", work.size(starts)) as advance:
+        with (
+            recorded(config, "state.rebuild", namespace, actor=actor, detail={"from_ms": from_ms}),
+            progress_bar("records", work.size(starts)) as advance,
+        ):
             rebuilt = work.run(starts, advance)
     print_mapping(f"Rebuilt {namespace}", asdict(rebuilt), as_json=as_json)
     return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -79,18 +79,26 @@ def _yielding() -> Iterator[None]:
 class ModelLoader:
     """Gives a processor its line-up. `current` is who is to judge now; safe from any thread."""
 
-    def __init__(self, settings: Settings, catalog: Catalog, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        telemetry: Telemetry,
+        rolled_back: Callable[[ModelRef, str], None] = lambda _model, _reason: None,
+    ) -> None:
         """Load the first champion: the settings' bundle, or the registry's champion.
 
         A champion of the registry that can't be used gives way to the one before it: a worker that starts after a
-        promotion went wrong decides with what the others still have.
+        promotion went wrong decides with what the others still have. `rolled_back` hears of each canary that this
+        process ended, and why, on the thread that follows the registry; it must not wait.
 
         Raises:
             BundleError: none can be used.
             ConfigError, RegistryUnavailable: the settings name what is not there.
         """
         self._options, self._trial_options, self._catalog = settings.model, settings.challenger, catalog
-        self._telemetry = telemetry
+        self._telemetry, self._rolled_back = telemetry, rolled_back
+        self._told: tuple[str, int] | None = None
         self._registry = Registry(self._options.registry) if self._options.registry else None
         self._refused: set[tuple[str, int]] = set()
         self._reported: str | None = None
@@ -185,6 +193,9 @@ class ModelLoader:
             if canary.stop(told.reason):
                 _LOG.error("canary_rolled_back_elsewhere", reason=told.reason, model=trial.model.reference.version)
         elif canary.stopped is not None:
+            if self._told != (canary.digest, canary.promoted_ms):  # the registry may have to be told again
+                self._told = canary.digest, canary.promoted_ms
+                self._rolled_back(trial.model.reference, canary.stopped)
             registry.stop(canary.digest, canary.stopped)
 
     def _standing(self, registry: Registry, role: str) -> Standing | None:

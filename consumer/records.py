@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from consumer.audit import AuditEntry
 from features.event import Label, Payment
 from models.clearing import Clearing
 from models.explain import Reason
@@ -204,6 +205,7 @@ def json_schemas() -> dict[str, dict[str, Any]]:
         "journal": JournalEntry,
         "lists": ListEntry,
         "shadow": ShadowDecision,
+        "audit": AuditEntry,
     }
     schemas = {}
     for name, kind in types.items():

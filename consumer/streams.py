@@ -82,6 +82,10 @@ class TopicStream:
         """See `Stream`."""
         return self._known()[self.topic, partition][0]
 
+    def gone(self) -> dict[int, int]:
+        """The oldest offset of each partition whose beginning is gone."""
+        return {number: low for (_, number), (low, _) in self._known().items() if low > 0}
+
     def chunks(self) -> Iterator[list[Message]]:
         """See `Stream`."""
         for source, (low, high) in self._known().items():

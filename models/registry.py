@@ -188,7 +188,16 @@ class Registry:
                 )
         raise ConfigError(f"{self.url} has no bundle {text}; fraudline model list shows those that it has.")
 
-    def promote(self, path: Path, role: Role, catalog: CatalogLike, *, known: str | None = None) -> Promotion:
+    def promote(
+        self,
+        path: Path,
+        role: Role,
+        catalog: CatalogLike,
+        *,
+        known: str | None = None,
+        by: str | None = None,
+        expected: str | None = None,
+    ) -> Promotion:
         """Verify a bundle, copy it here, and give it a role.
 
         Args:
@@ -196,18 +205,20 @@ class Registry:
             role: the role.
             catalog: the features that can be computed where it will decide.
             known: the folder here that `path` is a copy of: nothing is copied.
+            by: who does it; without it, who runs this process.
+            expected: the digest that the bundle must have, if one is given.
 
         Raises:
             BundleError: it is refused; nothing was changed.
         """
         bundle = load(path, catalog)
         raw, manifest, digest, files = read_files(path)
-        if digest != bundle.digest:
+        if digest != bundle.digest or expected not in (None, digest):
             raise BundleError(f"{path} was changed while it was verified; promote it again.")
         folder = known or f"{manifest.version}-{digest[:DIGEST_SHOWN]}"
         if known is None:
             self._asked(lambda: self._store_all(f"{BUNDLES}/{folder}", files | {MANIFEST: raw}))
-        promotion = Promotion(folder, manifest.version, digest, round(time.time() * 1_000), _user())
+        promotion = Promotion(folder, manifest.version, digest, round(time.time() * 1_000), by or _user())
         before = self._standing_or_none(role)
         earlier = before.earlier
         if before.current is not None and before.current.digest != digest:
@@ -215,13 +226,13 @@ class Registry:
         self._set(role, Standing(current=promotion, earlier=earlier[:REMEMBERED]))
         return promotion
 
-    def rollback(self, role: Role) -> Promotion:
-        """Give a role back to the one that had it before. Raises ConfigError when nobody had."""
+    def rollback(self, role: Role, *, by: str | None = None) -> Promotion:
+        """Give a role back to the one that had it before, and say `by` whom. Raises ConfigError when nobody had."""
         before = self.standing(role)
         if not before.earlier:
             raise ConfigError(f"{self.url} remembers no earlier {role}; promote the one that you want.")
         last = before.earlier[0]
-        promotion = Promotion(last.bundle, last.version, last.digest, round(time.time() * 1_000), _user())
+        promotion = Promotion(last.bundle, last.version, last.digest, round(time.time() * 1_000), by or _user())
         self._set(role, Standing(current=promotion, earlier=before.earlier[1:]))
         return promotion
 
