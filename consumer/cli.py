@@ -29,6 +29,7 @@ from consumer import (
     cli_replay,
     cli_score,
     cli_state,
+    cli_topics,
     cli_train,
 )
 from consumer.cli_options import AsJson, CatalogName, ConfigFile
@@ -60,6 +61,7 @@ app.add_typer(cli_model.app, name="model")
 app.add_typer(cli_model.shadow_app, name="shadow")
 app.add_typer(cli_drift.app, name="drift")
 app.add_typer(cli_audit.app, name="audit")
+app.add_typer(cli_topics.app, name="topics")
 features_app.command("build")(cli_features.build)
 app.command("replay")(cli_replay.replay)
 app.command("backtest")(cli_backtest.backtest)
