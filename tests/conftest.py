@@ -6,7 +6,8 @@ import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,6 +17,7 @@ from tests.services import redis as redis_service
 from tests.services.kafka import KafkaBroker
 from tests.services.redis import RedisServer
 from tests.services.redis_cluster import RedisCluster
+from tests.support import charts
 
 # Derandomized: a red build is red again. Time is never judged, since the machine may be busy.
 settings.register_profile(
@@ -123,3 +125,32 @@ def topics(kafka: KafkaBroker, unique: str) -> Callable[..., dict[str, str]]:
         return names
 
     return create
+
+
+@pytest.fixture(scope="session")
+def helm() -> str:
+    """Helm's path; without it, and with REQUIRE_HELM=1, a failure."""
+    found = charts.find_helm()
+    return found or _no_chart("helm was found neither on PATH nor in Go's bin directory")
+
+
+def _no_chart(reason: str) -> NoReturn:
+    told = f"NOT TESTED: {reason}; the chart is not checked."
+    if os.environ.get("REQUIRE_HELM") == "1":
+        pytest.fail(f"{told} REQUIRE_HELM=1 forbids skipping.", pytrace=False)
+    pytest.skip(f"{told} Install it, or set REQUIRE_HELM=1 to make this a failure.")
+
+
+@pytest.fixture
+def render(helm: str, tmp_path: Path) -> charts.Render:
+    """Renders the chart: `render({"replicaCount": 2}, scenario="gpu-values.yaml")`."""
+
+    def template(
+        changes: Mapping[str, Any] | None = None,
+        *,
+        scenario: str | None = "minimal-values.yaml",
+        kubernetes: str = charts.KUBERNETES,
+    ) -> charts.Rendered:
+        return charts.render(helm, tmp_path, changes, scenario, kubernetes)
+
+    return template

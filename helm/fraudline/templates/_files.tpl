@@ -7,7 +7,7 @@ gets no secret that it has no use for.
 {{/* The secrets in use, each with the setting that reads it, as a YAML list. */}}
 {{- define "fraudline.secrets" -}}
 {{- $secrets := .root.Values.secrets }}
-{{- $named := dict "STORE__URL" $secrets.redisUrl "KAFKA__SASL_PASSWORD" $secrets.saslPassword "KAFKA__SASL_OAUTH_CLIENT_SECRET" $secrets.oauthClientSecret "KAFKA__SSL_KEY_PASSWORD" $secrets.sslKeyPassword }}
+{{- $named := dict "STORE__URL" $secrets.redisUrl "KAFKA__SASL_PASSWORD" $secrets.saslPassword "KAFKA__SASL_OAUTH_CLIENT_SECRET" $secrets.oauthClientSecret "KAFKA__SSL_KEY_PASSWORD" $secrets.sslKeyPassword "DASHBOARD__TOKEN" $secrets.dashboardToken }}
 {{- range $setting, $secret := $named }}
 {{- if and $secret.existingSecret (has ($setting | splitList "__" | first | lower) $.of) }}
 - setting: FRAUDLINE_{{ $setting }}_FILE
@@ -40,6 +40,15 @@ gets no secret that it has no use for.
 {{- range include "fraudline.secrets" . | fromYamlArray }}
 - name: {{ .setting }}
   value: /etc/fraudline/secrets/{{ .file }}
+{{- end }}
+{{- end }}
+
+{{/* Credentials of the model registry: libraries of object stores read them from the environment. */}}
+{{- define "fraudline.envFrom" -}}
+{{- with .Values.secrets.registry.existingSecret }}
+envFrom:
+  - secretRef:
+      name: {{ . | quote }}
 {{- end }}
 {{- end }}
 
@@ -91,5 +100,5 @@ gets no secret that it has no use for.
 {{- end }}
 - name: tmp
   emptyDir:
-    sizeLimit: 64Mi
+    sizeLimit: {{ .root.Values.tmpSizeLimit | quote }}
 {{- end }}

@@ -15,17 +15,26 @@
 {{- end -}}
 {{- end }}
 
+{{/* Labels by which a component's pods are found, from a dict of `root` and `component`. */}}
 {{- define "fraudline.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "fraudline.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/component: processor
+app.kubernetes.io/name: {{ include "fraudline.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
 {{- define "fraudline.labels" -}}
 {{ include "fraudline.selectorLabels" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* Name, namespace and labels of an object, from a dict of `root`, `component` and `name`. */}}
+{{- define "fraudline.metadata" -}}
+name: {{ .name }}
+namespace: {{ .root.Release.Namespace }}
+labels:
+  {{- include "fraudline.labels" . | nindent 2 }}
 {{- end }}
 
 {{- define "fraudline.serviceAccountName" -}}
@@ -39,19 +48,38 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if .image.digest }}@{{ .image.digest }}{{ else }}:{{ .image.tag | default .tag }}{{ end -}}
 {{- end }}
 
-{{- define "fraudline.containerSecurityContext" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities:
-  drop: [ALL]
+{{/*
+The settings of `sections` as TOML, from a dict of `root` and `sections`. A JSON string, number or boolean is one in TOML
+too. An empty string means: not set.
+*/}}
+{{- define "fraudline.toml" -}}
+{{- range $section := .sections }}
+[{{ $section }}]
+{{- range $name, $value := get $.root.Values.config $section }}
+{{- if not (and (kindIs "string" $value) (empty $value)) }}
+{{ $name }} = {{ toJson $value }}
+{{- end }}
+{{- end }}
+{{ end }}
 {{- end }}
 
-{{/* One probe, from a dict of `path` and `probe` (the values). */}}
-{{- define "fraudline.probe" -}}
-httpGet:
-  path: {{ .path }}
-  port: metrics
-periodSeconds: {{ .probe.periodSeconds }}
-timeoutSeconds: {{ .probe.timeoutSeconds }}
-failureThreshold: {{ .probe.failureThreshold }}
+{{/* The settings of a processor. */}}
+{{- define "fraudline.toml.processor" -}}
+{{- $sections := list "kafka" "topics" "store" "processing" "model" "challenger" "features" "telemetry" "audit" }}
+{{- include "fraudline.toml" (dict "root" . "sections" $sections) -}}
+{{- end }}
+
+{{/* The settings of the alert page: nothing of the state and the model, since it reads topics only. */}}
+{{- define "fraudline.toml.alertPage" -}}
+{{- $sections := list "kafka" "topics" "processing" "telemetry" "dashboard" "audit" }}
+{{- include "fraudline.toml" (dict "root" . "sections" $sections) -}}
+{{- end }}
+
+{{- define "fraudline.alertPage.name" -}}
+{{- printf "%s-alert-page" (include "fraudline.fullname" .) -}}
+{{- end }}
+
+{{/* An account of its own, when the chart makes any: the page has no use for rights that the processor's is given. */}}
+{{- define "fraudline.alertPage.serviceAccountName" -}}
+{{- .Values.serviceAccount.create | ternary (include "fraudline.alertPage.name" .) (include "fraudline.serviceAccountName" .) -}}
 {{- end }}

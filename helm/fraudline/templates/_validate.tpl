@@ -7,6 +7,10 @@ What the schema can't say: values that depend on each other. Each of these would
 {{- include "fraudline.validate.store" . -}}
 {{- include "fraudline.validate.signature" . -}}
 {{- include "fraudline.validate.limits" . -}}
+{{- include "fraudline.validate.alertPage" . -}}
+{{- include "fraudline.validate.gpu" . -}}
+{{- include "fraudline.validate.autoscaling" . -}}
+{{- include "fraudline.validate.networkPolicy" . -}}
 {{- end }}
 
 {{- define "fraudline.validate.required" -}}
@@ -29,6 +33,9 @@ What the schema can't say: values that depend on each other. Each of these would
 {{- end }}
 {{- if and .Values.config.challenger.enabled (not .Values.config.model.registry) }}
 {{- fail "config.challenger.enabled needs config.model.registry, where the challenger is promoted." }}
+{{- end }}
+{{- if and .Values.secrets.registry.existingSecret (not .Values.config.model.registry) }}
+{{- fail "secrets.registry.existingSecret is set without config.model.registry." }}
 {{- end }}
 {{- if and .Values.bundle.subPath (not $claim) }}
 {{- fail "bundle.subPath belongs to bundle.existingClaim: with an image, set bundle.image.path." }}

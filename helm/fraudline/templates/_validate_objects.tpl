@@ -1,0 +1,91 @@
+{{/* What the objects around the processor need from each other. */}}
+
+{{- define "fraudline.validate.alertPage" -}}
+{{- $page := .Values.alertPage }}
+{{- $dashboard := .Values.config.dashboard }}
+{{- $token := .Values.secrets.dashboardToken.existingSecret }}
+{{- if and (eq $dashboard.auth "proxy") (not $dashboard.trusted_proxies) }}
+{{- fail "config.dashboard.auth is proxy, which also needs config.dashboard.trusted_proxies: whose header is believed." }}
+{{- end }}
+{{- if and $token (ne $dashboard.auth "token") }}
+{{- fail (printf "secrets.dashboardToken.existingSecret is set but config.dashboard.auth is %s: use token, or unset it." $dashboard.auth) }}
+{{- end }}
+{{- if $page.enabled }}
+{{- if and (eq $dashboard.auth "token") (not $token) }}
+{{- fail "alertPage.enabled with config.dashboard.auth token needs secrets.dashboardToken.existingSecret." }}
+{{- end }}
+{{- if and (eq $dashboard.auth "none") $page.ingress.enabled }}
+{{- fail "alertPage.ingress.enabled would show the alerts to anybody, since config.dashboard.auth is none: use token or proxy." }}
+{{- end }}
+{{- if and (eq $dashboard.auth "none") (ne $page.service.type "ClusterIP") }}
+{{- fail (printf "alertPage.service.type %s would show the alerts to anybody, since config.dashboard.auth is none: use token or proxy." $page.service.type) }}
+{{- end }}
+{{- if and $page.ingress.enabled (not $page.ingress.host) }}
+{{- fail "alertPage.ingress.enabled needs alertPage.ingress.host." }}
+{{- end }}
+{{- end }}
+{{- if and $page.ingress.enabled (not $page.enabled) }}
+{{- fail "alertPage.ingress.enabled needs alertPage.enabled." }}
+{{- end }}
+{{- end }}
+
+{{/* A GPU that is not used is paid for, and a model that finds none does not start. */}}
+{{- define "fraudline.validate.gpu" -}}
+{{- $limits := list }}
+{{- range $name, $quantity := .Values.resources.limits }}
+{{- if and (hasPrefix "nvidia.com/" $name) (ne (toString $quantity) "0") }}
+{{- $limits = append $limits $name }}
+{{- end }}
+{{- end }}
+{{- range $name, $_ := .Values.resources.requests }}
+{{- if and (hasPrefix "nvidia.com/" $name) (not (has $name $limits)) }}
+{{- fail (printf "resources.requests has %s, which Kubernetes takes in resources.limits only." $name) }}
+{{- end }}
+{{- end }}
+{{- if and (eq .Values.config.model.device "cuda") (not $limits) }}
+{{- fail "config.model.device is cuda, which also needs a GPU in resources.limits, for example nvidia.com/gpu: 1." }}
+{{- end }}
+{{- if and (ne .Values.config.model.device "cuda") $limits }}
+{{- fail (printf "resources.limits has %s but config.model.device is %s: use cuda, or leave the GPU to others." (first $limits) .Values.config.model.device) }}
+{{- end }}
+{{- end }}
+
+{{- define "fraudline.validate.autoscaling" -}}
+{{- $scaling := .Values.autoscaling }}
+{{- if ne $scaling.type "none" }}
+{{- if not $scaling.maxReplicas }}
+{{- fail (printf "autoscaling.type %s needs autoscaling.maxReplicas: the number of partitions of %s." $scaling.type .Values.config.topics.payments) }}
+{{- end }}
+{{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) }}
+{{- fail "autoscaling.minReplicas must be at most autoscaling.maxReplicas." }}
+{{- end }}
+{{- if and (eq $scaling.type "hpa") (not .Values.resources.requests.cpu) }}
+{{- fail "autoscaling.type hpa needs resources.requests.cpu, of which it measures the share." }}
+{{- end }}
+{{- end }}
+{{- if eq $scaling.type "keda" }}
+{{- range $name := list "ssl_ca_file" "ssl_certificate_file" "ssl_key_file" }}
+{{- $path := get $.Values.config.kafka $name }}
+{{- if and $path (not (hasPrefix "/etc/fraudline/kafka-tls/" $path)) }}
+{{- fail (printf "autoscaling.type keda reads certificates from secrets.kafkaTls alone, but config.kafka.%s is %s." $name $path) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "fraudline.validate.networkPolicy" -}}
+{{- $policy := .Values.networkPolicy }}
+{{- if $policy.enabled }}
+{{- range $name := list "dns" "kafka" "oauth" "redis" "registry" }}
+{{- if and (include "fraudline.reaches" (dict "root" $ "name" $name)) (not (get $policy $name).to) }}
+{{- fail (printf "networkPolicy.enabled needs networkPolicy.%s.to: pods, namespaces or addresses that may be reached." $name) }}
+{{- end }}
+{{- end }}
+{{- if and .Values.monitoring.serviceMonitor.enabled (not $policy.metrics.from) }}
+{{- fail "monitoring.serviceMonitor.enabled with networkPolicy.enabled needs networkPolicy.metrics.from: where Prometheus is." }}
+{{- end }}
+{{- if and .Values.alertPage.enabled (or .Values.alertPage.ingress.enabled (eq .Values.config.dashboard.auth "proxy")) (not $policy.alertPage.from) }}
+{{- fail "alertPage.enabled with networkPolicy.enabled needs networkPolicy.alertPage.from: where the ingress or the proxy is." }}
+{{- end }}
+{{- end }}
+{{- end }}

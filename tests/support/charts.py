@@ -1,0 +1,143 @@
+"""The chart as tests see it: what `helm template` answers, and where things are in its values and schema."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CHART = Path(__file__).parents[2] / "helm" / "fraudline"
+SCENARIOS = sorted(path.name for path in CHART.glob("ci/*-values.yaml"))
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+MOUNTS = "/etc/fraudline"
+KUBERNETES = "1.34.0"  # what is rendered for, where a test says nothing else
+
+Document = dict[str, Any]
+Render = Callable[..., "Rendered"]
+
+
+def find_helm() -> str | None:
+    """Helm, on PATH or where `go install` puts it."""
+    found = shutil.which("helm")
+    if found is None and shutil.which("go"):
+        done = subprocess.run(["go", "env", "GOPATH"], capture_output=True, text=True, check=False, timeout=60)
+        found = shutil.which("helm", path=str(Path(done.stdout.strip()) / "bin"))
+    return found
+
+
+class Rendered:
+    """What `helm template` answered: the documents, or why it refused."""
+
+    def __init__(self, done: subprocess.CompletedProcess[str]) -> None:
+        self.text, self.error, self.refused = done.stdout, done.stderr, done.returncode != 0
+        self.documents: list[Document] = [] if self.refused else list(yaml.safe_load_all(done.stdout))
+
+    def all(self, kind: str) -> dict[str, Document]:
+        """The documents of a kind, by their names."""
+        assert not self.refused, self.error
+        return {found["metadata"]["name"]: found for found in self.documents if found["kind"] == kind}
+
+    def one(self, kind: str, name: str = "rel-fraudline") -> Document:
+        return self.all(kind)[name]
+
+    def pods(self) -> dict[str, Document]:
+        """Every pod that the chart makes, by kind and name of what makes it: its labels and specification."""
+        found = {}
+        for document in self.documents:
+            template = document if document["kind"] == "Pod" else at(document, "spec.template")
+            if template is not None:
+                found[f"{document['kind']}/{document['metadata']['name']}"] = template
+        return found
+
+    @property
+    def pod(self) -> Document:
+        """The processor's pod."""
+        return self.pod_of("StatefulSet")
+
+    def pod_of(self, kind: str, name: str = "rel-fraudline") -> Document:
+        spec: Document = self.pods()[f"{kind}/{name}"]["spec"]
+        return spec
+
+    @property
+    def container(self) -> Document:
+        return only_container(self.pod)
+
+    @property
+    def env(self) -> dict[str, Document]:
+        return environment(self.pod)
+
+    def volume(self, name: str) -> Document | None:
+        return named(self.pod["volumes"], name)
+
+    def mount(self, name: str) -> Document | None:
+        return named(self.container["volumeMounts"], name)
+
+
+def only_container(pod: Document) -> Document:
+    [container] = pod["containers"]
+    assert isinstance(container, dict)
+    return container
+
+
+def environment(pod: Document) -> dict[str, Document]:
+    """The variables of a pod's only container, by name, in their order."""
+    return {variable["name"]: variable for variable in only_container(pod)["env"]}
+
+
+def named(items: list[Document], name: str) -> Document | None:
+    return next((item for item in items if item["name"] == name), None)
+
+
+def render(
+    helm: str, place: Path, changes: Mapping[str, Any] | None, scenario: str | None, kubernetes: str
+) -> Rendered:
+    """`helm template` of a scenario with `changes` on top; `place` is a directory for their file."""
+    own = place / "values.json"
+    own.write_text(json.dumps(changes or {}))
+    files = [*(["--values", str(CHART / "ci" / scenario)] if scenario else []), "--values", str(own)]
+    command = [helm, "template", "rel", str(CHART), "--namespace", "ns", "--kube-version", kubernetes, *files]
+    return Rendered(subprocess.run(command, capture_output=True, text=True, check=False, timeout=60))
+
+
+def tree(dotted: str, value: object) -> dict[str, Any]:
+    """`("a.b", 1)` as `{"a": {"b": 1}}`."""
+    for name in reversed(dotted.split(".")):
+        value = {name: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def together(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Trees as one; a later value wins."""
+    merged: dict[str, Any] = {}
+    for part in parts:
+        for name, value in part.items():
+            old = merged.get(name)
+            merged[name] = together(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def at(document: Any, dotted: str) -> Any:
+    """What stands at `a.b.c`; None where nothing does. A number is an index of a list."""
+    for name in dotted.split("."):
+        if isinstance(document, list):
+            document = document[int(name)] if int(name) < len(document) else None
+        else:
+            document = document.get(name) if isinstance(document, dict) else None
+    return document
+
+
+def leaves(schema: Document, path: str = "") -> Iterator[tuple[str, Document]]:
+    """Every value that a user may set: its dotted name and schema."""
+    for name, child in schema["properties"].items():
+        dotted = f"{path}.{name}".strip(".")
+        if "properties" in child:
+            yield from leaves(child, dotted)
+        elif dotted != "global":
+            yield dotted, child
