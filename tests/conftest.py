@@ -6,12 +6,12 @@ import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.services import crds
 from tests.services import kafka as kafka_service
 from tests.services import redis as redis_service
 from tests.services.kafka import KafkaBroker
@@ -141,8 +141,14 @@ def _no_chart(reason: str) -> NoReturn:
     pytest.skip(f"{told} Install it, or set REQUIRE_HELM=1 to make this a failure.")
 
 
+@pytest.fixture(scope="session")
+def custom_resources() -> Mapping[tuple[str, str], charts.Document]:
+    """The schemas of KEDA's and of Prometheus' operator's objects, by apiVersion and kind."""
+    return _no_chart(reason) if (reason := crds.missing()) else crds.schemas()
+
+
 @pytest.fixture
-def render(helm: str, tmp_path: Path) -> charts.Render:
+def render(helm: str) -> charts.Render:
     """Renders the chart: `render({"replicaCount": 2}, scenario="gpu-values.yaml")`."""
 
     def template(
@@ -151,6 +157,6 @@ def render(helm: str, tmp_path: Path) -> charts.Render:
         scenario: str | None = "minimal-values.yaml",
         kubernetes: str = charts.KUBERNETES,
     ) -> charts.Rendered:
-        return charts.render(helm, tmp_path, changes, scenario, kubernetes)
+        return charts.render(helm, changes, scenario, kubernetes)
 
     return template

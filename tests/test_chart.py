@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
-from consumer import __version__
+from consumer import __version__, cli
 from consumer.settings import KNOWN, Settings, load
 from tests.support.charts import (
     CHART,
@@ -28,6 +29,7 @@ from tests.support.charts import (
     at,
     environment,
     leaves,
+    only_container,
     together,
     tree,
 )
@@ -93,19 +95,61 @@ def test_the_settings_of_each_scenario_load_in_the_processor(
             assert arrived == at_home(value, tmp_path / "etc"), f"{section}.{name}"
 
 
-@pytest.mark.parametrize("scenario", [name for name in SCENARIOS if "alertPage" in (CHART / "ci" / name).read_text()])
+def with_(value: str) -> pytest.MarkDecorator:
+    """The scenarios that set a top-level value."""
+    found = [name for name in SCENARIOS if value in yaml.safe_load((CHART / "ci" / name).read_text())]
+    assert found
+    return pytest.mark.parametrize("scenario", found)
+
+
+def own_settings(scenario: str, value: str) -> dict[str, Any]:
+    """The settings that a scenario gives, with the account in Kafka that one of the smaller pods has."""
+    values = yaml.safe_load((CHART / "ci" / scenario).read_text())
+    given: dict[str, Any] = values["config"]
+    if name := at(values, f"{value}.login.name"):
+        oauth = given["kafka"]["sasl_mechanism"] == "OAUTHBEARER"
+        given["kafka"]["sasl_oauth_client_id" if oauth else "sasl_username"] = name
+    return given
+
+
+@with_("alertPage")
 def test_the_settings_of_each_scenario_load_in_the_alert_page(
     scenario: str, render: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rendered = render(scenario=scenario)
     page = rendered.pod_of("Deployment", "rel-fraudline-alert-page")
-    given = yaml.safe_load((CHART / "ci" / scenario).read_text())["config"]
+    given = own_settings(scenario, "alertPage")
     loaded = settings_in_the_pod(rendered, tmp_path / "etc", monkeypatch, page)
     assert (loaded.dashboard.token is None) == (loaded.dashboard.auth == "proxy")
     for section in given.keys() & {"kafka", "topics", "processing", "dashboard", "audit"}:
         for name, value in given[section].items():
             arrived = plain(getattr(getattr(loaded, section), name))
             assert arrived == at_home(value, tmp_path / "etc"), f"{section}.{name}"
+
+
+@with_("topicsJob")
+def test_the_settings_of_each_scenario_load_in_the_topics_job_and_its_words_are_the_commands(
+    scenario: str, render: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered = render(scenario=scenario)
+    pod = rendered.pod_of("Job", "rel-fraudline-topics")
+    given = own_settings(scenario, "topicsJob")
+    loaded = settings_in_the_pod(rendered, tmp_path / "etc", monkeypatch, pod)
+    for section in given.keys() & {"kafka", "topics", "features", "audit"}:
+        for name, value in given[section].items():
+            arrived = plain(getattr(getattr(loaded, section), name))
+            assert arrived == at_home(value, tmp_path / "etc"), f"{section}.{name}"
+    assert understood(only_container(pod)["args"])["yes"] is True
+
+
+def understood(words: list[str]) -> dict[str, Any]:
+    """What the program's own command line makes of a container's arguments; it refuses what it does not know."""
+    command: Any = typer.main.get_command(cli.app)
+    while hasattr(command, "commands"):
+        name, *words = words
+        command = command.commands[name]
+    parsed: dict[str, Any] = command.make_context(name, words).params
+    return parsed
 
 
 def test_every_setting_of_the_chart_arrives_in_the_program(
@@ -120,6 +164,7 @@ def test_every_setting_of_the_chart_arrives_in_the_program(
             changed.setdefault(section, {})[name] = another(at(VALUES["config"], dotted), schema)
     changed["processing"]["budget_ms"] = 300
     changed["store"]["shards"] = 16  # a cluster needs some
+    changed["dashboard"]["auth"] = "proxy"  # no page is installed for everybody
     needed = [
         tree("trustedKeys.existingConfigMap", "signers"),
         {"resources": {"limits": {"nvidia.com/gpu": 1}}},

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 MOUNTS = "/etc/fraudline"
 KUBERNETES = "1.34.0"  # what is rendered for, where a test says nothing else
+
+QUICK = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Document = dict[str, Any]
 Render = Callable[..., "Rendered"]
@@ -34,9 +37,10 @@ def find_helm() -> str | None:
 class Rendered:
     """What `helm template` answered: the documents, or why it refused."""
 
-    def __init__(self, done: subprocess.CompletedProcess[str]) -> None:
-        self.text, self.error, self.refused = done.stdout, done.stderr, done.returncode != 0
-        self.documents: list[Document] = [] if self.refused else list(yaml.safe_load_all(done.stdout))
+    def __init__(self, text: str, error: str) -> None:
+        """`error` is empty when it did not refuse."""
+        self.text, self.error, self.refused = text, error, bool(error)
+        self.documents: list[Document] = list(yaml.load_all(text, QUICK)) if not error else []
 
     def all(self, kind: str) -> dict[str, Document]:
         """The documents of a kind, by their names."""
@@ -94,15 +98,19 @@ def named(items: list[Document], name: str) -> Document | None:
     return next((item for item in items if item["name"] == name), None)
 
 
-def render(
-    helm: str, place: Path, changes: Mapping[str, Any] | None, scenario: str | None, kubernetes: str
-) -> Rendered:
-    """`helm template` of a scenario with `changes` on top; `place` is a directory for their file."""
-    own = place / "values.json"
-    own.write_text(json.dumps(changes or {}))
-    files = [*(["--values", str(CHART / "ci" / scenario)] if scenario else []), "--values", str(own)]
+@cache
+def _template(helm: str, scenario: str | None, kubernetes: str, changes: str) -> tuple[str, str]:
+    files = ["--values", str(CHART / "ci" / scenario)] if scenario else []
     command = [helm, "template", "rel", str(CHART), "--namespace", "ns", "--kube-version", kubernetes, *files]
-    return Rendered(subprocess.run(command, capture_output=True, text=True, check=False, timeout=60))
+    done = subprocess.run(
+        [*command, "--values", "-"], input=changes, capture_output=True, text=True, check=False, timeout=60
+    )
+    return done.stdout, (done.stderr or "no reason given") if done.returncode else ""
+
+
+def render(helm: str, changes: Mapping[str, Any] | None, scenario: str | None, kubernetes: str) -> Rendered:
+    """`helm template` of a scenario with `changes` on top, run once for all tests that ask for the same."""
+    return Rendered(*_template(helm, scenario, kubernetes, json.dumps(changes or {})))
 
 
 def tree(dotted: str, value: object) -> dict[str, Any]:

@@ -1,13 +1,22 @@
 {{/*
 The files that a pod is given: its settings, its secrets, its certificates and keys. Each helper takes a dict of `root`,
-`config` (the name of its ConfigMap) and `of`: for which of kafka, store, model and dashboard the pod needs files. A pod
-gets no secret that it has no use for.
+`config` (the name of its ConfigMap), `of`: for which of kafka, store, model and dashboard the pod needs files, and
+perhaps `login`: another account in Kafka than the processor's. A pod gets no secret that it has no use for.
 */}}
 
 {{/* The secrets in use, each with the setting that reads it, as a YAML list. */}}
 {{- define "fraudline.secrets" -}}
 {{- $secrets := .root.Values.secrets }}
-{{- $named := dict "STORE__URL" $secrets.redisUrl "KAFKA__SASL_PASSWORD" $secrets.saslPassword "KAFKA__SASL_OAUTH_CLIENT_SECRET" $secrets.oauthClientSecret "KAFKA__SSL_KEY_PASSWORD" $secrets.sslKeyPassword "DASHBOARD__TOKEN" $secrets.dashboardToken }}
+{{- $password := $secrets.saslPassword }}
+{{- $oauth := $secrets.oauthClientSecret }}
+{{- with .login }}
+{{- if and .existingSecret (eq $.root.Values.config.kafka.sasl_mechanism "OAUTHBEARER") }}
+{{- $oauth = . }}
+{{- else if .existingSecret }}
+{{- $password = . }}
+{{- end }}
+{{- end }}
+{{- $named := dict "STORE__URL" $secrets.redisUrl "KAFKA__SASL_PASSWORD" $password "KAFKA__SASL_OAUTH_CLIENT_SECRET" $oauth "KAFKA__SSL_KEY_PASSWORD" $secrets.sslKeyPassword "DASHBOARD__TOKEN" $secrets.dashboardToken }}
 {{- range $setting, $secret := $named }}
 {{- if and $secret.existingSecret (has ($setting | splitList "__" | first | lower) $.of) }}
 - setting: FRAUDLINE_{{ $setting }}_FILE

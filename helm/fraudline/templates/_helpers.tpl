@@ -49,13 +49,19 @@ labels:
 {{- end }}
 
 {{/*
-The settings of `sections` as TOML, from a dict of `root` and `sections`. A JSON string, number or boolean is one in TOML
-too. An empty string means: not set.
+The settings of `sections` as TOML, from a dict of `root`, `sections` and perhaps `login`: another account in Kafka than
+the processor's. A JSON string, number or boolean is one in TOML too. An empty string means: not set.
 */}}
 {{- define "fraudline.toml" -}}
+{{- $config := deepCopy .root.Values.config }}
+{{- with .login }}
+{{- if .name }}
+{{- $_ := set $config.kafka (eq $config.kafka.sasl_mechanism "OAUTHBEARER" | ternary "sasl_oauth_client_id" "sasl_username") .name }}
+{{- end }}
+{{- end }}
 {{- range $section := .sections }}
 [{{ $section }}]
-{{- range $name, $value := get $.root.Values.config $section }}
+{{- range $name, $value := get $config $section }}
 {{- if not (and (kindIs "string" $value) (empty $value)) }}
 {{ $name }} = {{ toJson $value }}
 {{- end }}
@@ -72,7 +78,7 @@ too. An empty string means: not set.
 {{/* The settings of the alert page: nothing of the state and the model, since it reads topics only. */}}
 {{- define "fraudline.toml.alertPage" -}}
 {{- $sections := list "kafka" "topics" "processing" "telemetry" "dashboard" "audit" }}
-{{- include "fraudline.toml" (dict "root" . "sections" $sections) -}}
+{{- include "fraudline.toml" (dict "root" . "sections" $sections "login" .Values.alertPage.login) -}}
 {{- end }}
 
 {{- define "fraudline.alertPage.name" -}}
@@ -82,4 +88,22 @@ too. An empty string means: not set.
 {{/* An account of its own, when the chart makes any: the page has no use for rights that the processor's is given. */}}
 {{- define "fraudline.alertPage.serviceAccountName" -}}
 {{- .Values.serviceAccount.create | ternary (include "fraudline.alertPage.name" .) (include "fraudline.serviceAccountName" .) -}}
+{{- end }}
+
+{{/* The settings of the job that makes the topics: which ones, and how far back features look. */}}
+{{- define "fraudline.toml.topicsJob" -}}
+{{- $sections := list "kafka" "topics" "challenger" "features" "telemetry" "audit" }}
+{{- include "fraudline.toml" (dict "root" . "sections" $sections "login" .Values.topicsJob.login) -}}
+{{- end }}
+
+{{- define "fraudline.topicsJob.name" -}}
+{{- printf "%s-topics" (include "fraudline.fullname" .) -}}
+{{- end }}
+
+{{/* An object that is there before the release's own ones and for the job's time only, from its weight. */}}
+{{- define "fraudline.topicsJob.hook" -}}
+annotations:
+  helm.sh/hook: pre-install,pre-upgrade
+  helm.sh/hook-weight: {{ . | quote }}
+  helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end }}

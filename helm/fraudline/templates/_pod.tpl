@@ -23,7 +23,7 @@ capabilities:
 
 {{/* The head of a pod's specification, from a dict of `root` and `serviceAccountName`. */}}
 {{- define "fraudline.pod" -}}
-serviceAccountName: {{ .serviceAccountName }}
+serviceAccountName: {{ .serviceAccountName | quote }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 {{- with .root.Values.image.pullSecrets }}

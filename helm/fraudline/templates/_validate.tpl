@@ -8,6 +8,8 @@ What the schema can't say: values that depend on each other. Each of these would
 {{- include "fraudline.validate.signature" . -}}
 {{- include "fraudline.validate.limits" . -}}
 {{- include "fraudline.validate.alertPage" . -}}
+{{- include "fraudline.validate.logins" . -}}
+{{- include "fraudline.validate.topicsJob" . -}}
 {{- include "fraudline.validate.gpu" . -}}
 {{- include "fraudline.validate.autoscaling" . -}}
 {{- include "fraudline.validate.networkPolicy" . -}}

@@ -14,11 +14,8 @@
 {{- if and (eq $dashboard.auth "token") (not $token) }}
 {{- fail "alertPage.enabled with config.dashboard.auth token needs secrets.dashboardToken.existingSecret." }}
 {{- end }}
-{{- if and (eq $dashboard.auth "none") $page.ingress.enabled }}
-{{- fail "alertPage.ingress.enabled would show the alerts to anybody, since config.dashboard.auth is none: use token or proxy." }}
-{{- end }}
-{{- if and (eq $dashboard.auth "none") (ne $page.service.type "ClusterIP") }}
-{{- fail (printf "alertPage.service.type %s would show the alerts to anybody, since config.dashboard.auth is none: use token or proxy." $page.service.type) }}
+{{- if eq $dashboard.auth "none" }}
+{{- fail "alertPage.enabled would show the alerts to anybody, since config.dashboard.auth is none: use token or proxy." }}
 {{- end }}
 {{- if and $page.ingress.enabled (not $page.ingress.host) }}
 {{- fail "alertPage.ingress.enabled needs alertPage.ingress.host." }}
@@ -26,6 +23,29 @@
 {{- end }}
 {{- if and $page.ingress.enabled (not $page.enabled) }}
 {{- fail "alertPage.ingress.enabled needs alertPage.enabled." }}
+{{- end }}
+{{- end }}
+
+{{/* An account of its own in Kafka needs both its name and its secret, and a mechanism that asks for them. */}}
+{{- define "fraudline.validate.logins" -}}
+{{- range $of := list "alertPage" "topicsJob" }}
+{{- $login := (get $.Values $of).login }}
+{{- if ne (empty $login.name) (empty $login.existingSecret) }}
+{{- fail (printf "%s.login.name and %s.login.existingSecret belong together: set both or neither." $of $of) }}
+{{- end }}
+{{- if and $login.name (not $.Values.config.kafka.sasl_mechanism) }}
+{{- fail (printf "%s.login.name is set but config.kafka.sasl_mechanism is not: nobody asks for it." $of) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Partitions that the job is told to make bound the number of processors that have work. */}}
+{{- define "fraudline.validate.topicsJob" -}}
+{{- $job := .Values.topicsJob }}
+{{- $most := eq .Values.autoscaling.type "none" | ternary "replicaCount" "autoscaling.maxReplicas" }}
+{{- $count := eq .Values.autoscaling.type "none" | ternary .Values.replicaCount .Values.autoscaling.maxReplicas }}
+{{- if and $job.enabled $job.partitions (gt (int $count) (int $job.partitions)) }}
+{{- fail (printf "%s is %d but topicsJob.partitions is %d: the rest would stay idle." $most (int $count) (int $job.partitions)) }}
 {{- end }}
 {{- end }}
 
