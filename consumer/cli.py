@@ -24,6 +24,7 @@ from consumer import (
     cli_drift,
     cli_features,
     cli_generate,
+    cli_lag,
     cli_model,
     cli_policy,
     cli_replay,
@@ -66,6 +67,7 @@ features_app.command("build")(cli_features.build)
 app.command("replay")(cli_replay.replay)
 app.command("backtest")(cli_backtest.backtest)
 app.command("certify")(cli_certify.certify)
+app.command("lag")(cli_lag.lag)
 app.command("score")(cli_score.score)
 app.command("generate")(cli_generate.generate)
 app.command("train")(cli_train.train)

@@ -1,0 +1,174 @@
+"""The processor's group as the brokers see it: its members, where it stands, and how far that is from the ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any, Final
+
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import KafkaError as Code
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from consumer.group_lag import GroupLag, Member, PartitionLag
+from consumer.kafka.client import common_config, error_of, group_config, unavailable, within
+from consumer.settings import KafkaSettings
+from features.errors import KafkaUnavailable
+
+Source = tuple[str, int]
+NEVER: Final = "never seen"
+CLOSE_LIMIT_S: Final = 2.0
+PAUSE_S: Final = 0.1
+_MOVING: Final = frozenset({Code.NOT_COORDINATOR, Code.COORDINATOR_NOT_AVAILABLE, Code.COORDINATOR_LOAD_IN_PROGRESS})
+
+
+class GroupReader:
+    """Looks without joining: nobody is rebalanced, nothing is committed. Every verb is bounded in time."""
+
+    def __init__(self, kafka: KafkaSettings, topics: Sequence[str]) -> None:
+        """Connect lazily."""
+        self._kafka, self._topics = kafka, topics
+        self._timeout_s = kafka.request_timeout_ms / 1000
+        self._admin = AdminClient(common_config(kafka))
+        self._consumer: Consumer | None = None
+
+    def look(self) -> GroupLag:
+        """Where the group stands now. Raises KafkaUnavailable."""
+        try:
+            state, members = self._described()
+            there, missing = self._partitions()
+            bounds = self._bounds(there)
+            committed = self._committed(there)
+            lags = [PartitionLag(*source, *bounds[source], committed.get(source)) for source in there]
+            newest = self._newest(there)
+            nexts = self._next_timestamps([each for each in lags if each.records])
+        except KafkaException as exception:
+            raise unavailable(self._kafka, exception) from exception
+        except TimeoutError as error:
+            raise KafkaUnavailable(f"Kafka at {self._kafka.brokers} did not answer in time") from error
+        told = [
+            replace(
+                each,
+                next_ms=nexts.get((each.topic, each.partition)),
+                newest_ms=newest.get((each.topic, each.partition)),
+                is_told=not each.records or (each.topic, each.partition) in nexts,
+            )
+            for each in lags
+        ]
+        return GroupLag(self._kafka.group_id, state, members, told, missing)
+
+    def close(self) -> None:
+        """Release the connections."""
+        if self._consumer is not None:
+            within(self._consumer.close, CLOSE_LIMIT_S)
+
+    def _described(self) -> tuple[str, list[Member]]:
+        group = self._kafka.group_id
+        try:
+            found = self._coordinated(
+                lambda: self._admin.describe_consumer_groups([group], request_timeout=self._timeout_s)[group]
+            )
+        except KafkaException as exception:
+            if error_of(exception).code() == Code.GROUP_ID_NOT_FOUND:
+                return NEVER, []
+            raise
+        state = found.state.name.lower().replace("_", " ")
+        return (NEVER if state == "dead" else state), [_member(each) for each in found.members]
+
+    def _coordinated(self, ask: Callable[[], Future[Any]]) -> Any:
+        """What the group's coordinator says, once there is one: it moves with the brokers."""
+        deadline_s = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                return ask().result(2 * self._timeout_s)
+            except KafkaException as exception:
+                if error_of(exception).code() not in _MOVING or time.monotonic() > deadline_s:
+                    raise
+            time.sleep(PAUSE_S)
+
+    def _partitions(self) -> tuple[list[Source], list[str]]:
+        known = self._admin.list_topics(timeout=self._timeout_s).topics
+        missing = [name for name in self._topics if name not in known or known[name].error is not None]
+        there = [
+            (name, number) for name in self._topics if name not in missing for number in sorted(known[name].partitions)
+        ]
+        return there, missing
+
+    def _bounds(self, sources: Sequence[Source]) -> dict[Source, tuple[int, int]]:
+        lows = self._offsets(sources, OffsetSpec.earliest())
+        ends = self._offsets(sources, OffsetSpec.latest())
+        return {source: (lows[source].offset, ends[source].offset) for source in sources}
+
+    def _newest(self, sources: Sequence[Source]) -> dict[Source, int]:
+        """The newest timestamp of each partition; nothing of brokers that can't tell (before Kafka 3.0)."""
+        try:
+            found = self._offsets(sources, OffsetSpec.max_timestamp())
+        except KafkaException:
+            return {}
+        return {source: each.timestamp for source, each in found.items() if each.timestamp >= 0}
+
+    def _offsets(self, sources: Iterable[Source], spec: OffsetSpec) -> Mapping[Source, Any]:
+        wanted = {TopicPartition(*source): spec for source in sources}
+        if not wanted:
+            return {}
+        asked = self._admin.list_offsets(wanted, request_timeout=self._timeout_s)
+        return {(at.topic, at.partition): future.result(2 * self._timeout_s) for at, future in asked.items()}
+
+    def _committed(self, sources: Sequence[Source]) -> dict[Source, int]:
+        if not sources:
+            return {}
+        asked = ConsumerGroupTopicPartitions(self._kafka.group_id, [TopicPartition(*each) for each in sources])
+        found = self._coordinated(
+            lambda: next(
+                iter(self._admin.list_consumer_group_offsets([asked], request_timeout=self._timeout_s).values())
+            )
+        ).topic_partitions
+        for each in found:
+            if each.error is not None:
+                raise KafkaException(each.error)
+        return {(each.topic, each.partition): each.offset for each in found if each.offset >= 0}
+
+    def _next_timestamps(self, lags: Sequence[PartitionLag]) -> dict[Source, int | None]:
+        """The Kafka timestamp of the first committed record from `start` on; None where only marks are left.
+
+        What did not come in time has no entry. Values are never looked at.
+        """
+        waiting = {(each.topic, each.partition) for each in lags}
+        found: dict[Source, int | None] = {}
+        if not waiting:
+            return found
+        consumer = self._consumer = self._consumer or self._reader()
+        consumer.assign([TopicPartition(each.topic, each.partition, each.start) for each in lags])
+        deadline_s = time.monotonic() + self._timeout_s
+        while waiting and time.monotonic() < deadline_s:
+            message = consumer.poll(0.1)
+            if message is None or (message.topic(), message.partition()) not in waiting:
+                continue
+            source, error = (message.topic(), message.partition()), message.error()
+            if error is not None and error.code() != Code._PARTITION_EOF:
+                raise KafkaException(error)
+            found[source] = None if error is not None else message.timestamp()[1]
+            waiting.discard(source)
+            consumer.pause([TopicPartition(*source)])
+        consumer.unassign()
+        return found
+
+    def _reader(self) -> Consumer:
+        """A consumer that fetches little: one record of each partition is wanted."""
+        return Consumer(
+            group_config(self._kafka)
+            | {
+                "enable.partition.eof": True,
+                "fetch.min.bytes": 1,
+                "max.partition.fetch.bytes": 65_536,
+                "queued.min.messages": 1,
+            }
+        )
+
+
+def _member(found: Any) -> Member:
+    partitions = found.assignment.topic_partitions if found.assignment else ()
+    owns = frozenset((each.topic, each.partition) for each in partitions)
+    return Member(found.member_id, found.client_id, found.host.lstrip("/"), owns)
