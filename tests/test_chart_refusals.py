@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.charts import MOUNTS, Render, tree
+from tests.support.charts import MOUNTS, VALUES, Render, together, tree
 
 CANARY = "hunter2-Zq9"
 OAUTH = {
@@ -18,6 +18,25 @@ OAUTH = {
 OAUTH_SECRET = tree("secrets.oauthClientSecret.existingSecret", "s")
 SASL = {"security_protocol": "sasl_ssl", "sasl_mechanism": "PLAIN", "sasl_username": "u"}
 PASSWORD = tree("secrets.saslPassword.existingSecret", "s")
+SSL = {"security_protocol": "ssl", "ssl_ca_file": "/usr/share/ca.crt"}
+PAGE = tree("alertPage.enabled", True)
+INGRESS = tree("alertPage.ingress", {"enabled": True, "host": "alerts.example"})
+TOKEN = tree("secrets.dashboardToken.existingSecret", "t")
+PROXY = {"auth": "proxy", "trusted_proxies": ["10.0.0.0/8"]}
+MONITOR = tree("monitoring.serviceMonitor.enabled", True)
+
+
+def gpu(count: object) -> dict[str, Any]:
+    return {"resources": {"limits": {"nvidia.com/gpu": count}}}
+
+
+def scaled(by: str, most: int) -> dict[str, Any]:
+    return {"autoscaling": {"type": by, "maxReplicas": most}}
+
+
+def policy(*names: str, **to: list[Any]) -> dict[str, Any]:
+    anywhere = [{"ipBlock": {"cidr": "0.0.0.0/0"}}]
+    return {"networkPolicy": {"enabled": True} | {each: {"to": to.get(each, anywhere)} for each in (*names, *to)}}
 
 
 @pytest.mark.parametrize(
@@ -67,6 +86,46 @@ PASSWORD = tree("secrets.saslPassword.existingSecret", "s")
         (tree("config.store.cluster", True), "needs config.store.shards of 3 or more"),
         (tree("config.store.tls_ca_file", f"{MOUNTS}/redis-tls/ca"), "which needs secrets.redisTls.existingSecret"),
         (tree("config.store.tls_key_file", "/k"), "config.store.tls_key_file belong together"),
+        (tree("config.model.device", "cuda"), "also needs a GPU in resources.limits"),
+        (tree("config.model.device", "cuda") | gpu("0"), "also needs a GPU in resources.limits"),
+        (gpu(1), "resources.limits has nvidia.com/gpu but config.model.device is cpu: use cuda"),
+        ({"resources": {"requests": {"nvidia.com/gpu": 1}}}, "which Kubernetes takes in resources.limits only"),
+        (PAGE, "needs secrets.dashboardToken.existingSecret"),
+        (together(PAGE, tree("config.dashboard.auth", "none")), "would show the alerts to anybody"),
+        (together(PAGE, INGRESS, tree("config.dashboard.auth", "none")), "would show the alerts to anybody"),
+        (together(PAGE, tree("config.dashboard.auth", "proxy")), "also needs config.dashboard.trusted_proxies"),
+        (together(TOKEN, tree("config.dashboard", PROXY)), "is set but config.dashboard.auth is proxy: use token, or"),
+        (together(PAGE, TOKEN, tree("alertPage.ingress.enabled", True)), "needs alertPage.ingress.host"),
+        (INGRESS, "alertPage.ingress.enabled needs alertPage.enabled"),
+        (together(PAGE, TOKEN, tree("alertPage.login.name", "p")), "alertPage.login.existingSecret belong together"),
+        (tree("topicsJob.login.existingSecret", "p"), "topicsJob.login.name and topicsJob.login.existingSecret bel"),
+        (tree("topicsJob.login", {"name": "n", "existingSecret": "p"}), "config.kafka.sasl_mechanism is not"),
+        ({"replicaCount": 9, "topicsJob": {"enabled": True, "partitions": 8}}, "replicaCount is 9 but topicsJob.parti"),
+        (together(tree("topicsJob", {"enabled": True, "partitions": 8}), scaled("hpa", 9)), "maxReplicas is 9 but"),
+        (tree("topicsJob.overrides", ["retention"]), "/topicsJob/overrides/0"),
+        (tree("autoscaling.type", "hpa"), "needs autoscaling.maxReplicas: the number of partitions of payments"),
+        (tree("autoscaling.type", "keda"), "needs autoscaling.maxReplicas: the number of partitions of payments"),
+        (tree("autoscaling.type", "both"), "/autoscaling/type"),
+        (tree("autoscaling", {"hpa": {"enabled": True}}), "'enabled' not allowed"),
+        (tree("autoscaling", {"type": "hpa", "minReplicas": 5, "maxReplicas": 4}), "must be at most autoscaling.maxR"),
+        (together(scaled("hpa", 4), {"resources": {"requests": {"cpu": None}}}), "needs resources.requests.cpu"),
+        (together(scaled("keda", 4), {"config": {"kafka": SSL}}), "reads certificates from secrets.kafkaTls alone"),
+        (tree("networkPolicy.enabled", True), "networkPolicy.enabled needs networkPolicy.kafka.to"),
+        (policy("kafka"), "networkPolicy.enabled needs networkPolicy.redis.to"),
+        (policy("kafka", "redis", dns=[]), "networkPolicy.enabled needs networkPolicy.dns.to"),
+        (policy("kafka", "redis") | tree("config.model.registry", "s3://m"), "needs networkPolicy.registry.to"),
+        (
+            together(policy("kafka", "redis"), {"config": {"kafka": OAUTH}}, OAUTH_SECRET),
+            "needs networkPolicy.oauth.to",
+        ),
+        (together(policy("kafka", "redis"), MONITOR), "needs networkPolicy.metrics.from: where Prometheus is"),
+        (together(policy("kafka", "redis"), PAGE, TOKEN, INGRESS), "needs networkPolicy.alertPage.from"),
+        (together(policy("kafka", "redis"), PAGE, tree("config.dashboard", PROXY)), "networkPolicy.alertPage.from"),
+        (tree("networkPolicy.kafka.to", [{"cidr": "10.0.0.0/8"}]), "'cidr' not allowed"),
+        (tree("networkPolicy.kafka.to", [{}]), "/networkPolicy/kafka/to/0"),
+        (tree("podDisruptionBudget.maxUnavailable", 0), "/podDisruptionBudget/maxUnavailable"),
+        (tree("secrets.registry.existingSecret", "s"), "is set without config.model.registry"),
+        (tree("monitoring.serviceMonitor.interval", "15"), "/monitoring/serviceMonitor/interval"),
         (tree("config.kafka.max_poll_interval_ms", 5_000), "must be at least config.kafka.session_timeout_ms"),
         (tree("config.processing.linger_ms", 200), "must be below config.processing.budget_ms"),
         (tree("config.topics.alerts", "decisions"), "have the same name"),
@@ -81,3 +140,20 @@ def test_what_could_not_run_is_refused_with_its_reason(changes: dict[str, Any], 
 
 def test_the_default_values_alone_say_what_is_missing(render: Render) -> None:
     assert "config.kafka.brokers is empty" in render(scenario=None).error
+
+
+def test_a_release_that_reuses_the_values_of_an_older_chart_is_told_what_is_missing(render: Render) -> None:
+    """`--reuse-values` hides the new chart's defaults: what was no value then is none now."""
+    for name in ("autoscaling", "alertPage", "networkPolicy", "topicsJob", "monitoring", "podDisruptionBudget"):
+        rendered = render({name: None})
+        assert rendered.refused
+        assert f"missing property '{name}'" in rendered.error
+
+
+def test_a_file_of_every_value_of_the_chart_as_it_was_is_still_good(render: Render) -> None:
+    new = {"updateStrategy", "podDisruptionBudget", "autoscaling", "alertPage", "topicsJob", "networkPolicy"}
+    new |= {"trustedKeys", "tmpSizeLimit", "minReadySeconds", "runtimeClassName", "monitoring"}
+    old = {name: value for name, value in VALUES.items() if name not in new}
+    needed = [tree("config.kafka.brokers", "k:9092"), tree("secrets.redisUrl.existingSecret", "r")]
+    rendered = render(together(old, *needed, tree("bundle.existingClaim", "b")), scenario=None)
+    assert not rendered.refused, rendered.error

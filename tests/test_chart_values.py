@@ -2,71 +2,15 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from consumer import __version__
-from tests.support.charts import MOUNTS, Document, Render, Rendered, at, only_container, tree
+from tests.support.charts import MOUNTS, Render, at, tree
 
 GRACE_MARGIN_MS = 10_000
-LONG = "sha256:" + "0" * 64
-TOLERATION = {"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}
-AFFINITY = {
-    "podAntiAffinity": {
-        "requiredDuringSchedulingIgnoredDuringExecution": [
-            {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"a": "b"}}}
-        ]
-    }
-}
-
-
-def only(documents: Mapping[str, Document]) -> Document:
-    [document] = documents.values()
-    return document
-
-
-@pytest.mark.parametrize(
-    ("value", "given", "where", "expected", "otherwise"),
-    [
-        ("replicaCount", 5, "spec.replicas", 5, 1),
-        ("image.registry", "r.example:5000", "image", f"r.example:5000/fraudline:{__version__}", None),
-        ("image.tag", "9", "image", "fraudline:9", f"fraudline:{__version__}"),
-        ("image.digest", LONG, "image", f"fraudline@{LONG}", None),
-        ("image.pullPolicy", "Always", "imagePullPolicy", "Always", "IfNotPresent"),
-        ("image.pullSecrets", [{"name": "s"}], "pod.imagePullSecrets", [{"name": "s"}], None),
-        ("nodeSelector", {"gpu": "true"}, "pod.nodeSelector", {"gpu": "true"}, None),
-        ("tolerations", [TOLERATION], "pod.tolerations", [TOLERATION], None),
-        ("affinity", AFFINITY, "pod.affinity", AFFINITY, None),
-        ("priorityClassName", "high", "pod.priorityClassName", "high", None),
-        ("resources.limits.memory", "2Gi", "resources.limits.memory", "2Gi", "1Gi"),
-        ("runAs.user", 1234, "pod.securityContext.runAsUser", 1234, 65532),
-        ("runAs.user", None, "pod.securityContext.runAsUser", None, 65532),
-        ("runAs.group", None, "pod.securityContext.fsGroup", None, 65532),
-        ("serviceAccount.name", "mine", "pod.serviceAccountName", "mine", "rel-fraudline"),
-        ("serviceAccount.create", False, "pod.serviceAccountName", "default", "rel-fraudline"),
-        ("config.telemetry.port", 9999, "ports", [{"name": "metrics", "containerPort": 9999}], None),
-        ("probes.startup.failureThreshold", 9, "startupProbe.failureThreshold", 9, 60),
-        ("fullnameOverride", "other", "spec.serviceName", "other", "rel-fraudline"),
-        ("podLabels", {"team": "risk"}, "template.metadata.labels.team", "risk", None),
-        ("podAnnotations", {"team": "risk"}, "template.metadata.annotations.team", "risk", None),
-    ],
-)
-def test_a_value_is_set_when_given_and_left_out_when_not(
-    value: str, given: object, where: str, expected: object, otherwise: object, render: Render
-) -> None:
-    def look(rendered: Rendered) -> object:
-        spec = only(rendered.all("StatefulSet"))["spec"]
-        roots = {"spec": spec, "template": spec["template"], "pod": spec["template"]["spec"]}
-        root, _, rest = where.partition(".")
-        return at(roots[root], rest) if root in roots else at(only_container(roots["pod"]), where)
-
-    assert look(render(tree(value, given))) == expected
-    if otherwise is not None:
-        assert look(render()) == otherwise
-    else:
-        assert look(render()) != expected
 
 
 def test_objects_and_volumes_come_and_go_with_their_values(render: Render) -> None:
@@ -111,6 +55,24 @@ def test_objects_and_volumes_come_and_go_with_their_values(render: Render) -> No
     assert kinds == {"ConfigMap", "Service", "StatefulSet", "PodDisruptionBudget"}
 
 
+def test_a_smaller_pod_has_the_processors_account_unless_it_is_given_its_own(render: Render) -> None:
+    def account(changes: Mapping[str, Any], scenario: str) -> tuple[str, str]:
+        rendered = render(changes, scenario=scenario)
+        pod = rendered.pod_of("Job", "rel-fraudline-topics")
+        settings = tomllib.loads(rendered.one("ConfigMap", "rel-fraudline-topics")["data"]["fraudline.toml"])
+        user = settings["kafka"].get("sasl_username") or settings["kafka"]["sasl_oauth_client_id"]
+        return user, at(pod, "volumes.1.projected.sources.0.secret.name")
+
+    none = tree("topicsJob.login", {"name": "", "existingSecret": ""})
+    own = tree("topicsJob.login", {"name": "admin", "existingSecret": "admins"})
+    for scenario, user, secret in (
+        ("topics-job-values.yaml", "fraudline", "fraudline-kafka"),
+        ("everything-values.yaml", "fraudline", "fraudline-oauth"),
+    ):
+        assert account(none, scenario) == (user, secret)
+        assert account(own, scenario) == ("admin", "admins")
+
+
 @pytest.mark.parametrize("drain_ms", [100, 20_000, 20_001, 600_000])
 def test_the_grace_period_is_longer_than_the_drain(drain_ms: int, render: Render) -> None:
     grace_s = render(tree("config.processing.drain_deadline_ms", drain_ms)).pod["terminationGracePeriodSeconds"]
@@ -123,3 +85,95 @@ def test_a_changed_setting_rolls_the_pods_and_a_changed_replica_count_does_not(r
 
     assert template() == template(tree("replicaCount", 4))
     assert template() != template(tree("config.processing.max_batch", 4))
+
+
+def test_a_page_setting_rolls_the_page_alone(render: Render) -> None:
+    def templates(changes: Mapping[str, Any] | None = None) -> tuple[object, object]:
+        pods = render(changes, scenario="alert-page-token-values.yaml").pods()
+        return pods["StatefulSet/rel-fraudline"], pods["Deployment/rel-fraudline-alert-page"]
+
+    before, after = templates(), templates(tree("config.dashboard.keep_alerts", 500))
+    assert before[0] == after[0]
+    assert before[1] != after[1]
+
+
+def test_a_gpu_is_the_processors_alone(render: Render) -> None:
+    rendered = render(scenario="gpu-values.yaml")
+    assert rendered.container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    [init] = rendered.pod["initContainers"]
+    assert init["resources"] == {"requests": {"cpu": "2", "memory": "4Gi"}, "limits": {"memory": "4Gi"}}
+    assert rendered.env["CUPY_CACHE_DIR"]["value"] == "/tmp/cupy"
+    assert "CUPY_CACHE_DIR" not in render().env
+
+
+@pytest.mark.parametrize(("kubernetes", "policy"), [("1.26.0", None), ("1.27.0", "AlwaysAllow")])
+def test_a_pod_that_is_not_ready_never_holds_up_a_drain_where_kubernetes_knows_how(
+    kubernetes: str, policy: str | None, render: Render
+) -> None:
+    budget = render(kubernetes=kubernetes).one("PodDisruptionBudget")["spec"]
+    assert budget.get("unhealthyPodEvictionPolicy") == policy
+
+
+def keda(render: Render, scenario: str, changes: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
+    """The trigger's metadata, and how KEDA logs in: each parameter with the secret's name and key, or the value."""
+    rendered = render(changes, scenario=scenario)
+    [trigger] = rendered.one("ScaledObject")["spec"]["triggers"]
+    if "authenticationRef" not in trigger:
+        assert not rendered.all("TriggerAuthentication")
+        return trigger["metadata"], {}
+    found = rendered.one("TriggerAuthentication", trigger["authenticationRef"]["name"])["spec"]
+    secrets = {each["parameter"]: (each["name"], each["key"]) for each in found["secretTargetRef"]}
+    values = rendered.one("ConfigMap", "rel-fraudline-scaler")["data"] if "configMapTargetRef" in found else {}
+    assert {each["parameter"] for each in found.get("configMapTargetRef", [])} == values.keys()
+    return trigger["metadata"], secrets | values
+
+
+def test_keda_reaches_kafka_as_the_processor_does(render: Render) -> None:
+    metadata, login = keda(render, "keda-values.yaml")
+    assert metadata == {
+        "bootstrapServers": "kafka-0.example:9093,kafka-1.example:9093",
+        "consumerGroup": "fraudline",
+        "topic": "payments",
+        "lagThreshold": "2000",
+        "offsetResetPolicy": "earliest",
+        "version": "2.5.0",
+        "tls": "enable",
+        "sasl": "scram_sha512",
+    }
+    assert login == {
+        "username": "fraudline",
+        "password": ("fraudline-kafka", "password"),
+        "ca": ("fraudline-kafka-tls", "ca.crt"),
+    }
+    metadata, login = keda(render, "everything-values.yaml", tree("config.kafka.sasl_oauth_scope", "kafka audit"))
+    assert (metadata["tls"], metadata["sasl"]) == ("enable", "oauthbearer")
+    assert login == {
+        "username": "fraudline",
+        "password": ("fraudline-oauth", "client-secret"),
+        "oauthTokenEndpointUri": "https://login.example:8443/realms/payments/protocol/openid-connect/token",
+        "scopes": "kafka,audit",
+        "ca": ("fraudline-kafka-tls", "ca.crt"),
+        "cert": ("fraudline-kafka-tls", "tls.crt"),
+        "key": ("fraudline-kafka-tls", "tls.key"),
+        "keyPassword": ("fraudline-kafka", "key-password"),
+    }
+    metadata, login = keda(render, "hpa-values.yaml", tree("autoscaling.type", "keda"))
+    assert not {"tls", "sasl"} & metadata.keys()
+    assert login == {}
+
+
+def test_down_is_slower_than_up(render: Render) -> None:
+    behavior = render(scenario="hpa-values.yaml").one("HorizontalPodAutoscaler")["spec"]["behavior"]
+    up, down = behavior["scaleUp"], behavior["scaleDown"]
+    assert down["stabilizationWindowSeconds"] > up["stabilizationWindowSeconds"]
+    assert [(each["type"], each["value"]) for each in down["policies"]] == [("Pods", 1)]
+
+
+@pytest.mark.parametrize(
+    ("brokers", "ports"),
+    [("a:9093,b:9094,c:9093", [9093, 9094]), ("a", [9092]), ("[fd00::1]:9095,10.0.0.1:9096", [9095, 9096])],
+)
+def test_the_brokers_ports_are_those_that_are_let_through(brokers: str, ports: list[int], render: Render) -> None:
+    changes = tree("config.kafka.brokers", brokers)
+    kafka = render(changes, scenario="network-policy-values.yaml").one("NetworkPolicy")["spec"]["egress"][1]
+    assert [each["port"] for each in kafka["ports"]] == ports

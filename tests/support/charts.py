@@ -132,8 +132,9 @@ def together(*parts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def at(document: Any, dotted: str) -> Any:
-    """What stands at `a.b.c`; None where nothing does. A number is an index of a list."""
-    for name in dotted.split("."):
+    """What stands at `a.b.c`, or `a/b/c~d` with slashes in names; None where nothing does. Numbers index lists."""
+    names = [name.replace("~", "/") for name in dotted.split("/")] if "/" in dotted else dotted.split(".")
+    for name in names:
         if isinstance(document, list):
             document = document[int(name)] if int(name) < len(document) else None
         else:
