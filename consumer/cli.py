@@ -21,6 +21,7 @@ from consumer import (
     cli_audit,
     cli_backtest,
     cli_certify,
+    cli_dlq,
     cli_drift,
     cli_features,
     cli_generate,
@@ -63,6 +64,7 @@ app.add_typer(cli_model.shadow_app, name="shadow")
 app.add_typer(cli_drift.app, name="drift")
 app.add_typer(cli_audit.app, name="audit")
 app.add_typer(cli_topics.app, name="topics")
+app.add_typer(cli_dlq.app, name="dlq")
 features_app.command("build")(cli_features.build)
 app.command("replay")(cli_replay.replay)
 app.command("backtest")(cli_backtest.backtest)

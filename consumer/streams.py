@@ -7,7 +7,7 @@ them, an object with `partition`, `offset`, `ts`, `key` and the value as text in
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -86,10 +86,14 @@ class TopicStream:
         """The oldest offset of each partition whose beginning is gone."""
         return {number: low for (_, number), (low, _) in self._known().items() if low > 0}
 
-    def chunks(self) -> Iterator[list[Message]]:
-        """See `Stream`."""
+    def newest(self, limit: int) -> dict[int, int]:
+        """Of each partition the offset from which on it has at most so many."""
+        return {number: max(low, high - limit) for (_, number), (low, high) in self._known().items()}
+
+    def chunks(self, begins: Mapping[int, int] | None = None) -> Iterator[list[Message]]:
+        """See `Stream`. `begins`: at which offsets to begin, of the partitions that it names."""
         for source, (low, high) in self._known().items():
-            yield from read_range(self._reader, source, low, high)
+            yield from read_range(self._reader, source, (begins or {}).get(source[1], low), high)
 
     def values(self) -> Iterator[tuple[int, list[bytes]]]:
         """See `Stream`."""

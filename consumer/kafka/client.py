@@ -101,7 +101,7 @@ def within(call: Callable[[], object], limit_s: float) -> bool:
     """Run a call that may block for ever, on a thread that is given up after `limit_s`. Whether it came back."""
 
     def quietly() -> None:
-        with contextlib.suppress(KafkaException):  # a fenced producer can't be closed in good order
+        with contextlib.suppress(KafkaException, SystemError):  # a fenced producer can't be closed in good order
             call()
 
     thread = threading.Thread(target=quietly, daemon=True, name="kafka-close")

@@ -33,13 +33,14 @@ FENCE_WINDOW_S: Final = 60.0
 
 
 class Outgoing(NamedTuple):
-    """A record to publish."""
+    """A record to publish. Its key chooses the partition, unless one is named."""
 
     topic: str
     key: bytes | None
     value: bytes | None
     headers: Headers | None = None
     timestamp_ms: int = 0
+    partition: int | None = None
 
 
 class Publisher(Protocol):
@@ -95,6 +96,8 @@ class _Producing:
             options["headers"] = record.headers
         if record.timestamp_ms:
             options["timestamp"] = record.timestamp_ms
+        if record.partition is not None:
+            options["partition"] = record.partition
         deadline = 0.0
         while True:
             try:
