@@ -21,6 +21,7 @@ from consumer import (
     cli_audit,
     cli_backtest,
     cli_certify,
+    cli_dashboard,
     cli_dlq,
     cli_drift,
     cli_features,
@@ -69,6 +70,7 @@ features_app.command("build")(cli_features.build)
 app.command("replay")(cli_replay.replay)
 app.command("backtest")(cli_backtest.backtest)
 app.command("certify")(cli_certify.certify)
+app.command("dashboard")(cli_dashboard.dashboard)
 app.command("lag")(cli_lag.lag)
 app.command("score")(cli_score.score)
 app.command("generate")(cli_generate.generate)

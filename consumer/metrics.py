@@ -216,6 +216,41 @@ HEARTBEAT = Metric(
     "seconds", (), "Old while the pod runs: the loop hangs; the liveness probe restarts it.",
 )  # fmt: skip
 
+DASHBOARD_STREAMS = Metric(
+    "fraudline_dashboard_streams", "gauge", "Browsers that follow the alert page now.",
+    "streams", (), "At dashboard.max_streams: raise it, or see who opens them; further ones are told to come back.",
+)  # fmt: skip
+DASHBOARD_STREAMS_REFUSED = Metric(
+    "fraudline_dashboard_streams_refused_total", "counter", "Streams refused because max_streams were open.",
+    "streams", (), "As for streams.",
+)  # fmt: skip
+DASHBOARD_RECORDS = Metric(
+    "fraudline_dashboard_records_total", "counter", "Records that the alert page has read, unreadable ones included.",
+    "records", ("kind",), "Flat while the processors publish: the page is stale; see its log.",
+)  # fmt: skip
+DASHBOARD_UNREADABLE = Metric(
+    "fraudline_dashboard_unreadable_total", "counter", "Records that are not what their topic is for, or too new.",
+    "records", ("kind",), "Any: another program writes to the topic, or the page is older than the processors.",
+)  # fmt: skip
+DASHBOARD_SILENT = Metric(
+    "fraudline_dashboard_silent_seconds", "gauge", "Since the brokers were last heard of.",
+    "seconds", (), "Above 30: the page shows what it had, and says so; check the brokers.",
+)  # fmt: skip
+DASHBOARD_VERDICTS = Metric(
+    "fraudline_dashboard_verdicts_total", "counter", "Analysts' verdicts, by what became of them.",
+    "verdicts", ("result",), "Any failed: labels could not be written; check the brokers and the page's rights.",
+)  # fmt: skip
+DASHBOARD_REFUSED = Metric(
+    "fraudline_dashboard_refused_total", "counter", "Requests refused for a missing or wrong token or proxy header.",
+    "requests", (), "Rising: a wrong token is in use somewhere, or somebody tries.",
+)  # fmt: skip
+VERDICT_RESULTS: Final = ("acknowledged", "repeated", "failed")
+
+DASHBOARD_METRICS: Final[tuple[Metric, ...]] = (
+    DASHBOARD_STREAMS, DASHBOARD_STREAMS_REFUSED, DASHBOARD_RECORDS, DASHBOARD_UNREADABLE, DASHBOARD_SILENT,
+    DASHBOARD_VERDICTS, DASHBOARD_REFUSED,
+)  # fmt: skip
+
 METRICS: Final[tuple[Metric, ...]] = (
     STATE_CHECKS,
     END_TO_END, STAGE, BATCH_SIZE, PAYMENTS, DECISIONS_MADE, ALERTS, REJECTED, DUPLICATES, LATE, LAG_SECONDS,

@@ -1,0 +1,64 @@
+"""Writes analysts' labels, and looks up the payments that they are about."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import msgspec
+import structlog
+
+from consumer.decode import Decoder
+from consumer.kafka.client import within
+from consumer.kafka.compacted import put
+from consumer.kafka.logreader import LogReader
+from consumer.records import Alert
+from consumer.settings import Settings
+from features.errors import KafkaUnavailable
+from features.event import Label, Payment
+
+LOOK_UP_S: Final = 3.0
+_LOG: Final = structlog.get_logger("dashboard")
+
+
+class LabelWriter:
+    """Writes each label by itself, acknowledged by all in-sync replicas."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connect with each label: people give few."""
+        self._kafka, self._topic = settings.kafka, settings.topics.labels
+
+    def write(self, label: Label, actor: str) -> None:  # noqa: ARG002  nobody asked who it was
+        """See `consumer.dashboard.verdicts.Writer`. Raises KafkaUnavailable."""
+        put(self._kafka, self._topic, {label.card_id.encode(): msgspec.json.encode(label)})
+
+
+class PaymentLookup:
+    """Reads single payments from where an alert says that they lie."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connect with each look-up."""
+        self._kafka, self._topic = settings.kafka, settings.topics.payments
+        self._decoder = Decoder(max_payment_bytes=settings.processing.max_payment_bytes, max_future_ms=0)
+
+    def __call__(self, alert: Alert) -> Payment | None:
+        """The payment of an alert; None where it is no longer there, may not be read, or lies elsewhere."""
+        source = alert.source
+        if source.topic != self._topic:
+            return None
+        log = LogReader(self._kafka, self._topic)
+        try:
+            deadline_s = time.monotonic() + LOOK_UP_S
+            start, end = source.offset, source.offset + 1
+            messages, _ = log.read((source.topic, source.partition), start, end, 1, deadline_s)
+        except KafkaUnavailable as error:
+            _LOG.warning("payment_not_looked_up", error=str(error))
+            return None
+        finally:
+            within(log.close, LOOK_UP_S)
+        found = [self._decoder.check(message.value() or b"", is_label=False) for message in messages]
+        match found:
+            case [Payment() as payment] if payment.event_id == alert.event_id:
+                return payment
+            case _:
+                return None
