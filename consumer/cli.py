@@ -119,14 +119,26 @@ def demo(
     payments: Annotated[int, typer.Option(min=1, help="How many payments to show.")] = 20_000,
     rate: Annotated[float, typer.Option(min=1, help="Payments a second.")] = 1_000.0,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another world.")] = 7,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Afterwards go on, and keep the alert page up, until Ctrl-C.")
+    ] = False,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="The alert page's (default: 9465, or any if that is taken).")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Watch fraud being caught: simulated payments, an in-process broker, nothing to install."""
+    import threading
+
     from consumer import logs
     from consumer.demo import run_demo
 
     logs.configure_command()
-    return run_demo(payments=payments, rate=rate, seed=seed, as_json=as_json)
+    stop = threading.Event()
+    if serve:
+        signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
+        signal.signal(signal.SIGINT, lambda _number, _frame: stop.set())
+    return run_demo(payments=payments, rate=rate, seed=seed, as_json=as_json, serve=serve, port=port, stop=stop)
 
 
 @app.command()

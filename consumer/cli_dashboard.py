@@ -8,7 +8,6 @@ import threading
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import ValidationError
 
 from consumer.cli_options import ConfigFile
 from features.errors import ConfigError
@@ -40,6 +39,8 @@ def dashboard(
 
 def _with(loaded: Settings, host: str | None, port: int | None) -> Settings:
     """The settings with what the command line says in their place. Raises ConfigError."""
+    from pydantic import ValidationError
+
     from consumer.settings import DashboardSettings
 
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}

@@ -67,6 +67,11 @@ class ScoreCard:
         """Payments with a decision or a dead letter."""
         return len(self._sources) + self._dead_letters
 
+    @property
+    def alerts_due(self) -> bool:
+        """Whether an alert of a payment that was not approved has not come yet."""
+        return self._alerts < len(self._suspected)
+
     def sent(self, event_id: bytes, sent_ns: int) -> None:
         """Note when a payment was produced (any monotonic clock, the one of `received`)."""
         with self._lock:

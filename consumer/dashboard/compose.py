@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -10,15 +11,17 @@ import structlog
 from consumer.dashboard.access import Access
 from consumer.dashboard.application import Application
 from consumer.dashboard.board import RECENT_DECISIONS, Board, Kind
-from consumer.dashboard.feed import Feed
+from consumer.dashboard.feed import Feed, Tail
 from consumer.dashboard.gauges import Gauges
 from consumer.dashboard.server import PageServer, listen
 from consumer.dashboard.streams import Streams
-from consumer.dashboard.verdicts import Verdicts
+from consumer.dashboard.verdicts import Verdicts, Writer
 from consumer.kafka.tail import TailReader
-from consumer.kafka.verdicts import LabelWriter, PaymentLookup
+from consumer.kafka.verdicts import AuditedLabelWriter, LabelWriter, PaymentLookup
+from consumer.records import Alert
 from consumer.settings import Settings
 from features.errors import FraudlineError
+from features.event import Payment
 
 # A transaction leaves a mark in each partition that it wrote to: of a log of few records a batch, marks are the half.
 OFFSETS_PER_ALERT: Final = 2
@@ -28,8 +31,18 @@ _LOG: Final = structlog.get_logger("dashboard")
 class Dashboard:
     """A page that reads and serves from `start` to `close`."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Take the port; nothing is read or served yet. Raises ConfigError: the settings or the port can't be used."""
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        tail: Tail | None = None,
+        writer: Writer | None = None,
+        payment_of: Callable[[Alert], Payment | None] | None = None,
+    ) -> None:
+        """Take the port; nothing is read or served yet. Raises ConfigError: the settings or the port can't be used.
+
+        Without a `tail`, a `writer` and a `payment_of` they are those of Kafka.
+        """
         page, topics = settings.dashboard, settings.topics
         access = Access(page)
         self._host = page.host
@@ -42,12 +55,14 @@ class Dashboard:
         if page.verdicts:
             kinds[topics.labels] = "label"
             back[topics.labels] = page.keep_alerts
-            verdicts = Verdicts(self.board, LabelWriter(settings), PaymentLookup(settings), gauges)
+            if writer is None:
+                writer = AuditedLabelWriter(settings) if settings.audit.enabled else LabelWriter(settings)
+            verdicts = Verdicts(self.board, writer, payment_of or PaymentLookup(settings), gauges)
         application = Application(
             board=self.board, streams=self.streams, gauges=gauges, access=access, verdicts=verdicts, host=page.host
         )
         self._server = PageServer(application.asgi, listen(page.host, page.port), page.max_streams)
-        self._feed = Feed(TailReader(settings.kafka, back), self.board, kinds, self.streams.wake)
+        self._feed = Feed(tail or TailReader(settings.kafka, back), self.board, kinds, self.streams.wake)
 
     @property
     def address(self) -> str:

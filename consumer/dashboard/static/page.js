@@ -117,6 +117,7 @@ function row(alert) {
   const why = element("td", { role: "cell", class: "why" }, ...alert.rules.map((rule) => element("span", { class: "rule" }, rule)));
   const [first, ...rest] = alert.reasons;
   if (first) why.append(first);
+  if (!first && !alert.rules.length) why.append(element("span", { class: "rest" }, "not explained"));
   if (rest.length) why.append(element("span", { class: "rest" }, ` · ${rest.slice(0, 2).join(" · ")}`));
   const cell = (kind, ...children) => element("td", { role: "cell", class: kind }, ...children);
   made.append(
@@ -302,6 +303,7 @@ function figures(told) {
     : `${share.toFixed(2)} % of payments, ${counted.format(told.decisions.block)} blocked`;
   $("p50").textContent = ms(latency.p50_ms);
   $("p99").textContent = ms(latency.p99_ms);
+  $("p99").className = latency.p99_ms > latency.budget_ms ? "odd" : "";
   $("over").textContent = latency.over_budget === null ? "" : `${(100 * latency.over_budget).toFixed(1)} % over ${latency.budget_ms} ms`;
   $("budget").textContent = `${latency.budget_ms} ms`;
   chart(series, latency);
@@ -359,7 +361,7 @@ async function showPayment(event) {
   const place = $("payment");
   place.hidden = false;
   const back = element("p", {}, element("a", { href: "#" }, "← All alerts"));
-  const heading = element("h1", { tabIndex: -1, class: "id" }, event);
+  const heading = element("h1", { tabIndex: -1 }, "Payment ", id(event));
   place.replaceChildren(back, heading, element("p", { class: "note" }, "Looking it up…"));
   document.title = `Payment ${event} - Fraudline`;
   heading.focus();
@@ -396,11 +398,10 @@ function payment({ alert, decision }) {
   else left.append(panel("Why", element("p", {}, "Reasons and amounts are published with alerts only; this payment raised none that is kept here.")));
   if (alert?.cleared_by) left.append(cleared(alert.cleared_by));
   if (alert) left.append(times(alert));
-  if (alert && state.verdicts) right.append(verdictPanel(alert.event_id));
   const rules = (decision ?? alert).rules;
   right.append(panel("Payment", facts([
-    ["Event", id(shown.event_id)], ["Alert", id(alert?.alert_id)], ["Card", id(shown.card_id)], ["Account", id(alert?.account_id)],
-    ["Merchant", id(alert?.merchant_id)], ["Device", id(alert?.device_id)], ["Paid at", moment.format(shown.event_time)],
+    ["Event", id(shown.event_id)], ["Alert", id(alert?.alert_id)], ["Card", found(shown.card_id)], ["Account", found(alert?.account_id)],
+    ["Merchant", found(alert?.merchant_id)], ["Device", found(alert?.device_id)], ["Paid at", moment.format(shown.event_time)],
     ["Alert in Kafka", alert ? moment.format(alert.raised_ms) : null],
     ["Card’s last payment", alert?.feature_age_ms === null || !alert ? null : `${age(alert.feature_age_ms)} before`]])));
   right.append(panel("Decision", facts([
@@ -414,7 +415,12 @@ function payment({ alert, decision }) {
     ["State", shown.state ? id(`shard ${shown.state.shard}, epoch ${shown.state.epoch}, sequence ${shown.state.sequence}`) : "the store did not answer"],
     ["State had", alert?.state_offsets.length ? element("span", {}, ...alert.state_offsets.map((each) => element("div", {}, offset(each)))) : null],
     ["Decision in Kafka", decision ? moment.format(decision.decided_at_ms) : null]])));
-  return [head, element("div", { class: "panels" }, left, right)];
+  return [head, alert && state.verdicts ? verdictPanel(alert.event_id) : "", element("div", { class: "panels" }, left, right)];
+}
+
+function found(text) {
+  if (text === null || text === undefined) return null;
+  return element("span", { class: "id" }, text, element("a", { href: `#find=${encodeURIComponent(text)}` }, "its alerts"));
 }
 
 function bars(inputs) {
@@ -475,8 +481,8 @@ function times(alert) {
 
 function verdictPanel(event) {
   const button = (word) => element("button", { type: "button", onclick: () => give(event, word) }, word === "fraud" ? "It is fraud" : "It is genuine");
-  return element("section", { class: "panel", id: "verdict" }, element("h2", {}, "Verdict"),
-    element("div", { class: "verdict" }, button("fraud"), button("genuine"), element("p", { role: "status", id: "verdict-told", class: "note" })));
+  return element("section", { class: "panel verdict", id: "verdict" }, element("h2", {}, "Verdict"), button("fraud"), button("genuine"),
+    element("p", { role: "status", id: "verdict-told", class: "note" }));
 }
 
 function showVerdict(told) {
@@ -503,6 +509,14 @@ async function give(event, label) {
 function route() {
   const event = location.hash.startsWith("#payment=") ? decode(location.hash.slice(9)) : null;
   if (event) return void showPayment(event);
+  const wanted = location.hash.startsWith("#find=") ? decode(location.hash.slice(6)) : null;
+  if (wanted) {
+    $("filters").reset();
+    $("filters").elements.text.value = wanted;
+    $("choose").open = true;
+    history.replaceState(null, "", "#");
+    choose();
+  }
   const left = state.payment;
   state.payment = null;
   $("payment").hidden = true;
@@ -527,7 +541,7 @@ function decode(text) {
 // beginning
 
 $("filters").addEventListener("input", choose);
-$("filters").addEventListener("reset", () => setTimeout(load));
+$("filters").addEventListener("reset", () => choose());
 $("filters").addEventListener("submit", (event) => { event.preventDefault(); load(); });
 $("pause").addEventListener("click", () => {
   state.paused = !state.paused;
@@ -540,11 +554,15 @@ $("waiting").addEventListener("click", () => { window.scrollTo(0, 0); show(); $(
 $("older").addEventListener("click", older);
 window.addEventListener("hashchange", route);
 $("filters").reset();
+const wide = matchMedia("(min-width: 761px)");
+const unfold = () => { if (wide.matches) $("choose").open = true; };
+wide.addEventListener("change", unfold);
+unfold();
 
 const about = await ask("/api/about").catch(() => null);
 if (about) {
   state.verdicts = about.verdicts;
-  $("reader").textContent = about.way === "proxy" ? about.reader : about.way === "none" ? "on this machine" : "";
+  $("reader").textContent = about.way === "proxy" ? about.reader : about.way === "none" ? "local" : "";
   $("logout").hidden = about.way !== "token";
   $("version").textContent = `Fraudline ${about.version}${about.verdicts ? "" : ", read-only"}`;
   $("words").replaceChildren(...about.words.map((word) => element("option", { value: word })));
