@@ -97,6 +97,8 @@ def _closed(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     closed = {name: _closed(part) for name, part in schema.items()}
+    if isinstance(pattern := schema.get("pattern"), str) and pattern.startswith("^(?i)"):
+        closed["pattern"] = f"(?i)^{pattern.removeprefix('^(?i)')}"  # as Python wants it
     properties = schema.get("properties")
     if isinstance(properties, dict) and "type" in schema and schema["type"] == "object":
         open_to_all = schema.get("x-kubernetes-preserve-unknown-fields") or "additionalProperties" in schema
