@@ -149,7 +149,7 @@ def test_what_serves_is_probed_where_it_listens(scenario: str, render: Render) -
     rendered = render(scenario=scenario)
     for name, template in rendered.pods().items():
         container = only_container(template["spec"])
-        if not name.startswith(("StatefulSet", "Deployment")):
+        if name.startswith(("Job", "Pod")):
             assert not {"startupProbe", "livenessProbe", "readinessProbe"} & container.keys()
             continue
         [port] = container["ports"]

@@ -16,6 +16,7 @@ OAUTH = {
     "sasl_oauth_client_id": "fraudline",
 }
 OAUTH_SECRET = tree("secrets.oauthClientSecret.existingSecret", "s")
+ON_OAUTH = together({"config": {"kafka": OAUTH}}, OAUTH_SECRET)
 SASL = {"security_protocol": "sasl_ssl", "sasl_mechanism": "PLAIN", "sasl_username": "u"}
 PASSWORD = tree("secrets.saslPassword.existingSecret", "s")
 SSL = {"security_protocol": "ssl", "ssl_ca_file": "/usr/share/ca.crt"}
@@ -74,6 +75,7 @@ def policy(*names: str, **to: list[Any]) -> dict[str, Any]:
             "oauth-tls, w",
         ),
         ({"config": {"kafka": SASL | {"sasl_oauth_scope": "k"}}} | PASSWORD, "PLAIN, which has no use for it: unset"),
+        (together(ON_OAUTH, tree("config.kafka.sasl_oauth_token_url", "http://a/b")), "in the clear: use https"),
         (tree("config.kafka.sasl_oauth_token_url", "x://login"), "/config/kafka/sasl_oauth_token_url"),
         (tree("config.kafka.sasl_oauth_scope", "kafka"), "sasl_oauth_scope is set but config.kafka.security_protocol"),
         (OAUTH_SECRET, "secrets.oauthClientSecret.existingSecret is set but config.kafka.security_protocol is plaint"),

@@ -52,7 +52,7 @@ def test_objects_and_volumes_come_and_go_with_their_values(render: Render) -> No
     assert subpath["subPath"] == "2025-06-01"
     assert "subPath" not in (plain.mount("bundle") or {})
     kinds = {document["kind"] for document in render(tree("serviceAccount.create", False)).documents}
-    assert kinds == {"ConfigMap", "Service", "StatefulSet", "PodDisruptionBudget"}
+    assert kinds == {"ConfigMap", "Service", "StatefulSet", "PodDisruptionBudget", "Pod"}
 
 
 def test_a_smaller_pod_has_the_processors_account_unless_it_is_given_its_own(render: Render) -> None:

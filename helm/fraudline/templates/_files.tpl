@@ -52,6 +52,22 @@ perhaps `login`: another account in Kafka than the processor's. A pod gets no se
 {{- end }}
 {{- end }}
 
+{{/* What a processor's settings take from the environment, from a dict of `root` and `files`. */}}
+{{- define "fraudline.processorEnv" -}}
+- name: POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+# The same for an ordinal for ever, so that a new pod fences what its predecessor left open.
+- name: FRAUDLINE_KAFKA__TRANSACTIONAL_ID
+  value: {{ printf "%s-$(POD_NAME)" .root.Values.config.kafka.group_id | quote }}
+{{ include "fraudline.env" .files }}
+{{- if eq .root.Values.config.model.device "cuda" }}
+- name: CUPY_CACHE_DIR  # the home that it would take is not writable
+  value: /tmp/cupy
+{{- end }}
+{{- end }}
+
 {{/* Credentials of the model registry: libraries of object stores read them from the environment. */}}
 {{- define "fraudline.envFrom" -}}
 {{- with .Values.secrets.registry.existingSecret }}

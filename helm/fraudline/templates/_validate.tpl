@@ -70,6 +70,9 @@ What the schema can't say: values that depend on each other. Each of these would
 {{- fail (printf "%s is set but config.kafka.security_protocol is %s: use sasl_ssl, or unset it." $name $protocol) }}
 {{- end }}
 {{- end }}
+{{- if hasPrefix "http:" $kafka.sasl_oauth_token_url }}
+{{- fail "config.kafka.sasl_oauth_token_url begins with http://, which would send the client's secret in the clear: use https." }}
+{{- end }}
 {{- if and (hasPrefix "/etc/fraudline/oauth-tls/" $kafka.sasl_oauth_ca_file) (not .Values.secrets.oauthTls.existingSecret) }}
 {{- fail "config.kafka.sasl_oauth_ca_file is in /etc/fraudline/oauth-tls, which needs secrets.oauthTls.existingSecret." }}
 {{- end }}
