@@ -9,6 +9,7 @@ import pytest
 
 from consumer import __version__
 from tests.support.charts import SCHEMA, VALUES, Render, Rendered, at, leaves, together, tree
+from tests.support.promtool import RULES
 
 STATE: Final = "StatefulSet"
 POD: Final = "StatefulSet:spec/template/spec"
@@ -23,6 +24,12 @@ HPA: Final = "HorizontalPodAutoscaler:spec"
 KEDA: Final = "ScaledObject:spec"
 TRIGGER: Final = f"{KEDA}/triggers/0/metadata"
 EGRESS: Final = "NetworkPolicy:spec/egress"
+GRAFANA: Final = "rel-fraudline-dashboard"
+ALERT, FIRST, SECOND = next(
+    (f"PrometheusRule:spec/groups/{number}/rules/0", *(rule["alert"] for rule in group["rules"][:2]))
+    for number, group in enumerate(RULES["groups"])
+    if "alert" in group["rules"][0]
+)
 INIT: Final = f"{POD}/initContainers/0"
 SECRETS: Final = f"{POD}/volumes/1/projected/sources"
 
@@ -69,6 +76,8 @@ JOB_LOGIN: Final = together(ON_JOB, SASL, tree("topicsJob.login", {"name": "n", 
 ON_HPA: Final = {"autoscaling": {"type": "hpa", "maxReplicas": 8}}
 ON_KEDA: Final = {"autoscaling": {"type": "keda", "maxReplicas": 8}}
 ON_MONITOR: Final = tree("monitoring.serviceMonitor.enabled", True)
+ON_RULES: Final = tree("monitoring.rules.enabled", True)
+ON_GRAFANA: Final = tree("monitoring.grafanaDashboard.enabled", True)
 ON_POLICY: Final = {
     "networkPolicy": {"enabled": True}
     | {name: {"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]} for name in ("kafka", "redis", "registry", "oauth")}
@@ -254,6 +263,17 @@ PAIRS: Final = [
          base=ON_MONITOR),
     Pair("monitoring.serviceMonitor.labels", "ServiceMonitor:metadata/labels/release", {"release": "p"}, "p",
          base=ON_MONITOR),
+    Pair("monitoring.rules.enabled", "PrometheusRule:kind", True, "PrometheusRule", ABSENT),
+    Pair("monitoring.rules.labels", "PrometheusRule:metadata/labels/release", {"release": "p"}, "p", base=ON_RULES),
+    Pair("monitoring.rules.alertLabels", f"{ALERT}/labels/team", {"team": "risk"}, "risk", base=ON_RULES),
+    Pair("monitoring.rules.runbookUrl", f"{ALERT}/annotations/runbook_url", "https://wiki.example/ops",
+         f"https://wiki.example/ops#{FIRST.lower()}", f"docs/operations.md#{FIRST.lower()}", base=ON_RULES),
+    Pair("monitoring.rules.disabled", f"{ALERT}/alert", [FIRST], SECOND, FIRST, base=ON_RULES),
+    Pair("monitoring.grafanaDashboard.enabled", f"ConfigMap/{GRAFANA}:kind", True, "ConfigMap", ABSENT),
+    Pair("monitoring.grafanaDashboard.labels", f"ConfigMap/{GRAFANA}:metadata/labels/found", {"found": "here"}, "here",
+         ABSENT, base=ON_GRAFANA),
+    Pair("monitoring.grafanaDashboard.annotations", f"ConfigMap/{GRAFANA}:metadata/annotations", {"folder": "a"},
+         base=ON_GRAFANA),
     Pair("networkPolicy.enabled", "NetworkPolicy:kind", False, ABSENT, "NetworkPolicy", base=ON_POLICY),
     Pair("networkPolicy.dns.to", f"{EGRESS}/0/to", PEER, else_=DNS, base=ON_POLICY),
     Pair("networkPolicy.dns.ports", f"{EGRESS}/0/ports/1", [5353], {"port": 5353, "protocol": "UDP"},
