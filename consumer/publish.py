@@ -62,6 +62,7 @@ class _Decision(msgspec.Struct, frozen=True, gc=False):
     inputs: msgspec.Raw
     rules: Sequence[str]
     shadow_rules: Sequence[str]
+    kafka_time: int
     schema_version: int = SCHEMA_VERSION
 
 
@@ -158,11 +159,12 @@ class Outbox:
                         state,
                         inputs,
                         rules,
-                        shadow_rules,
+                        shadow,
+                        kafka_time,
                     )
                 ),
             )
-            for payment, due, partition, offset, decision, score, tier, state, inputs, rules, shadow_rules in zip(
+            for payment, due, partition, offset, decision, score, tier, state, inputs, rules, shadow, kafka_time in zip(
                 batch.payments,
                 decided.due.tolist(),
                 batch.partition.tolist(),
@@ -174,6 +176,7 @@ class Outbox:
                 self._inputs(decided),
                 by_row(fired.fired, n),
                 by_row(fired.shadow, n),
+                batch.ingest_time.tolist(),
                 strict=True,
             )
             if due

@@ -67,7 +67,8 @@ class Inputs(msgspec.Struct, frozen=True, gc=False):
 class Decision(msgspec.Struct, frozen=True, gc=False):
     """One for every payment: a record of the `decisions` topic, keyed by `card_id`.
 
-    `rules` are those that fired, lists included; `shadow_rules` fired too, and decide nothing yet.
+    `rules` are those that fired, lists included; `shadow_rules` fired too, and decide nothing yet. `kafka_time` is the
+    payment's Kafka timestamp, from which its budget runs; that of its event, where it has none.
     """
 
     event_id: str
@@ -83,6 +84,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     inputs: Inputs
     rules: tuple[str, ...] = ()
     shadow_rules: tuple[str, ...] = ()
+    kafka_time: int | None = None  # older decisions have none
     schema_version: int = SCHEMA_VERSION
 
 

@@ -59,6 +59,7 @@ PAYMENTS = (
     Payment(**FULL | {"event_id": "evt-4", "card_id": "tok_4"}),
 )
 READ_MS = 1_700_000_000_800.0
+KAFKA_TIMES = [1_700_000_000_500, 1_700_000_000_600, 1_700_000_000_700, 1_700_000_000_900]
 
 
 def policy() -> Policy:
@@ -86,7 +87,7 @@ def decided(tier: Tier, **changes: Any) -> Decided:
         topic="payments",
         partition=[0, 0, 3, 3],
         offset=[10, 11, 7, 9],
-        ingest_time=[1_700_000_000_500, 1_700_000_000_600, 1_700_000_000_700, 1_700_000_000_900],
+        ingest_time=KAFKA_TIMES,
     )
     enriched = Enriched(
         values=np.zeros((4, 1), np.float32),
@@ -158,9 +159,10 @@ def test_a_decision_says_what_was_decided(tier: Tier, device: Literal["cpu", "cu
             inputs=Inputs(tier, device, *bars[tier]),
             rules=rules,
             shadow_rules=shadow_rules,
+            kafka_time=kafka_time,
         )
-        for each, source, name, score, state, rules, shadow_rules in zip(
-            PAYMENTS[:3], sources, names, scores, states, fired, (("tried",), (), ()), strict=True
+        for each, source, name, score, state, rules, shadow_rules, kafka_time in zip(
+            PAYMENTS[:3], sources, names, scores, states, fired, (("tried",), (), ()), KAFKA_TIMES[:3], strict=True
         )
     ]
     records = outbox().decisions(decided(tier, device=device))
