@@ -225,13 +225,18 @@ def open_store(settings: Settings, catalog: Catalog) -> RedisStore:
         store.url.get_secret_value(),
         namespace=store.namespace,
         timeout_ms=store.timeout_ms,
-        owner=f"group {settings.kafka.group_id} reading {settings.topics.payments}",
+        owner=store_owner(settings),
         limits=catalog.limits,
         entities=catalog.logged,
         shards=store.shards,
         cluster=store.cluster,
         tls=Tls(store.tls_ca_file, store.tls_certificate_file, store.tls_key_file),
     )
+
+
+def store_owner(settings: Settings) -> str:
+    """Whose a namespace of the store is: markers and floors are offsets of this group and topic."""
+    return f"group {settings.kafka.group_id} reading {settings.topics.payments}"
 
 
 @contextmanager

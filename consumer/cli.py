@@ -23,6 +23,7 @@ from consumer import (
     cli_certify,
     cli_dashboard,
     cli_dlq,
+    cli_doctor,
     cli_drift,
     cli_features,
     cli_generate,
@@ -72,6 +73,7 @@ app.command("backtest")(cli_backtest.backtest)
 app.command("certify")(cli_certify.certify)
 app.command("dashboard")(cli_dashboard.dashboard)
 app.command("lag")(cli_lag.lag)
+app.command("doctor")(cli_doctor.doctor)
 app.command("score")(cli_score.score)
 app.command("generate")(cli_generate.generate)
 app.command("train")(cli_train.train)

@@ -82,6 +82,7 @@ class Settings(BaseSettings):
     dashboard: DashboardSettings = Field(default_factory=DashboardSettings)
     audit: AuditSettings = Field(default_factory=AuditSettings)
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+    _files: dict[str, Path] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def settings_customise_sources(
@@ -114,6 +115,9 @@ def load(path: Path | None = None) -> Settings:
     except ValidationError as error:
         raise ConfigError(_sentence(error, gathered)) from None
     settings._origins.update(gathered.origins)
+    settings._files.update(gathered.secret_files)
+    if path is not None:
+        settings._files["settings"] = path
     return settings
 
 
@@ -147,6 +151,18 @@ def _sentence(error: ValidationError, gathered: Gathered) -> str:
 def _and_more(problems: list[Any]) -> str:
     more = len(problems) - 1
     return f" (and {more} more {'setting is' if more == 1 else 'settings are'} wrong)" if more else ""
+
+
+def files_with_secrets(settings: Settings) -> dict[str, Path]:
+    """The files that secrets lie in, by what they are for: secrets' own, keys, and a settings file that has any."""
+    found = {name: path for name, path in settings._files.items() if name != "settings"}
+    keys = {"kafka.ssl_key_file": settings.kafka.ssl_key_file, "store.tls_key_file": settings.store.tls_key_file}
+    found |= {name: path for name, path in keys.items() if path is not None}
+    if (file := settings._files.get("settings")) is not None and any(
+        hidden and settings._origins.get(name) == str(file) for name, hidden in KNOWN.secret.items()
+    ):
+        found["settings"] = file
+    return found
 
 
 def describe(settings: Settings) -> list[tuple[str, str, str]]:

@@ -45,6 +45,7 @@ class Gathered:
 
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
+    secret_files: dict[str, Path] = field(default_factory=dict)
 
     def add(self, found: Mapping[str, Any], known: Known, origin: Callable[[str], str]) -> None:
         """Lay one source over the others; a secret's file is read here.
@@ -60,6 +61,7 @@ class Gathered:
             if secret in found:
                 raise ConfigError(f"{secret} and {dotted} are both set (from {origin(dotted)}): keep one of them.")
             self.values[secret] = _read_secret(Path(str(value)), dotted)
+            self.secret_files[secret] = Path(str(value))
             self.origins[secret] = f"{value} ({origin(dotted)})"
 
     def tree(self) -> dict[str, dict[str, Any]]:

@@ -105,14 +105,16 @@ def _unwritable(wanted: Wanted, there: Found) -> Step:
 
 def _creation(wanted: Wanted) -> Step:
     settings = tuple((name, setting.value) for name, setting in wanted.settings.items())
-    shape = f"{wanted.partitions} partitions, {wanted.copies} copies" if wanted.copies > 1 else ""
+    shape = f"{wanted.partitions} partition{'s' * (wanted.partitions > 1)}"
+    if wanted.copies > 1:
+        shape += f", {wanted.copies} copies"
     return Step(
         "create",
         wanted.role,
         wanted.name,
         "",
         None,
-        shape or f"{wanted.partitions} partitions",
+        shape,
         "it is missing",
         partitions=wanted.partitions,
         copies=wanted.copies,

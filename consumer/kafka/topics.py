@@ -37,6 +37,10 @@ class Topics:
     found: Mapping[str, Found]
 
 
+class SettingsHidden(KafkaUnavailable):
+    """A topic is there, but its settings may not be seen."""
+
+
 class TopicAdmin:
     """Every verb comes back within a few times `kafka.request_timeout_ms`, or raises KafkaUnavailable."""
 
@@ -89,9 +93,17 @@ class TopicAdmin:
         asked = self._admin.describe_configs(list(resources.values()), request_timeout=self._timeout_s)
         found = {}
         for name, shape in shapes.items():
-            settings = self._outcome(
-                asked[resources[name]], f"see the settings of topic {name}", f"DescribeConfigs on topic {name}"
-            )
+            try:
+                settings = asked[resources[name]].result(2 * self._timeout_s)
+            except KafkaException as exception:
+                if error_of(exception).code() in _DENIED:
+                    raise SettingsHidden(
+                        f"Kafka at {self._kafka.brokers} does not let this user see the settings of topic {name}: "
+                        f"allow DescribeConfigs on topic {name}"
+                    ) from exception
+                self._refuse(exception, f"tell the settings of topic {name}", "")
+            except TimeoutError:
+                self._no_answer()
             partitions = shape.partitions
             found[name] = Found(
                 partitions=len(partitions),

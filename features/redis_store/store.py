@@ -73,10 +73,10 @@ class RedisStore:
             ConfigError: the URL can't be used.
         """
         self._space = f"{namespace}:{LAYOUT_VERSION}:"
-        self._prefixes = [f"{self._space}{{s{shard}}}:".encode() for shard in range(shards)]
+        self._prefixes = prefixes(namespace, shards)
         self._metas = [prefix + b"meta" for prefix in self._prefixes]
         self._owner = owner.encode()
-        self._shape = msgspec.json.encode([shards, limits, sorted(entities)])
+        self._shape = shape_of(shards, limits, entities)
         self._script = script.encode()
         self._sha = hashlib.sha1(self._script, usedforsecurity=False).hexdigest().encode()  # as Redis names scripts
         self._trusted = False
@@ -284,6 +284,16 @@ class RedisStore:
         except StoreError:
             self.close()
             raise
+
+
+def prefixes(namespace: str, shards: int) -> list[bytes]:
+    """What every key of a shard begins with, by shard; the braces make it lie in one slot."""
+    return [f"{namespace}:{LAYOUT_VERSION}:{{s{shard}}}:".encode() for shard in range(shards)]
+
+
+def shape_of(shards: int, limits: Limits, entities: Sequence[Entity]) -> bytes:
+    """What the state of a namespace is made with: another one is refused."""
+    return msgspec.json.encode([shards, limits, sorted(entities)])
 
 
 def _sends_on(reply: Any) -> bool:
