@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import os
@@ -119,16 +120,15 @@ def telemetry(settings: Settings) -> Verdict:
 
 def _ready_at(host: str, port: int) -> str | None:
     """What a processor there says of its readiness; None if it is none."""
-    try:
-        connection = http.client.HTTPConnection(host, port, timeout=ANSWER_LIMIT_S)
-        connection.request("GET", "/livez")
-        alive = connection.getresponse().read(ANSWER_LIMIT_BYTES)
-        connection.close()
-        connection.request("GET", "/readyz")
-        ready = connection.getresponse().read(ANSWER_LIMIT_BYTES)
-        connection.close()
-    except (OSError, http.client.HTTPException):
-        return None
+    said = []
+    with contextlib.closing(http.client.HTTPConnection(host, port, timeout=ANSWER_LIMIT_S)) as connection:
+        for path in ("/livez", "/readyz"):
+            try:
+                connection.request("GET", path)
+                said.append(connection.getresponse().read(ANSWER_LIMIT_BYTES))
+            except (OSError, http.client.HTTPException):
+                return None
+    alive, ready = said
     return ready.decode(errors="replace").strip()[:200] if alive.startswith(b"the loop last turned") else None
 
 
