@@ -12,11 +12,10 @@ import structlog
 from sse_starlette import EventSourceResponse
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from consumer import __version__
 from consumer.dashboard import gauges as gauges_module
@@ -80,12 +79,12 @@ class Application:
             ]
         if verdicts is not None:
             routes.append(Route("/api/verdict", self._verdict, methods=["POST"]))
-        self.asgi = Starlette(
+        inner = Starlette(
             routes=routes,
-            middleware=[Middleware(Guard, access=access, gauges=gauges, host=host)],
             exception_handlers={HTTPException: _http_error, BadRequest: _bad_request, Exception: _bug},
         )
-        self.asgi.router.redirect_slashes = False
+        inner.router.redirect_slashes = False
+        self.asgi: ASGIApp = Guard(inner, access=access, gauges=gauges, host=host)  # around errors too
 
     def _asset(self, name: str):  # type: ignore[no-untyped-def]  # a Starlette endpoint
         async def endpoint(request: Request) -> Response:

@@ -15,6 +15,7 @@ from consumer.dashboard.gauges import Gauges
 
 MAX_PATH: Final = 512
 MAX_QUERY: Final = 2_048
+MAX_HEADERS: Final = 16_384
 PAUSE_S: Final = 60
 PUBLIC: Final = frozenset(("/livez", "/readyz", "/metrics", "/page.css", "/page.js", "/login.js", "/icon.svg"))
 LOGIN: Final = "/login"
@@ -64,6 +65,8 @@ class Guard:
         path = request.scope["path"]
         if len(path) > MAX_PATH or len(request.scope["query_string"]) > MAX_QUERY:
             return PlainTextResponse("The address is too long.\n", 414)
+        if sum(len(name) + len(value) for name, value in request.scope["headers"]) > MAX_HEADERS:
+            return PlainTextResponse("The headers are too long.\n", 431)
         if self._only_this_machine and not self._names_this_machine(request):
             return PlainTextResponse("This page answers to localhost only.\n", 421)
         if path in PUBLIC:
