@@ -49,7 +49,7 @@ class Dashboard:
         self.board = Board(page.keep_alerts, settings.processing.budget_ms)
         gauges = Gauges(self.board)
         self.streams = Streams(self.board, gauges, page.max_streams)
-        verdicts = None
+        self.verdicts: Verdicts | None = None
         kinds: dict[str, Kind] = {topics.alerts: "alert", topics.decisions: "decision"}
         back = {topics.alerts: OFFSETS_PER_ALERT * page.keep_alerts, topics.decisions: RECENT_DECISIONS}
         if page.verdicts:
@@ -57,9 +57,14 @@ class Dashboard:
             back[topics.labels] = page.keep_alerts
             if writer is None:
                 writer = AuditedLabelWriter(settings) if settings.audit.enabled else LabelWriter(settings)
-            verdicts = Verdicts(self.board, writer, payment_of or PaymentLookup(settings), gauges)
+            self.verdicts = Verdicts(self.board, writer, payment_of or PaymentLookup(settings), gauges)
         application = Application(
-            board=self.board, streams=self.streams, gauges=gauges, access=access, verdicts=verdicts, host=page.host
+            board=self.board,
+            streams=self.streams,
+            gauges=gauges,
+            access=access,
+            verdicts=self.verdicts,
+            host=page.host,
         )
         self._server = PageServer(application.asgi, listen(page.host, page.port), page.max_streams)
         self._feed = Feed(tail or TailReader(settings.kafka, back), self.board, kinds, self.streams.wake)

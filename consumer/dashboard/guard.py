@@ -62,13 +62,11 @@ class Guard:
         await (answer or self._app)(scope, receive, send_safely)
 
     def _refusal(self, request: HTTPConnection) -> Response | None:
-        path = request.scope["path"]
-        if len(path) > MAX_PATH or len(request.scope["query_string"]) > MAX_QUERY:
-            return PlainTextResponse("The address is too long.\n", 414)
-        if sum(len(name) + len(value) for name, value in request.scope["headers"]) > MAX_HEADERS:
-            return PlainTextResponse("The headers are too long.\n", 431)
+        if too_long := _too_long(request):
+            return too_long
         if self._only_this_machine and not self._names_this_machine(request):
             return PlainTextResponse("This page answers to localhost only.\n", 421)
+        path = request.scope["path"]
         if path in PUBLIC:
             return None
         if request.scope["method"] not in SAFE and not _from_here(request):
@@ -102,6 +100,15 @@ class Guard:
         except ValueError:
             name = ""
         return loopback(name) or self._access.trusted(request)
+
+
+def _too_long(request: HTTPConnection) -> Response | None:
+    scope = request.scope
+    if len(scope["path"]) > MAX_PATH or len(scope["query_string"]) > MAX_QUERY:
+        return PlainTextResponse("The address is too long.\n", 414)
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
+        return PlainTextResponse("The headers are too long.\n", 431)
+    return None
 
 
 def too_many_failures() -> Response:

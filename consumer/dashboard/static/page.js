@@ -266,7 +266,7 @@ document.addEventListener("visibilitychange", () => {
 function reading(told) {
   Object.assign(state, { stale: told.stale, heard: told.heard_ms, loaded: told.loaded });
   $("unreadable").textContent = told.unreadable
-    ? `${counted.format(told.unreadable)} ${told.unreadable === 1 ? "record" : "records"} could not be read and are not shown` : "";
+    ? `${counted.format(told.unreadable)} ${told.unreadable === 1 ? "record" : "records"} could not be read` : "";
   status();
 }
 
