@@ -17,6 +17,7 @@ from tests.services import redis as redis_service
 from tests.services.kafka import KafkaBroker
 from tests.services.redis import RedisServer
 from tests.services.redis_cluster import RedisCluster
+from tests.support import browser as browser_support
 from tests.support import charts
 
 # Derandomized: a red build is red again. Time is never judged, since the machine may be busy.
@@ -27,7 +28,12 @@ settings.register_profile("explore", settings.get_profile("ci"), derandomize=Fal
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 _SERVICE_OF_FIXTURE = {"kafka": "kafka", "redis_server": "redis", "redis_cluster": "redis"}
-_MISSING: Mapping[str, Callable[[], str | None]] = {"kafka": kafka_service.missing, "redis": redis_service.missing}
+_MISSING: Mapping[str, Callable[[], str | None]] = {
+    "kafka": kafka_service.missing,
+    "redis": redis_service.missing,
+    "browser": browser_support.missing,
+}
+_REQUIRED_BY = {"browser": "REQUIRE_BROWSER"}  # and everything else by REQUIRE_KAFKA
 _UNAVAILABLE = "unavailable"
 
 
@@ -37,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in _SERVICE_OF_FIXTURE:
                 item.add_marker(_SERVICE_OF_FIXTURE[fixture])
-        if not any(item.get_closest_marker(name) for name in ("kafka", "redis", "faults", "gpu", "slow")):
+        if not any(item.get_closest_marker(name) for name in ("kafka", "redis", "browser", "faults", "gpu", "slow")):
             item.add_marker("fast")
 
 
@@ -50,11 +56,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip, or with REQUIRE_KAFKA=1 fail, a test whose service can't be started here."""
+    """Skip, or with REQUIRE_KAFKA=1 (REQUIRE_BROWSER=1) fail, a test whose service can't be started here."""
     for service, missing in _MISSING.items():
         reason = missing() if item.get_closest_marker(service) else None
         if reason is not None:
-            _unavailable(item, f"{service}: {reason}")
+            _unavailable(item, f"{service}: {reason}", _REQUIRED_BY.get(service, "REQUIRE_KAFKA"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -62,14 +68,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reasons = Counter(str(told) for each in skipped for name, told in each.user_properties if name == _UNAVAILABLE)
     for reason, count in reasons.items():
         tests = "1 test was" if count == 1 else f"{count} tests were"
-        line = f"NOT TESTED: {tests} skipped, {reason} Install it, or set REQUIRE_KAFKA=1 to make this a failure."
+        line = f"NOT TESTED: {tests} skipped, {reason} Install it."
         terminalreporter.write_line(line, red=True, bold=True)
 
 
-def _unavailable(item: pytest.Item, reason: str) -> NoReturn:
-    if os.environ.get("REQUIRE_KAFKA") == "1":
-        pytest.fail(f"{reason} REQUIRE_KAFKA=1 forbids skipping.", pytrace=False)
-    item.user_properties.append((_UNAVAILABLE, reason))
+def _unavailable(item: pytest.Item, reason: str, required_by: str) -> NoReturn:
+    if os.environ.get(required_by) == "1":
+        pytest.fail(f"{reason} {required_by}=1 forbids skipping.", pytrace=False)
+    item.user_properties.append((_UNAVAILABLE, f"{reason} {required_by}=1 makes this a failure."))
     pytest.skip(reason)
 
 

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -109,10 +110,11 @@ def test_filters_choose_what_is_shown_and_what_comes(chromium: Browser, page: Pa
         expect(opened.locator("#empty")).to_have_text("No alert is like that.")
         opened.get_by_role("button", name="Clear").click()
         opened.get_by_label("Reason or rule").fill("TOO_MANY")
+        expect(rows(opened).first).to_have_attribute("data-event", "e-rules")
         expect(rows(opened)).to_have_count(1)
-        assert events(opened) == ["e-rules"]
         opened.get_by_role("button", name="Clear").click()
-        opened.get_by_label("Find an id").fill("tok_2")
+        expect(rows(opened).nth(3)).to_be_visible()
+        opened.get_by_label("Find an id").fill("TOK_2")
         expect(rows(opened)).to_have_count(1)
         expect(opened.locator("#counted")).to_have_text("1 alert is shown.")
 
@@ -174,7 +176,9 @@ def test_a_payment_has_a_page_of_its_own(chromium: Browser, page: Page) -> None:
         chart = opened.get_by_role("table", name="Features that raised the score most")
         first = chart.get_by_role("row").nth(1)
         assert [each.strip() for each in first.get_by_role("cell").all_inner_texts()][1:3] == ["4", "+2.83"]
-        widths = chart.locator("rect:not(.base)").evaluate_all("bars => bars.map(bar => Number(bar.getAttribute('width')))")
+        widths = chart.locator("rect:not(.base)").evaluate_all(
+            "bars => bars.map(bar => Number(bar.getAttribute('width')))"
+        )
         assert widths[0] == 100
         assert widths[1] == pytest.approx(100 * 0.8035 / 2.8316, abs=0.1)
         expect(chart.get_by_role("row").nth(3)).to_contain_text("missing")
@@ -257,16 +261,13 @@ def test_hostile_text_is_shown_and_does_not_run(chromium: Browser) -> None:
 
 def test_the_policy_stops_what_would_slip_in(chromium: Browser, page: Page) -> None:
     """Inline script, inline handlers, markup from text and other hosts: refused by the browser itself."""
-    refused = ("Content Security Policy", "TrustedHTML", "violates")
+    refused = ("Content Security Policy", "This document requires 'Trusted", "violates")
     with tab(chromium, page, allowed=refused) as opened:
         expect(rows(opened).first).to_be_visible()
         thrown = opened.evaluate("try { document.body.innerHTML = '<b>x</b>'; 'taken' } catch (error) { error.name }")
         assert thrown == "TypeError"
-        opened.evaluate(
-            """() => { const made = document.createElement('a'); made.setAttribute('onclick', 'window.ran = 1');
-            document.body.append(made); made.click(); }"""
-        )
-        assert opened.evaluate("window.ran") is None
+        handler = "document.createElement('a').setAttribute('onclick', 'window.ran = 1')"
+        assert opened.evaluate(f"try {{ {handler}; 'taken' }} catch (error) {{ error.name }}") == "TypeError"
         assert opened.evaluate("fetch('https://example.invalid/').then(() => 'sent', () => 'stopped')") == "stopped"
 
 
@@ -314,7 +315,7 @@ def test_screen_readers_find_landmarks_names_and_a_table(chromium: Browser, page
         assert opened.locator("html").get_attribute("lang") == "en"
         levels = opened.evaluate("[...document.querySelectorAll('h1, h2, h3')].map(each => Number(each.tagName[1]))")
         assert levels[0] == 1
-        assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+        assert all(after - before <= 1 for before, after in pairwise(levels))
         assert opened.evaluate("new Set([...document.querySelectorAll('[id]')].map(each => each.id)).size") == (
             opened.locator("[id]").count()
         )
@@ -331,20 +332,30 @@ def test_many_alerts_are_not_read_out_one_by_one(chromium: Browser) -> None:
             page.show(alert(f"e-{number}"))
         expect(rows(opened)).to_have_count(30)
         assert opened.evaluate("window.spoken") <= 1
-        live = opened.locator("#rows").evaluate("rows => Boolean(rows.closest('[aria-live], [role=status], [role=log]'))")
+        live = opened.locator("#rows").evaluate(
+            "rows => Boolean(rows.closest('[aria-live], [role=status], [role=log]'))"
+        )
         assert live is False
 
 
 CONTRAST = """() => {
-  const luminance = ([r, g, b]) => [r, g, b].map(c => c / 255).map(c => c <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
-    .reduce((sum, c, place) => sum + c * [.2126, .7152, .0722][place], 0);
+  const part = value => { const c = value / 255; return c <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4; };
+  const luminance = ([r, g, b]) => .2126 * part(r) + .7152 * part(g) + .0722 * part(b);
   const rgb = text => text.match(/[\\d.]+/g).map(Number);
-  const back = each => { for (; each; each = each.parentElement) {
-    const found = rgb(getComputedStyle(each).backgroundColor); if (found[3] !== 0) return found; } return [255, 255, 255]; };
-  const texts = [...document.querySelectorAll('body *')].filter(each => each.checkVisibility() && !each.closest('svg')
-    && [...each.childNodes].some(child => child.nodeType === 3 && child.textContent.trim()));
-  return texts.map(each => { const [a, b] = [luminance(rgb(getComputedStyle(each).color)), luminance(back(each))].sort((x, y) => y - x);
-    return [(a + .05) / (b + .05), each.className || each.tagName, each.textContent.slice(0, 30)]; }).filter(([ratio]) => ratio < 4.5);
+  const back = each => {
+    for (; each; each = each.parentElement) {
+      const found = rgb(getComputedStyle(each).backgroundColor);
+      if (found[3] !== 0) return found;
+    }
+    return [255, 255, 255];
+  };
+  const ratio = each => {
+    const [a, b] = [luminance(rgb(getComputedStyle(each).color)), luminance(back(each))];
+    return (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+  };
+  const said = each => [...each.childNodes].some(child => child.nodeType === 3 && child.textContent.trim());
+  return [...document.querySelectorAll('body *')].filter(each => each.checkVisibility() && !each.closest('svg'))
+    .filter(each => said(each) && ratio(each) < 4.5).map(each => [ratio(each), each.className, each.textContent]);
 }"""
 
 
@@ -397,14 +408,18 @@ def test_figures_are_those_of_the_records(chromium: Browser) -> None:
         expect(opened.locator("#p99")).to_have_text("298 ms")
         expect(opened.locator("#over")).to_have_text("49.8 % over 200 ms")
         expect(opened.locator("#tiers dd.odd")).to_have_text("60")
-        expect(opened.get_by_role("img", name=re.compile("^Latency of alerts in 15 minutes: p50 200 ms"))).to_be_visible()
+        expect(
+            opened.get_by_role("img", name=re.compile("^Latency of alerts in 15 minutes: p50 200 ms"))
+        ).to_be_visible()
 
 
 def test_the_page_says_that_it_is_stale_and_goes_on_by_itself(chromium: Browser) -> None:
     with served() as page, tab(chromium, page) as opened:
         expect(opened.locator("#state-text")).to_have_text("Live")
         page.tail.away = True
-        expect(opened.locator("#state-text")).to_have_text(re.compile(r"^Stale since \d\d:\d\d:\d\d: Kafka does not answer$"))
+        expect(opened.locator("#state-text")).to_have_text(
+            re.compile(r"^Stale since \d\d:\d\d:\d\d: Kafka does not answer$")
+        )
         assert "secret-host" not in opened.content()
         page.tail.away = False
         expect(opened.locator("#state-text")).to_have_text("Live")

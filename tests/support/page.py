@@ -147,10 +147,7 @@ class Page:
     dashboard: Dashboard
     tail: HandFed
     writer: ListWriter
-
-    @property
-    def address(self) -> str:
-        return self.dashboard.address
+    address: str
 
     def show(self, *alerts: Alert, at_ms: int | None = None) -> None:
         """Feed alerts, and wait until the board has them."""
@@ -184,6 +181,6 @@ def served(payment: Payment | None = None, **page: Any) -> Iterator[Page]:
     made.start()
     try:
         until(lambda: made.board.reading().loaded)
-        yield Page(made, tail, writer)
+        yield Page(made, tail, writer, made.address)
     finally:
         made.close()

@@ -362,17 +362,18 @@ async function showPayment(event) {
   place.hidden = false;
   const back = element("p", {}, element("a", { href: "#" }, "← All alerts"));
   const heading = element("h1", { tabIndex: -1 }, "Payment ", id(event));
-  place.replaceChildren(back, heading, element("p", { class: "note" }, "Looking it up…"));
+  const told = element("p", { class: "note" }, "Looking it up…");
+  place.replaceChildren(back, heading, told);
   document.title = `Payment ${event} - Fraudline`;
   heading.focus();
   window.scrollTo(0, 0);
   try {
     const known = await ask(`/api/payment?event_id=${encodeURIComponent(event)}`);
     if (state.payment !== event) return;
-    place.replaceChildren(back, heading, ...payment(known));
+    told.replaceWith(...payment(known)); // the heading stays, and keeps the focus
     showVerdict(known.label);
   } catch (error) {
-    if (state.payment === event) place.lastElementChild.textContent = error.status ? error.message : "The page’s server does not answer.";
+    if (state.payment === event) told.textContent = error.status ? error.message : "The page’s server does not answer.";
   }
 }
 
@@ -540,6 +541,7 @@ function decode(text) {
 
 // beginning
 
+$("filters").reset();
 $("filters").addEventListener("input", choose);
 $("filters").addEventListener("reset", () => choose());
 $("filters").addEventListener("submit", (event) => { event.preventDefault(); load(); });
@@ -553,7 +555,6 @@ $("pause").addEventListener("click", () => {
 $("waiting").addEventListener("click", () => { window.scrollTo(0, 0); show(); $("rows").querySelector("a")?.focus(); });
 $("older").addEventListener("click", older);
 window.addEventListener("hashchange", route);
-$("filters").reset();
 const wide = matchMedia("(min-width: 761px)");
 const unfold = () => { if (wide.matches) $("choose").open = true; };
 wide.addEventListener("change", unfold);
