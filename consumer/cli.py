@@ -25,6 +25,7 @@ from consumer import (
     cli_dlq,
     cli_doctor,
     cli_drift,
+    cli_explain,
     cli_features,
     cli_generate,
     cli_lag,
@@ -72,6 +73,7 @@ app.command("replay")(cli_replay.replay)
 app.command("backtest")(cli_backtest.backtest)
 app.command("certify")(cli_certify.certify)
 app.command("dashboard")(cli_dashboard.dashboard)
+app.command("explain")(cli_explain.explain)
 app.command("lag")(cli_lag.lag)
 app.command("doctor")(cli_doctor.doctor)
 app.command("score")(cli_score.score)

@@ -55,11 +55,11 @@ def list_letters(
     loaded = _loaded(config)
     tally = Tally(moment_ms(since, "--since"), moment_ms(until, "--until"))
     with closing(_stream(loaded)) as stream:
-        begins = stream.newest(limit)
-        for messages in _read(stream, begins):
+        newest = stream.newest(limit)
+        for messages in _read(stream, newest):
             tally.add(messages)
     groups = tally.sorted()
-    if cut := sum(start - stream.begins(number) for number, start in begins.items()):
+    if cut := sum(start - stream.begins(number) for number, (start, _) in newest.items()):
         sys.stderr.write(f"{cut:,} older offsets were not looked at; see --limit\n")
     if tally.others:
         sys.stderr.write(f"{tally.others:,} records are no dead letters of fraudline\n")
@@ -312,9 +312,9 @@ def _stream(loaded: Settings) -> TopicStream:
     return TopicStream(loaded.kafka, loaded.topics.dead_letters)
 
 
-def _read(stream: TopicStream, begins: dict[int, int] | None = None) -> Iterator[list[Message]]:
+def _read(stream: TopicStream, only: dict[int, tuple[int, int]] | None = None) -> Iterator[list[Message]]:
     """All records, with a bar on a terminal."""
     with progress_bar("records", stream.size()) as advance:
-        for messages in stream.chunks(begins):
+        for messages in stream.chunks(only):
             advance(len(messages))
             yield messages

@@ -22,7 +22,12 @@ def shown(data: bytes) -> str:
     """
     text = _ESCAPED_DIGIT.sub(r"\1", data.decode("utf-8", "backslashreplace"))
     masked = _RUNS.sub(lambda run: _masked(run.group()), text)
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in masked)
+    return printable(masked)
+
+
+def printable(text: str) -> str:
+    """Text with what is no printable character written as an escape."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def _masked(run: str) -> str:

@@ -86,14 +86,15 @@ class TopicStream:
         """The oldest offset of each partition whose beginning is gone."""
         return {number: low for (_, number), (low, _) in self._known().items() if low > 0}
 
-    def newest(self, limit: int) -> dict[int, int]:
-        """Of each partition the offset from which on it has at most so many."""
-        return {number: max(low, high - limit) for (_, number), (low, high) in self._known().items()}
+    def newest(self, limit: int) -> dict[int, tuple[int, int]]:
+        """Of each partition the offsets of at most so many records, the newest."""
+        return {number: (max(low, high - limit), high) for (_, number), (low, high) in self._known().items()}
 
-    def chunks(self, begins: Mapping[int, int] | None = None) -> Iterator[list[Message]]:
-        """See `Stream`. `begins`: at which offsets to begin, of the partitions that it names."""
-        for source, (low, high) in self._known().items():
-            yield from read_range(self._reader, source, (begins or {}).get(source[1], low), high)
+    def chunks(self, only: Mapping[int, tuple[int, int]] | None = None) -> Iterator[list[Message]]:
+        """See `Stream`. `only`: between which offsets, of the partitions that it names; no other is read."""
+        for source, whole in self._known().items():
+            low, high = whole if only is None else only.get(source[1], (0, 0))
+            yield from read_range(self._reader, source, low, high)
 
     def values(self) -> Iterator[tuple[int, list[bytes]]]:
         """See `Stream`."""

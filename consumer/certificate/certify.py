@@ -90,9 +90,19 @@ class Asked:
 class Certification:
     """One certificate. Nothing is published, and no state is touched."""
 
-    def __init__(self, asked: Asked, catalog: Catalog, progress: Progress = lambda _text, _share: None) -> None:
-        """Certify by the features of `catalog`, of which bundles may need a part."""
-        self._asked, self._whole, self._progress = asked, catalog, progress
+    def __init__(
+        self,
+        asked: Asked,
+        catalog: Catalog,
+        progress: Progress = lambda _text, _share: None,
+        watch: Callable[[Compared, Catalog], None] = lambda _compared, _catalog: None,
+    ) -> None:
+        """Certify by the features of `catalog`, of which bundles may need a part.
+
+        `watch` is shown what was compared, and the catalog of its values, span by span.
+        """
+        self._asked, self._whole, self._progress, self._watch = asked, catalog, progress, watch
+        self.bundles: dict[str, Bundle] = {}
         self._packer = t.Packer()
         self._certificate = Certificate(self._packer)
         self._spans: list[Span] = []
@@ -115,7 +125,7 @@ class Certification:
             scratch = Scratch(Path(folder), (asked.memory_mb << 20) // 2)
             packed = scratch.spill("told", 1, t.WORDS, np.int64)
             self._read_decisions(scratch, packed)
-            bundles = self._bundles()
+            self.bundles = bundles = self._bundles()
             names = {name for bundle in bundles.values() for name in bundle.manifest.features}
             self._catalog = self._whole.only(tuple(name for name in self._whole.names if name in names))
             fields = sorted(OF_ALERTS.union(*(bundle.policy.fields for bundle in bundles.values())))
@@ -319,6 +329,7 @@ class Certification:
         with pa.OSFile(str(identities)) as kept, pa.ipc.open_stream(kept) as file:
             for done, compared in enumerate(in_turn(compare, enumerate(file), self._asked.threads), start=1):
                 self._certificate.account(compared)
+                self._watch(compared, self._catalog)
                 self._progress("comparing", 0.75 + 0.25 * done / len(self._spans))
         if 2 * self._certificate.differences["shard"] > self._certificate.decisions > FEW:
             raise ConfigError("The decisions were made with another number of shards; set store.shards as it was then.")
