@@ -5,21 +5,27 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
+import httpx
 import pytest
 from rich.console import Console
 
 from consumer.demo_view import LiveView, money
 from consumer.score_card import ScoreCard
 from features.currencies import CURRENCIES, exponent
+from tests.support.page import until
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_S = 110.0
+COMMAND = [sys.executable, "-c", "from consumer.cli import main; main()", "demo"]
 KEYS = {
     *("payments", "decisions", "alerts", "dead_letters", "duplicates", "p50_ms", "p99_ms", "within_budget"),
     *("throughput_eps", "precision", "recall", "tiers", "delivery"),
@@ -33,13 +39,17 @@ class Ran:
     err: str
 
 
+def environment(cache: Path) -> dict[str, str]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("FRAUDLINE_")}
+    own.setdefault("NUMBA_CACHE_DIR", os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"))
+    return own | {"XDG_CACHE_HOME": str(cache)}
+
+
 def demo(cache: Path, *arguments: str) -> Ran:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("FRAUDLINE_")}
-    environment.setdefault("NUMBA_CACHE_DIR", os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"))
     done = subprocess.run(
-        [sys.executable, "-c", "from consumer.cli import main; main()", "demo", *arguments],
+        [*COMMAND, *arguments],
         cwd=ROOT,
-        env=environment | {"XDG_CACHE_HOME": str(cache)},
+        env=environment(cache),
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
@@ -109,6 +119,45 @@ def test_the_second_run_trains_nothing_and_ends_with_the_summary(first: Ran, cac
     assert lines["tiers"] == "full 300"
     assert lines["delivery"] == "at_least_once"
     assert second.out.rstrip().splitlines()[-1].startswith("└")
+    assert re.search(r"^The alert page: http://127\.0\.0\.1:\d+/$", second.out, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_with_serve_the_page_stays_up_with_payments_until_it_is_told_to_end(first: Ran, cache: Path) -> None:
+    arguments = ("--payments", "1500", "--rate", "1000", "--serve", "--port", "0", "--json")
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], cwd=ROOT, env=environment(cache), stdout=PIPE, stderr=PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["decisions"] == 1_500
+        told = "".join(process.stderr.readline() for _ in range(3))
+        found = re.search(r"The alert page stays up: (\S+)", told)
+        assert found, told
+        assert "Ctrl-C" in told
+        with httpx.Client(base_url=found[1], timeout=20, trust_env=False) as http:
+            alerts = http.get("/api/alerts").json()["alerts"]
+            assert alerts
+            assert alerts[0]["reasons"]
+
+            def decided() -> int:
+                return sum(http.get("/api/figures").json()["decisions"].values())
+
+            until(lambda: decided() > 1_500, "more payments")
+            given = http.post(
+                "/api/verdict",
+                json={"event_id": alerts[0]["event_id"], "label": "fraud"},
+                headers={"Sec-Fetch-Site": "same-origin"},
+            )
+            assert (given.status_code, given.json()["whole"]) == (200, True)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(DEADLINE_S) == 0
+        assert process.stdout.read() == ""
+        assert "Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize(
