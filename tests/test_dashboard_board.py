@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from consumer.dashboard.board import NEWS_LABELS, RECENT_DECISIONS, Board, Kind
 from consumer.dashboard.feed import Feed
-from consumer.dashboard.figures import SPAN_S, STEP_S, Figures
+from consumer.dashboard.figures import BOUNDS_MS, EXACT_MS, SPAN_S, STEP_S, Figures
 from consumer.dashboard.selection import EVERYTHING, BadRequest, Selection, selection_of, whole
 from consumer.dashboard.shown import amount, decided_ms, line
 from consumer.records import StageTimes
@@ -214,14 +214,16 @@ def test_figures_count_by_the_records_own_time() -> None:
     start_ms = NOW_MS // 1_000 * 1_000
     for second in range(-120, 0):
         for place in range(5):
-            figures.decision(start_ms + second * 1_000 + place, "approve" if place else "block", "full")
+            at_ms = start_ms + second * 1_000 + place
+            figures.decision(at_ms, "approve" if place else "block", "full", at_ms - second - 121)
         figures.alert(start_ms + second * 1_000, alert(stage_ms=StageTimes(float(second + 121), 0, 0, 0, 0)), None)
     told = figures.document(start_ms)
     assert (told["payments_per_s"], told["alerts_per_s"]) == (5.0, 1.0)
     assert told["decisions"] == {"approve": 480, "review": 0, "block": 120}
     assert told["tiers"]["full"] == 600
-    took = np.arange(1.0, 121.0)
-    assert told["latency"]["p99_ms"] == pytest.approx(np.percentile(took, 99), abs=0.01)
+    assert [told["latency"][name] for name in ("p50_ms", "p95_ms", "p99_ms", "payments")] == [60, 114, 119, 600]
+    assert told["series"]["p99_ms"][-1] == 120
+    assert told["series"]["p50_ms"][:70] == [None] * 70
     assert told["latency"]["over_budget"] == 0.0
     assert told["lag"]["queued_max_ms"] == 120.0
     assert told["lag"]["reach_p50_ms"] is None
@@ -247,17 +249,32 @@ def test_figures_forget_what_is_older_than_they_span() -> None:
     assert figures.document(NOW_MS)["lag"]["reach_p50_ms"] == 7.0
     later = figures.document(NOW_MS + (SPAN_S + 20) * 1_000)
     assert later["tiers"]["full"] == 0
-    assert later["latency"]["alerts"] == 0
+    assert later["latency"]["payments"] == 0
+    assert later["stages_p50_ms"]["decode"] is None
     figures.decision(NOW_MS + SPAN_S * 1_000, "approve", "full")
     figures.decision(NOW_MS, "approve", "full")  # its place is another second's now
     assert figures.document(NOW_MS + SPAN_S * 1_000)["decisions"]["approve"] == 1
 
 
-def test_a_share_over_the_budget_is_told() -> None:
+@given(st.lists(st.integers(0, 700_000), min_size=1, max_size=60))
+def test_latency_is_that_of_every_payment(took: list[int]) -> None:
+    """Exact to a millisecond up to a second, to a twentieth beyond; as `numpy` tells it of the values themselves."""
     figures = Figures(200.0)
-    for queued in (10.0, 199.0, 201.0, 500.0):
-        figures.alert(NOW_MS, alert(stage_ms=StageTimes(queued, 0, 0, 0, 0)), None)
-    assert figures.document(NOW_MS)["latency"]["over_budget"] == 0.5
+    for each in took:
+        figures.decision(NOW_MS, "approve", "full", NOW_MS - each)
+    told = figures.document(NOW_MS + STEP_S * 1_000)
+    assert told["latency"]["over_budget"] == pytest.approx(np.mean(np.array(took) > 200), abs=1e-6)
+    for part in (50, 95, 99):
+        true = np.percentile(took, part, method="inverted_cdf")
+        shown = told["latency"][f"p{part}_ms"]
+        assert shown == true if true <= EXACT_MS else min(true, BOUNDS_MS[-1]) <= shown <= 1.05 * true + 1
+    assert told["series"]["p99_ms"][-1] == told["latency"]["p99_ms"]
+
+
+def test_decisions_that_do_not_say_when_they_were_paid_are_not_timed() -> None:
+    figures = Figures(200.0)
+    figures.decision(NOW_MS, "approve", "full")
+    assert figures.document(NOW_MS)["latency"]["p99_ms"] is None
     assert decided_ms(alert()) == 13.0
 
 

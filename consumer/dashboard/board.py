@@ -222,7 +222,7 @@ class Board:
     def _decision(self, value: bytes, at_ms: int, _received_ms: int | None) -> None:
         decision = _decode_decision(value)
         with self._lock:
-            self._figures.decision(at_ms, decision.decision, decision.tier)
+            self._figures.decision(at_ms, decision.decision, decision.tier, decision.kafka_time)
             if decision.decision != "approve":
                 _put(self._flagged, decision.event_id, (at_ms, value), self._keep)
             _put(self._recent, decision.event_id, (at_ms, value), RECENT_DECISIONS)

@@ -345,8 +345,8 @@ function chart(series, latency) {
   const budget = height - 2 - (latency.budget_ms * (height - 5)) / most;
   svg.setAttribute("viewBox", `0 0 400 ${height}`);
   svg.setAttribute("preserveAspectRatio", "none");
-  svg.setAttribute("aria-label", latency.p99_ms === null ? "Latency: no alerts yet"
-    : `Latency of alerts in 15 minutes: p50 ${ms(latency.p50_ms)}, p99 ${ms(latency.p99_ms)}, line at ${latency.budget_ms} ms`);
+  svg.setAttribute("aria-label", latency.p99_ms === null ? "Latency: no payments yet"
+    : `Latency in 15 minutes: p50 ${ms(latency.p50_ms)}, p99 ${ms(latency.p99_ms)}, line at ${latency.budget_ms} ms`);
   svg.replaceChildren(
     drawn("line", { class: "budget", x1: 0, x2: 400, y1: budget, y2: budget }),
     drawn("path", { class: "p99", d: path(series.p99_ms, most, 400, height) }),
