@@ -40,6 +40,8 @@ NARROWER = {  # where the chart allows less than the program, and why
     "kafka.brokers": {"pattern"},  # empty: not yet given
     "kafka.group_id": {"pattern", "maxLength"},  # $(...) is Kubernetes' syntax; a pod's name is put behind it
     "kafka.sasl_oauth_token_url": {"pattern"},  # empty: not set
+    "model.trusted_keys": {"items"},  # so is theirs
+    "dashboard.trusted_proxies": {"items"},  # Helm does not know the format
     "model.bundle": {"format", "pattern"},  # a mount path is absolute
     "telemetry.host": {"minLength", "enum"},  # the kubelet must reach it
     "telemetry.port": {"minimum"},  # the OS must not choose, and the user is not root
@@ -140,6 +142,14 @@ def test_the_settings_of_each_scenario_load_in_the_topics_job_and_its_words_are_
             arrived = plain(getattr(getattr(loaded, section), name))
             assert arrived == at_home(value, tmp_path / "etc"), f"{section}.{name}"
     assert understood(only_container(pod)["args"])["yes"] is True
+
+
+def test_what_the_containers_are_told_is_a_command_of_the_program(render: Render) -> None:
+    pods = render(scenario="everything-values.yaml").pods()
+    commands = {name: only_container(pod["spec"])["args"] for name, pod in pods.items()}
+    for words in commands.values():
+        understood(words)
+    assert {words[0] for words in commands.values()} == {"run", "dashboard", "topics", "doctor"}
 
 
 def understood(words: list[str]) -> dict[str, Any]:

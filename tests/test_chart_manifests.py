@@ -12,6 +12,8 @@ import kubernetes_validate  # type: ignore[import-untyped]  # it has none
 import pytest
 import yaml
 
+from consumer.dashboard.guard import PUBLIC
+from consumer.dashboard.server import DRAIN_S, START_S
 from consumer.settings import KNOWN
 from tests.support.charts import (
     CHART,
@@ -155,6 +157,15 @@ def test_what_serves_is_probed_where_it_listens(scenario: str, render: Render) -
         [port] = container["ports"]
         for probe, path in {"startup": "/livez", "liveness": "/livez", "readiness": "/readyz"}.items():
             assert container[f"{probe}Probe"]["httpGet"] == {"path": path, "port": port["name"]}
+
+
+def test_the_alert_page_answers_probes_and_prometheus_without_proof_and_has_time_to_end(render: Render) -> None:
+    rendered = render(scenario="everything-values.yaml")
+    pod = rendered.pod_of("Deployment", "rel-fraudline-alert-page")
+    asked = {only_container(pod)[f"{probe}Probe"]["httpGet"]["path"] for probe in ("startup", "liveness", "readiness")}
+    asked |= {each["path"] for each in rendered.one("ServiceMonitor", "rel-fraudline-alert-page")["spec"]["endpoints"]}
+    assert asked <= PUBLIC
+    assert pod["terminationGracePeriodSeconds"] > DRAIN_S + START_S
 
 
 def subset(selector: Document, labels: Document) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.support.charts import MOUNTS, VALUES, Render, together, tree
+from tests.support.charts import CHART, KUBERNETES, MOUNTS, VALUES, Render, together, tree
 
 CANARY = "hunter2-Zq9"
 OAUTH = {
@@ -19,6 +21,7 @@ OAUTH_SECRET = tree("secrets.oauthClientSecret.existingSecret", "s")
 ON_OAUTH = together({"config": {"kafka": OAUTH}}, OAUTH_SECRET)
 SASL = {"security_protocol": "sasl_ssl", "sasl_mechanism": "PLAIN", "sasl_username": "u"}
 PASSWORD = tree("secrets.saslPassword.existingSecret", "s")
+IMAGE = {"existingClaim": "", "image": {"repository": "b", "tag": "1"}}
 SSL = {"security_protocol": "ssl", "ssl_ca_file": "/usr/share/ca.crt"}
 PAGE = tree("alertPage.enabled", True)
 INGRESS = tree("alertPage.ingress", {"enabled": True, "host": "alerts.example"})
@@ -79,6 +82,14 @@ def policy(*names: str, **to: list[Any]) -> dict[str, Any]:
         (tree("config.kafka.sasl_oauth_token_url", "x://login"), "/config/kafka/sasl_oauth_token_url"),
         (tree("config.kafka.sasl_oauth_scope", "kafka"), "sasl_oauth_scope is set but config.kafka.security_protocol"),
         (OAUTH_SECRET, "secrets.oauthClientSecret.existingSecret is set but config.kafka.security_protocol is plaint"),
+        (
+            together(tree("bundle", IMAGE), tree("bundle.subPath", "x")),
+            "bundle.subPath belongs to bundle.existingClaim",
+        ),
+        (
+            together({"config": {"kafka": SSL}}, tree("secrets.sslKeyPassword.existingSecret", "k")),
+            "without config.kaf",
+        ),
         (tree("config.model.signature", "required"), "also needs config.model.trusted_keys"),
         (tree("config.model.trusted_keys", [f"{MOUNTS}/trusted-keys/a.pem"]), "needs trustedKeys.existingConfigMap or"),
         ({"trustedKeys": {"existingConfigMap": "a", "existingSecret": "b"}}, "are both set: keep one of them"),
@@ -127,6 +138,13 @@ def policy(*names: str, **to: list[Any]) -> dict[str, Any]:
         (tree("networkPolicy.kafka.to", [{}]), "/networkPolicy/kafka/to/0"),
         (tree("podDisruptionBudget.maxUnavailable", 0), "/podDisruptionBudget/maxUnavailable"),
         (tree("secrets.registry.existingSecret", "s"), "is set without config.model.registry"),
+        (tree("config.dashboard.trusted_proxies", ["ingress"]), "/config/dashboard/trusted_proxies/0"),
+        (tree("config.model.trusted_keys", ["risk.pem"]), "/config/model/trusted_keys/0"),
+        (tree("fullnameOverride", "null"), "/fullnameOverride"),
+        (
+            tree("monitoring.serviceMonitor", {"interval": "1m", "scrapeTimeout": "61s"}),
+            "must be at most monitoring.se",
+        ),
         (tree("monitoring.serviceMonitor.interval", "15"), "/monitoring/serviceMonitor/interval"),
         (tree("config.kafka.max_poll_interval_ms", 5_000), "must be at least config.kafka.session_timeout_ms"),
         (tree("config.processing.linger_ms", 200), "must be below config.processing.budget_ms"),
@@ -142,6 +160,21 @@ def test_what_could_not_run_is_refused_with_its_reason(changes: dict[str, Any], 
 
 def test_the_default_values_alone_say_what_is_missing(render: Render) -> None:
     assert "config.kafka.brokers is empty" in render(scenario=None).error
+
+
+def test_a_release_whose_name_can_name_no_service_is_refused(helm: str) -> None:
+    values = ["--values", str(CHART / "ci" / "minimal-values.yaml"), "--kube-version", KUBERNETES]
+
+    def install(name: str, *more: str) -> subprocess.CompletedProcess[str]:
+        command = [helm, "template", name, str(CHART), *values, *more]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    assert "2025-fraudline begins with a digit" in install("2025").stderr
+    renamed = install("2025", "--set", "fullnameOverride=fraudline")
+    assert renamed.returncode == 0
+    assert {
+        document["metadata"]["labels"]["app.kubernetes.io/instance"] for document in yaml.safe_load_all(renamed.stdout)
+    } == {"2025"}
 
 
 def test_a_release_that_reuses_the_values_of_an_older_chart_is_told_what_is_missing(render: Render) -> None:

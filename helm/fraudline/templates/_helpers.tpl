@@ -18,7 +18,7 @@
 {{/* Labels by which a component's pods are found, from a dict of `root` and `component`. */}}
 {{- define "fraudline.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "fraudline.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 

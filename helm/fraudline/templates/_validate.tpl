@@ -12,10 +12,14 @@ What the schema can't say: values that depend on each other. Each of these would
 {{- include "fraudline.validate.topicsJob" . -}}
 {{- include "fraudline.validate.gpu" . -}}
 {{- include "fraudline.validate.autoscaling" . -}}
+{{- include "fraudline.validate.monitoring" . -}}
 {{- include "fraudline.validate.networkPolicy" . -}}
 {{- end }}
 
 {{- define "fraudline.validate.required" -}}
+{{- if regexMatch "^[0-9]" (include "fraudline.fullname" .) }}
+{{- fail (printf "%s begins with a digit, which the name of a Service may not: set fullnameOverride." (include "fraudline.fullname" .)) }}
+{{- end }}
 {{- if not .Values.config.kafka.brokers }}
 {{- fail "config.kafka.brokers is empty: name the bootstrap servers, for example kafka:9092." }}
 {{- end }}

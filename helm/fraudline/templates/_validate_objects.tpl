@@ -93,6 +93,19 @@
 {{- end }}
 {{- end }}
 
+{{/* Prometheus' operator leaves out a monitor that takes longer than it has. */}}
+{{- define "fraudline.validate.monitoring" -}}
+{{- $monitor := .Values.monitoring.serviceMonitor }}
+{{- if gt (include "fraudline.milliseconds" $monitor.scrapeTimeout | int64) (include "fraudline.milliseconds" $monitor.interval | int64) }}
+{{- fail "monitoring.serviceMonitor.scrapeTimeout must be at most monitoring.serviceMonitor.interval." }}
+{{- end }}
+{{- end }}
+
+{{- define "fraudline.milliseconds" -}}
+{{- $unit := regexFind "[a-z]+$" . -}}
+{{- mul (trimSuffix $unit . | int64) (get (dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000) $unit) -}}
+{{- end }}
+
 {{- define "fraudline.validate.networkPolicy" -}}
 {{- $policy := .Values.networkPolicy }}
 {{- if $policy.enabled }}
