@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, OffsetSpec
 
 from consumer.cli import exit_status
+from consumer.doctor.surgery import Surgery
 from consumer.settings import TopicSettings
 from consumer.settings_source import variable
+from features.checkup import Finding, examine
 from models.manifest import MODEL
 from tests.services.kafka import KafkaBroker
 from tests.services.process import free_ports
@@ -57,6 +60,12 @@ class Ward:
         assert all(each["mend"] for each in found.values() if each["status"] in {"warn", "fail"})
         assert all(each["seen"] for each in found.values())
         return found
+
+    def redis(self) -> dict[str, Finding]:
+        """What is found of Redis alone."""
+        with closing(Surgery(None)) as surgery:
+            checks = [each for each in surgery.checks() if each.name.startswith(("settings.load", "redis."))]
+            return {each.check: each for each in examine(checks) if each.check != "redis.markers"}
 
     def not_well(self) -> dict[str, str]:
         return {name: each["status"] for name, each in self.examined().items() if each["status"] in {"warn", "fail"}}
@@ -254,17 +263,15 @@ def test_a_namespace_of_another_group(sound: Ward) -> None:
 @pytest.mark.parametrize(
     ("lacking", "status"), [("", "pass"), ("+append", "fail"), ("+eval", "fail"), ("+scan", "warn")]
 )
-def test_rights_in_redis_are_tried(sound: Ward, redis_server: RedisServer, lacking: str, status: str) -> None:
-    rules = [rule.replace("~*", f"~{sound.unique}:*") for rule in documented_rules() if rule != lacking]
+def test_rights_in_redis_are_tried(ward: Ward, redis_server: RedisServer, lacking: str, status: str) -> None:
+    rules = [rule.replace("~*", f"~{ward.unique}:*") for rule in documented_rules() if rule != lacking]
     with redis_server.client() as client:
-        client.execute_command("ACL", "SETUSER", sound.unique, "reset", "on", f">{PASSWORD}", *rules)
-        sound.set(store__url=redis_server.url.replace("redis://", f"redis://{sound.unique}:{PASSWORD}@"))
-        text = sound.run("--json")
-        client.acl_deluser(sound.unique)
-    assert PASSWORD not in text
-    [rights] = [each for each in json.loads(text) if each["check"] == "redis.rights"]
-    assert rights["status"] == status
-    assert lacking.removeprefix("+") in rights["seen"]
+        client.execute_command("ACL", "SETUSER", ward.unique, "reset", "on", f">{PASSWORD}", *rules)
+        ward.set(store__url=redis_server.url.replace("redis://", f"redis://{ward.unique}:{PASSWORD}@"))
+        rights = ward.redis()["redis.rights"]
+        client.acl_deluser(ward.unique)
+    assert rights.status == status
+    assert lacking.removeprefix("+") in rights.seen
 
 
 def test_a_wrong_password_is_said_and_not_shown(sound: Ward, redis_server: RedisServer) -> None:
@@ -277,22 +284,22 @@ def test_a_wrong_password_is_said_and_not_shown(sound: Ward, redis_server: Redis
     assert wrong not in text
 
 
-def test_a_cluster(sound: Ward, redis_cluster: RedisCluster) -> None:
-    sound.set(store__url=redis_cluster.url, store__cluster="true", store__shards=16, store__timeout_ms=190)
-    found = sound.examined()
-    assert found["redis.cluster"]["seen"].startswith("3 primaries for 16 shards, 16,384 of 16,384")
-    assert {each["status"] for name, each in found.items() if name.startswith("redis.")} <= {"pass", "skip"}
-    sound.set(store__cluster="false", store__shards=1)
-    found = sound.examined()
-    assert found["redis.cluster"]["status"] == "fail"
-    assert "set store.cluster" in found["redis.cluster"]["mend"]
+def test_a_cluster(ward: Ward, redis_cluster: RedisCluster) -> None:
+    ward.set(store__url=redis_cluster.url, store__cluster="true", store__shards=16, store__timeout_ms=190)
+    found = ward.redis()
+    assert found["redis.cluster"].seen.startswith("3 primaries for 16 shards, 16,384 of 16,384")
+    assert {each.status for each in found.values()} == {"pass"}
+    ward.set(store__cluster="false", store__shards=1)
+    found = ward.redis()
+    assert found["redis.cluster"].status == "fail"
+    assert "set store.cluster" in found["redis.cluster"].mend
 
 
-def test_one_server_that_should_be_a_cluster(sound: Ward) -> None:
-    sound.set(store__cluster="true", store__shards=16)
-    found = sound.examined()
-    assert found["redis.session"]["status"] == "fail"
-    assert "unset store.cluster" in found["redis.session"]["seen"]
+def test_one_server_that_should_be_a_cluster(ward: Ward) -> None:
+    ward.set(store__cluster="true", store__shards=16)
+    found = ward.redis()
+    assert found["redis.session"].status == "fail"
+    assert "unset store.cluster" in found["redis.session"].seen
 
 
 def test_at_least_once_writes_nothing(sound: Ward, kafka: KafkaBroker) -> None:

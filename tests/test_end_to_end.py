@@ -462,3 +462,48 @@ def test_a_topic_that_was_recreated_is_refused(plant: Plant, redis_server: Redis
     store.adopt({(plant.topics["payments"], 0): 1_000})
     store.close()
     assert "the topic was recreated; use another store.namespace" in plant.refused()
+
+
+def test_the_doctor_disturbs_no_processor(plant: Plant, kafka: KafkaBroker) -> None:
+    """While one runs: nobody is rebalanced or fenced, nothing is seen by a reader, and payments go on being decided."""
+    outputs = [plant.topics[role] for role in ("decisions", "alerts", "dead_letters", "journal")]
+    decisions = plant.topics["decisions"]
+
+    def pay(reader: ReadCommitted, first: int) -> None:
+        values: list[bytes | None] = [payment(event_id=f"evt-{number}") for number in range(first, first + 9)]
+        produce(kafka.bootstrap, plant.topics["payments"], values)
+        reader.wait_until(lambda seen: sum(r.topic == decisions for r in seen) >= first + 9, DEADLINE_S)
+
+    with ReadCommitted(kafka.bootstrap, outputs) as reader:
+        worker = plant.start()
+        port = worker.wait_for("started")["port"]
+        pay(reader, 0)
+        before, lines = ask(port, "/metrics")[1], len(worker.lines)
+        seen = len(reader.read_to_end(DEADLINE_S))
+        done = subprocess.run(
+            [*COMMAND[:-1], "doctor", "--json"],
+            cwd=ROOT,
+            env=plant.environment | {"FRAUDLINE_TELEMETRY__PORT": str(port)},
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+        assert len(reader.read_to_end(DEADLINE_S)) == seen
+        pay(reader, 9)
+        after = ask(port, "/metrics")[1]
+        told = worker.lines[lines:]
+
+    found = {each["check"]: each for each in json.loads(done.stdout)}
+    tried = ("kafka.read", "kafka.transactions", "kafka.write", "kafka.offsets", "redis.rights", "redis.markers")
+    assert {name: found[name]["status"] for name in tried} == dict.fromkeys(tried, "pass"), found
+    assert "is stable" in found["kafka.group"]["seen"]
+    assert found["machine.telemetry"]["seen"].endswith("says: ready")
+    assert [line for line in told if "partitions_" in line or "error" in line] == []
+    for name in ("fraudline_rebalances_total", "fraudline_state_regressions_total"):
+        assert counted(after)[name] == counted(before)[name], name
+    lost = [
+        line for line in after.splitlines() if re.match(r'fraudline_transactions_total\{outcome="(?!committed)', line)
+    ]
+    assert lost
+    assert all(line.endswith(" 0.0") for line in lost)
