@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from consumer.cli_audit import Actor, is_audited, recorded
 from consumer.cli_options import AsJson, ConfigFile
 from consumer.cli_output import print_json, print_table
 from features.errors import ConfigError, KafkaUnavailable
@@ -91,6 +92,7 @@ def apply(
     outage_days: OutageDays = 7.0,
     overrides: Overrides = None,
     add_partitions: AddPartitions = False,
+    actor: Actor = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> int:
@@ -100,6 +102,7 @@ def apply(
     """
     options = _options(partitions, replication_factor, retention_days, outage_days, overrides)
     settings, admin = _open(config)
+    is_audited(settings, actor)
     steps = _steps(settings, admin, options, add_partitions=add_partitions)
     ours = [step for step in steps if step.by_us]
     if ours and not yes:
@@ -109,7 +112,16 @@ def apply(
             )
         _show("To do", steps, as_json=False)
         typer.confirm(f"Do these {len(ours)} on {settings.kafka.brokers}?", abort=True, err=True)
-    _carry_out(ours, admin, lambda: _steps(settings, admin, options, add_partitions=add_partitions))
+
+    def look() -> list[Step]:
+        return _steps(settings, admin, options, add_partitions=add_partitions)
+
+    if ours:
+        first = [step for step in ours if step.role == "audit"]  # or nothing could be written of the others
+        _carry_out(first, admin, lambda: [step for step in look() if step.role == "audit"])
+        names = ", ".join(sorted({step.topic for step in ours}))
+        with recorded(config, "topics.apply", names, actor=actor, detail={"changes": len(ours)}):
+            _carry_out([step for step in ours if step not in first], admin, look)
     _show("Done" if ours else "There was nothing to do", steps, as_json=as_json)
     return 0
 

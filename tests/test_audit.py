@@ -21,7 +21,7 @@ from consumer.kafka.audit import AuditWriter, BackgroundAudit
 from consumer.kafka.publisher import Outgoing
 from consumer.model_loader import ModelLoader
 from consumer.records import ModelRef
-from consumer.settings import ChallengerSettings, KafkaSettings, ModelSettings, Settings
+from consumer.settings import ChallengerSettings, KafkaSettings, ModelSettings, Settings, TopicSettings
 from consumer.settings_source import variable
 from consumer.telemetry import Telemetry
 from features.catalog import DEFAULT
@@ -176,6 +176,20 @@ def test_promotions_policies_and_lists_are_audited(
     assert listed(capsys, "--since", "2100-01-01") == []
     assert exit_status(["audit", "list"]) == 0
     assert "deny:card:tok_1" in capsys.readouterr().out
+
+
+def test_topics_are_made_and_that_is_audited_in_the_one_that_is_made_first(
+    kafka: KafkaBroker, unique: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(variable("kafka.brokers"), kafka.bootstrap)
+    monkeypatch.setenv(variable("audit.enabled"), "true")
+    for role, _ in TopicSettings():
+        monkeypatch.setenv(variable(f"topics.{role}"), f"{unique}.{role}")
+    for _ in range(2):  # the second time there is nothing to do, and to tell
+        assert exit_status(["topics", "apply", "--yes", "--actor", "ada"]) == 0, capsys.readouterr().err
+    [entry] = listed(capsys)
+    assert (entry["action"], entry["outcome"], entry["actor"]) == ("topics.apply", "done", "ada")
+    assert f"{unique}.payments" in entry["subject"]
 
 
 def test_nothing_is_changed_while_the_topic_can_not_be_written(
