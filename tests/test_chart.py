@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from confluent_kafka.admin import ConfigResource
 
 from consumer import __version__, cli
 from consumer.settings import KNOWN, Settings, load
+from tests.services.kafka import KafkaBroker
 from tests.support.charts import (
     CHART,
     MOUNTS,
@@ -142,6 +144,23 @@ def test_the_settings_of_each_scenario_load_in_the_topics_job_and_its_words_are_
             arrived = plain(getattr(getattr(loaded, section), name))
             assert arrived == at_home(value, tmp_path / "etc"), f"{section}.{name}"
     assert understood(only_container(pod)["args"])["yes"] is True
+
+
+def test_the_topics_job_makes_every_topic_as_the_values_say(
+    render: Render, kafka: KafkaBroker, unique: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {role: f"{unique}.{role}" for role in VALUES["config"]["topics"]}
+    job = {"enabled": True, "partitions": 3, "replicationFactor": 1, "overrides": ["alerts.retention.ms=604800000"]}
+    rendered = render({"config": {"kafka": {"brokers": kafka.bootstrap}, "topics": names}, "topicsJob": job})
+    pod = rendered.pod_of("Job", "rel-fraudline-topics")
+    settings_in_the_pod(rendered, tmp_path / "etc", monkeypatch, pod)
+    assert cli.exit_status(only_container(pod)["args"]) == 0
+    known = kafka.admin.list_topics(timeout=10).topics
+    assert {role: len(known[name].partitions) for role, name in names.items()} == {
+        role: 1 if role in {"journal", "lists", "audit"} else 3 for role in names
+    }
+    asked = ConfigResource(ConfigResource.Type.TOPIC, names["alerts"])
+    assert kafka.admin.describe_configs([asked])[asked].result(10)["retention.ms"].value == "604800000"
 
 
 def test_what_the_containers_are_told_is_a_command_of_the_program(render: Render) -> None:
