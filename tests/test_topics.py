@@ -213,6 +213,18 @@ def test_more_partitions_come_only_when_they_are_asked_for_twice() -> None:
     assert plan([each for each in wanted(Options(partitions=1)) if each.role == "payments"], there) == []
 
 
+@pytest.mark.parametrize("role", ["lists", "alerts"])
+@pytest.mark.parametrize("name", RETENTIONS)
+def test_no_retention_is_shortened_also_when_asked_for(role: str, name: str) -> None:
+    there = {str(getattr(TOPICS, role)): Found(1, 3, 3, {name: "1000000000000"})}
+    asked = [each for each in wanted(Options(overrides={role: {name: "1000"}})) if each.role == role]
+    for step in plan(asked, there):
+        assert (step.action, step.setting) == ("leave alone", name)
+        assert "never shortened" in step.left
+    longer = [each for each in wanted(Options(overrides={role: {name: "-1"}})) if each.role == role]
+    assert [step.action for step in plan(longer, there)] == ["set"]
+
+
 @pytest.mark.parametrize(
     ("word", "part"),
     [
