@@ -151,7 +151,8 @@ def test_the_topics_job_makes_every_topic_as_the_values_say(
 ) -> None:
     names = {role: f"{unique}.{role}" for role in VALUES["config"]["topics"]}
     job = {"enabled": True, "partitions": 3, "replicationFactor": 1, "overrides": ["alerts.retention.ms=604800000"]}
-    rendered = render({"config": {"kafka": {"brokers": kafka.bootstrap}, "topics": names}, "topicsJob": job})
+    config = {"kafka": {"brokers": kafka.bootstrap}, "topics": names, "audit": {"enabled": True}}
+    rendered = render({"config": config, "topicsJob": job})
     pod = rendered.pod_of("Job", "rel-fraudline-topics")
     settings_in_the_pod(rendered, tmp_path / "etc", monkeypatch, pod)
     assert cli.exit_status(only_container(pod)["args"]) == 0

@@ -87,6 +87,16 @@ def test_a_changed_setting_rolls_the_pods_and_a_changed_replica_count_does_not(r
     assert template() != template(tree("config.processing.max_batch", 4))
 
 
+def test_the_topics_job_says_who_it_is_where_that_is_recorded(render: Render) -> None:
+    def words(audited: bool) -> list[str]:
+        changes = tree("config.audit.enabled", audited)
+        pod = render(changes, scenario="topics-job-values.yaml").pod_of("Job", "rel-fraudline-topics")
+        found: list[str] = at(pod, "containers.0.args")
+        return found
+
+    assert set(words(audited=True)) - set(words(audited=False)) == {"--actor=helm:ns/rel:1"}
+
+
 def test_a_page_setting_rolls_the_page_alone(render: Render) -> None:
     def templates(changes: Mapping[str, Any] | None = None) -> tuple[object, object]:
         pods = render(changes, scenario="alert-page-token-values.yaml").pods()
