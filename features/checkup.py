@@ -83,11 +83,12 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
 
 def examine(checks: Iterable[Check]) -> Iterator[Finding]:
     """Run checks in their order, each on a thread that is given up when its time is over."""
-    status: dict[str, Status] = {}
+    unwell: dict[str, str] = {}  # what can't be built on, and which check that goes back to
     for check in checks:
-        blocked = [need for need in check.needs if status.get(need) in {"fail", "skip"}]
-        verdict = left_out(f"not looked at, since {blocked[0]} is not well") if blocked else _within_limit(check)
-        status[check.name] = verdict.status
+        blocked = next((unwell[need] for need in check.needs if need in unwell), None)
+        verdict = _within_limit(check) if blocked is None else left_out(f"not looked at, since {blocked} is not well")
+        if verdict.status in {"fail", "skip"}:
+            unwell[check.name] = blocked or check.name
         yield Finding(check.name, verdict.status, verdict.seen, verdict.mend)
 
 
