@@ -76,7 +76,8 @@ CMD ["run"]
 
 FROM base AS cuda
 
-ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# The user has no home: what CuPy compiles is kept where everything may be written.
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility CUPY_CACHE_DIR=/tmp/cupy
 COPY --from=built-cuda /opt/fraudline /opt/fraudline
 
 

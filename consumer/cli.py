@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
@@ -58,27 +58,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at the settings.")
 features_app = typer.Typer(help="Look at the features.")
-app.add_typer(config_app, name="config")
-app.add_typer(features_app, name="features")
-app.add_typer(cli_state.app, name="state")
-app.add_typer(cli_policy.app, name="policy")
-app.add_typer(cli_model.app, name="model")
-app.add_typer(cli_model.shadow_app, name="shadow")
-app.add_typer(cli_drift.app, name="drift")
-app.add_typer(cli_audit.app, name="audit")
-app.add_typer(cli_topics.app, name="topics")
-app.add_typer(cli_dlq.app, name="dlq")
 features_app.command("build")(cli_features.build)
-app.command("replay")(cli_replay.replay)
-app.command("backtest")(cli_backtest.backtest)
-app.command("certify")(cli_certify.certify)
-app.command("dashboard")(cli_dashboard.dashboard)
-app.command("explain")(cli_explain.explain)
-app.command("lag")(cli_lag.lag)
-app.command("doctor")(cli_doctor.doctor)
-app.command("score")(cli_score.score)
-app.command("generate")(cli_generate.generate)
-app.command("train")(cli_train.train)
 
 
 def _version(wanted: bool) -> None:
@@ -96,7 +76,6 @@ def _options(
     pass
 
 
-@app.command()
 def run(
     *,
     config: ConfigFile = None,
@@ -117,7 +96,6 @@ def run(
     return run_app(loaded)
 
 
-@app.command()
 def demo(
     *,
     payments: Annotated[int, typer.Option(min=1, help="How many payments to show.")] = 20_000,
@@ -145,7 +123,6 @@ def demo(
     return run_demo(payments=payments, rate=rate, seed=seed, as_json=as_json, serve=serve, port=port, stop=stop)
 
 
-@app.command()
 def schemas(
     *,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write one file a record type here.")] = None,
@@ -183,6 +160,47 @@ def features_list(*, catalog: CatalogName = "default", as_json: AsJson = False) 
 
     print_features(load_catalog(catalog).features, as_json=as_json)
     return 0
+
+
+_COMMANDS: Final[dict[str, dict[str, Callable[..., int] | typer.Typer]]] = {
+    "Decide payments": {
+        "run": run,
+        "dashboard": cli_dashboard.dashboard,
+        "demo": demo,
+        "score": cli_score.score,
+    },
+    "First aid": {
+        "doctor": cli_doctor.doctor,
+        "lag": cli_lag.lag,
+        "explain": cli_explain.explain,
+        "dlq": cli_dlq.app,
+        "state": cli_state.app,
+        "certify": cli_certify.certify,
+        "audit": cli_audit.app,
+    },
+    "Models and policies": {
+        "train": cli_train.train,
+        "model": cli_model.app,
+        "shadow": cli_model.shadow_app,
+        "policy": cli_policy.app,
+        "features": features_app,
+        "drift": cli_drift.app,
+        "backtest": cli_backtest.backtest,
+    },
+    "Setting up": {
+        "config": config_app,
+        "topics": cli_topics.app,
+        "schemas": schemas,
+        "generate": cli_generate.generate,
+        "replay": cli_replay.replay,
+    },
+}
+for _panel, _commands in _COMMANDS.items():
+    for _name, _command in _commands.items():
+        if isinstance(_command, typer.Typer):
+            app.add_typer(_command, name=_name, rich_help_panel=_panel)
+        else:
+            app.command(_name, rich_help_panel=_panel)(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
