@@ -6,7 +6,8 @@ import json
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from threading import Barrier, BrokenBarrierError
 from typing import Any
 
 import httpx
@@ -15,15 +16,20 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.dashboard import access as access_module
+from consumer.dashboard import server as server_module
 from consumer.dashboard import streams as streams_module
 from consumer.dashboard.access import COOKIE, FAILURES, SESSION_S, Access, loopback
+from consumer.dashboard.board import Board
+from consumer.dashboard.gauges import Gauges
 from consumer.dashboard.guard import HEADERS, MAX_QUERY
 from consumer.dashboard.server import listen
+from consumer.dashboard.verdicts import Asked, Verdicts
 from consumer.metrics import DASHBOARD_METRICS
+from consumer.records import Alert
 from consumer.settings import DashboardSettings
 from features.errors import ConfigError
 from features.event import Label, Payment
-from tests.support.page import NOW_MS, TOKEN, Page, alert, decision, now_ms, served, until
+from tests.support.page import NOW_MS, TOKEN, ListWriter, Page, alert, decision, now_ms, served, until
 
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 HERE = {"Sec-Fetch-Site": "same-origin"}
@@ -432,9 +438,9 @@ def test_only_so_many_streams_are_open_and_a_place_is_free_again_when_one_ends()
         opened = [held.enter_context(stream(http)) for _ in range(2)]
         for events in opened:
             next(events)
-        answer = http.get("/api/stream")
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "15")
-        assert "come back later" in answer.text
+        with http.stream("GET", "/api/stream") as answer:
+            assert (answer.status_code, answer.headers.get("retry-after")) == (503, "15")
+            assert "come back later" in answer.read().decode()
         held.close()
         until(lambda: page.dashboard.streams.open == 0, "the places' return")
         with stream(http) as events:
@@ -497,6 +503,43 @@ def test_a_stream_that_is_not_read_holds_nobody_up() -> None:
             assert told == 2_000
 
 
+def test_connections_beyond_the_limit_are_told_so_and_silent_ones_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "BESIDE_STREAMS", 4)
+    monkeypatch.setattr(server_module, "HEAD_S", 1.0)
+    with served(max_streams=1) as page, ExitStack() as held:
+        address = ("127.0.0.1", httpx.URL(page.address).port or 0)
+        silent = [held.enter_context(socket.create_connection(address, timeout=20)) for _ in range(5)]
+        silent[0].sendall(b"GET /livez HTTP/1.1\r\nHost: loc")  # never ends
+        crowd = held.enter_context(socket.create_connection(address, timeout=20))
+        assert b"".join(iter(lambda: crowd.recv(4_096), b"")).startswith(b"HTTP/1.1 503 ")
+        for raw in silent:
+            with suppress(ConnectionResetError):
+                assert raw.recv(64) == b""
+        with client(page) as http:
+            assert http.get("/livez").status_code == 200
+
+
+def test_a_browser_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "STALLED_S", 0.2)
+    with served() as page, socket.socket() as raw:
+        page.dashboard._server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)  # accepted ones inherit
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
+        raw.connect(("127.0.0.1", httpx.URL(page.address).port or 0))
+        raw.sendall(b"GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        raw.recv(64)
+        assert page.dashboard.streams.open == 1
+        fed = 0
+
+        def cut_off() -> bool:
+            nonlocal fed
+            page.tail.feed("alerts", *(alert(f"e-{fed + n}", merchant_id="m" * 128) for n in range(100)))
+            fed += 100
+            page.wait(lambda: page.dashboard.board.payment(f"e-{fed - 1}"))
+            return page.dashboard.streams.open == 0
+
+        until(cut_off, "the end of a stream that nobody reads")
+
+
 # verdicts
 
 
@@ -538,12 +581,19 @@ def test_the_same_verdict_again_is_answered_and_another_one_written() -> None:
         assert [label.label for label, _ in page.writer.written] == ["fraud", "genuine"]
 
 
-def test_the_same_verdict_from_many_at_once_is_written_once() -> None:
-    with served(verdicts=True) as page, client(page) as http:
-        page.show(alert("e-1"))
-        with ThreadPoolExecutor(8) as pool:
-            given = list(pool.map(lambda _: verdict(http, "e-1", "fraud").json(), range(16)))
-        assert [each["repeated"] for each in given].count(False) == len(page.writer.written) == 1
+def test_the_same_verdict_from_two_at_once_is_written_once() -> None:
+    """The second one would look up the payment beside the first, if it were let in before that was written."""
+    board, writer, both = Board(10, 200.0), ListWriter(), Barrier(2)
+    board.take("alert", msgspec.json.encode(alert("e-1")), NOW_MS)
+
+    def payment_of(_alert: Alert) -> None:
+        with suppress(BrokenBarrierError):
+            both.wait(0.5)
+
+    verdicts = Verdicts(board, writer, payment_of, Gauges(board))
+    with ThreadPoolExecutor(2) as pool:
+        given = list(pool.map(lambda _: verdicts.give_now(Asked("e-1", "fraud"), "ada"), range(2)))
+    assert [each.repeated for each in given].count(False) == len(writer.written) == 1
 
 
 def test_a_label_from_elsewhere_does_not_stand_for_the_analyst_s() -> None:
