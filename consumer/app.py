@@ -23,6 +23,7 @@ from consumer.kafka.client import within
 from consumer.kafka.compacted import CompactedReader
 from consumer.kafka.logreader import LogReader
 from consumer.kafka.publisher import AcknowledgedPublisher, Publisher, Step, TransactionalPublisher
+from consumer.kafka.rights import require_rights
 from consumer.kafka.source import KafkaSource
 from consumer.lists import ListsReader
 from consumer.loop import Loop
@@ -82,7 +83,12 @@ class Processor:
             outputs.append(topics.audit)
         self.source.start(outputs)
         delivery = TransactionalPublisher if processing.delivery == "exactly_once" else AcknowledgedPublisher
-        self.publisher: Publisher = delivery(kafka, self.source, step)
+        try:
+            require_rights(kafka, read=[topics.payments, topics.labels], write=outputs)
+            self.publisher: Publisher = delivery(kafka, self.source, step)
+        except BaseException:
+            self.source.close()  # or the group waits for this member, and the client's end for the group
+            raise
         line_up = _always(LineUp(model)) if isinstance(model, Model) else model
         enrich = enricher(catalog or line_up().champion.catalog, store)
         decoder = Decoder(
@@ -186,7 +192,14 @@ def run(settings: Settings) -> int:
         )
         stop_on_signals(processor.stop, settings.processing.drain_deadline_ms / 1000)
         models.start()
-        _LOG.info("started", model=first.version, delivery=settings.processing.delivery, port=server.port)
+        _LOG.info(
+            "started",
+            model=first.version,
+            digest=first.digest,
+            signed_by=models.current().champion.signed_by,
+            delivery=settings.processing.delivery,
+            port=server.port,
+        )
         gc.collect()
         gc.freeze()  # what lives for ever need not be looked at again, in pauses that payments would feel
         try:

@@ -38,6 +38,7 @@ from models.lists import LISTS
 from models.outcomes import Jury, Said, Truth
 from models.policy import DECISIONS, Policy, parse, read_text
 from models.score import Scorer
+from models.signature import ANYBODY, Trust
 
 ROWS: Final = 16_384  # decided at once
 PRODUCTION: Final = "production"
@@ -64,7 +65,7 @@ class Variant:
         return {rule.id: "shadow" if rule.shadow else rule.action for rule in self.policy.rules}
 
 
-def variant(text: str, catalog: Catalog) -> Variant:
+def variant(text: str, catalog: Catalog, trust: Trust = ANYBODY) -> Variant:
     """`NAME=BUNDLE` or `NAME=BUNDLE,POLICY`, loaded and verified. Raises ConfigError, BundleError."""
     name, equals, place = text.partition("=")
     if not equals or not name.strip() or not place:
@@ -72,7 +73,7 @@ def variant(text: str, catalog: Catalog) -> Variant:
     if name.strip() == PRODUCTION:
         raise ConfigError(f"--variant {PRODUCTION} is what --decisions are called; give another name.")
     path, comma, policy_path = place.partition(",")
-    bundle = load(Path(path), catalog)
+    bundle = load(Path(path), catalog, trust)
     policy = bundle.policy
     if comma:
         policy = parse(read_text(Path(policy_path)), catalog.only(bundle.manifest.features).flags, where=policy_path)

@@ -65,6 +65,7 @@ def backtest(
     from consumer.backtest import backtest as run
     from consumer.report_page import check_drawing, write_page
     from consumer.streams import Stream, open_stream
+    from consumer.trust import configured
     from features.profiles import load_catalog
     from models.backtest_page import render
     from models.facts import FIELDS
@@ -76,7 +77,7 @@ def backtest(
         if name not in FIELDS:
             raise ConfigError(f"--segment {name} is no field of a payment; there are {', '.join(FIELDS)}.")
     check_drawing()
-    whole = load_catalog(catalog)
+    whole, trust = load_catalog(catalog), configured(config)
     with ExitStack() as stack:
         told: Path | Stream | None = None
         if decisions is not None and decisions.endswith(".parquet"):
@@ -88,7 +89,7 @@ def backtest(
         asked = Asked(
             payments,
             labels,
-            tuple(variant(text, whole) for text in variants),
+            tuple(variant(text, whole, trust) for text in variants),
             told,
             from_ms=moment_ms(since, "--from"),
             to_ms=moment_ms(until, "--to"),

@@ -70,6 +70,7 @@ def certify(
     from consumer import logs, settings
     from consumer.certificate.certify import Asked, Certification
     from consumer.streams import Stream, open_stream
+    from consumer.trust import trust_of
     from features.history.files import check_output
     from features.profiles import load_catalog
 
@@ -114,6 +115,7 @@ def certify(
             tolerance=tolerance,
             memory_mb=memory_mb,
             threads=threads or cores(),
+            trust=trust_of(loaded.model),
         )
         found = Certification(asked, load_catalog(catalog), progress).run()
     document = found.document()

@@ -59,6 +59,7 @@ def report(
     """Compare what workers have seen lately, or the days of a history, with what the bundle was made from."""
     from consumer.decode import looks_like_card_number
     from consumer.report_page import check_drawing, write_page
+    from consumer.trust import configured
     from models import drift_report
     from models.bundle import load
 
@@ -72,7 +73,7 @@ def report(
         check_drawing()
     with place_of(bundle, registry, config) as (path, _):
         whole = catalog_of(catalog, config)
-        loaded = load(path, whole)
+        loaded = load(path, whole, configured(config))
         if payments is None:
             windows = _of_workers(loaded, worker or ())
         else:

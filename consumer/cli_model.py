@@ -74,18 +74,86 @@ def list_bundles(*, registry: RegistryUrl = None, config: ConfigFile = None, as_
 def verify(
     bundle: BundleName,
     *,
+    trusted_keys: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--trusted-key",
+            metavar="PUB.pem",
+            help="It has to be signed by this key; repeatable (default: model.signature, model.trusted_keys).",
+        ),
+    ] = None,
     registry: RegistryUrl = None,
     catalog: CatalogName = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> int:
     """Check a bundle as the processor would before it decides; refuse it with the cause."""
+    from consumer.trust import configured
     from models.bundle import load
+    from models.signature import trust
 
+    known = trust(trusted_keys, required=True) if trusted_keys else configured(config)
     with place_of(bundle, registry, config) as (path, _):
-        loaded = load(path, catalog_of(catalog, config))
-    print_mapping(f"{bundle} can be used", _facts(loaded.manifest, loaded.digest), as_json=as_json)
+        loaded = load(path, catalog_of(catalog, config), known)
+    facts = _facts(loaded.manifest, loaded.digest) | {"signed_by": loaded.signed_by}
+    print_mapping(f"{bundle} can be used", facts, as_json=as_json)
     return 0
+
+
+PasswordFile = Annotated[
+    Path | None, typer.Option("--password-file", metavar="FILE", help="The private key's password is in this file.")
+]
+PasswordVariable = Annotated[
+    str | None, typer.Option("--password-env", metavar="VARIABLE", help="Or in this environment variable.")
+]
+
+
+@app.command()
+def keygen(
+    *,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where both halves of the key are put.")],
+    password_file: PasswordFile = None,
+    password_env: PasswordVariable = None,
+    as_json: AsJson = False,
+) -> int:
+    """Make a key to sign bundles with: signing-key.pem, to be kept secret, and signing-key.pub.pem, to be trusted."""
+    from models.signature import PRIVATE_KEY, PUBLIC_KEY, make_keys
+
+    name = make_keys(out, _password(password_file, password_env))
+    facts = {"key": name, "private": str(out / PRIVATE_KEY), "public": str(out / PUBLIC_KEY)}
+    print_mapping("Made a key", facts, as_json=as_json)
+    return 0
+
+
+@app.command()
+def sign(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's directory.")],
+    *,
+    key: Annotated[Path, typer.Option(metavar="KEY.pem", help="The private key.")],
+    password_file: PasswordFile = None,
+    password_env: PasswordVariable = None,
+    as_json: AsJson = False,
+) -> int:
+    """Vouch for a bundle: its manifest is signed, which holds the digest of every file. Sign first, then promote."""
+    from models.bundle_writer import sign as sign_bundle
+    from models.manifest import SIGNATURE
+
+    name = sign_bundle(bundle, key, _password(password_file, password_env))
+    print_mapping(f"Signed {bundle}", {"key": name, "signature": str(bundle / SIGNATURE)}, as_json=as_json)
+    return 0
+
+
+def _password(file: Path | None, variable: str | None) -> str | None:
+    """A private key's password, never from the command line itself: others can read that. Raises ConfigError."""
+    import os
+
+    from consumer.settings_source import read_secret
+
+    if file is not None and variable is not None:
+        raise ConfigError("Give either --password-file or --password-env.")
+    if variable is not None and not os.environ.get(variable):
+        raise ConfigError(f"--password-env names {variable}, which is not set.")
+    return os.environ[variable] if variable else None if file is None else read_secret(file, "--password-file")
 
 
 @app.command()
@@ -100,16 +168,20 @@ def promote(
     as_json: AsJson = False,
 ) -> int:
     """Verify a bundle and give it a role; running processors take it within seconds."""
+    from consumer.trust import configured
     from models.bundle import read_files
 
     known = _registry(registry, config)
-    features = catalog_of(catalog, config)
+    features, trust = catalog_of(catalog, config), configured(config)
     with place_of(bundle, registry, config) as (path, folder):
-        _, manifest, digest, _ = read_files(path)
+        content = read_files(path)
+        manifest, digest = content.manifest, content.digest
         subject = f"{manifest.name}@{manifest.version}"
         detail = {"role": role.value, "digest": digest, "registry": known.url}
         with recorded(config, "model.promote", subject, actor=actor, detail=detail) as more:
-            promotion = known.promote(path, role.value, features, known=folder, by=actor, expected=digest)
+            promotion = known.promote(
+                path, role.value, features, known=folder, by=actor, expected=digest, trust=configured(config)
+            )
             more["bundle"] = promotion.bundle
     _print_standing(role, f"{promotion.bundle} is the {role.value} now", known, as_json=as_json)
     return 0
@@ -198,6 +270,7 @@ def optimize(
     import msgspec
 
     from consumer.decode import looks_like_card_number
+    from consumer.trust import configured
     from models.optimize import OptimizeOptions
     from models.optimize import optimize as optimize_bundle
 
@@ -221,6 +294,7 @@ def optimize(
             catalog_of(catalog, config),
             looks_like_card_number,
             columns_of(mapped),
+            configured(config),
         )
     if as_json:
         print_json(msgspec.to_builtins(found))

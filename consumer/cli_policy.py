@@ -139,6 +139,7 @@ def apply(
     as_json: AsJson = False,
 ) -> int:
     """Put a changed policy into a bundle: the same models under another digest, to be promoted like any other."""
+    from consumer.trust import configured
     from features.profiles import load_catalog
     from models.bundle_writer import write_with_policy
     from models.policy import parse, read_text
@@ -146,11 +147,13 @@ def apply(
     features = load_catalog(catalog)
     detail = {"policy": parse(read_text(policy), features.flags, where=str(policy)).digest, "bundle": str(bundle)}
     with recorded(config, "policy.apply", str(out), actor=actor, detail=detail) as more:
-        made = write_with_policy(bundle, policy, out, features, version)
+        made, was_signed = write_with_policy(bundle, policy, out, features, version, configured(config))
         more |= {"digest": made.digest, "model": f"{made.manifest.name}@{made.manifest.version}"}
     facts = {"name": made.manifest.name, "version": made.manifest.version, "digest": made.digest,
              "policy": made.policy.digest, "rules": len(made.policy.rules)}  # fmt: skip
     print_mapping(f"Made {out}", facts, as_json=as_json)
+    if was_signed:
+        sys.stderr.write(f"{bundle} was signed, {out} is not: sign it with `fraudline model sign`\n")
     return 0
 
 
@@ -181,6 +184,7 @@ def try_out(
     from dataclasses import asdict
 
     from consumer.decode import looks_like_card_number
+    from consumer.trust import configured
     from features.profiles import load_catalog
     from models.bundle import load
     from models.rule_trial import try_rules
@@ -192,7 +196,7 @@ def try_out(
             history,
             labels,
             whole,
-            bundle=None if bundle is None else load(bundle, whole),
+            bundle=None if bundle is None else load(bundle, whole, configured()),
             mature_ms=duration_ms(mature, "--mature"),
             examples=examples,
             progress=progress,

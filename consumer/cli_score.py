@@ -124,6 +124,7 @@ def _lines(bundle: Path, labels: Path | None, rejects: Path | None, as_of: str |
         raise ConfigError(f"Rejected lines can't be written to {rejects} ({error.strerror}).") from None
     from consumer import logs
     from consumer.edge import score_stream
+    from consumer.trust import configured
     from features.profiles import load_catalog
 
     logs.configure_command()
@@ -136,6 +137,7 @@ def _lines(bundle: Path, labels: Path | None, rejects: Path | None, as_of: str |
             labels=labels,
             as_of_ms=as_of_ms,
             catalog=load_catalog(catalog),
+            trust=configured(),
         )
 
 
@@ -247,6 +249,7 @@ class _Task:
 
     def _asked(self, payments: Path, labels: Path | None, out: Path) -> Asked:
         from consumer.score_files import Asked
+        from consumer.trust import trust_of
 
         return Asked(
             self.bundle,
@@ -258,4 +261,5 @@ class _Task:
             skip_bad=self.skip_bad,
             rejects=self.rejects,
             mapped=columns_of(self.mapped),
+            trust=trust_of(self.settings.model),
         )

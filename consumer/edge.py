@@ -25,6 +25,7 @@ from features.catalog import DEFAULT, Catalog
 from features.enrich import Enriched, Enricher
 from features.event import LabelBatch, PaymentBatch
 from features.store import MemoryStore, Span, StateStore
+from models.signature import ANYBODY, Trust
 
 Parts = Iterator[tuple[list[Line], list[Line]]]  # labels that became known, and the payments behind them
 
@@ -88,6 +89,7 @@ def score_stream(
     labels: Path | None,
     as_of_ms: int | None,
     catalog: Catalog = DEFAULT,
+    trust: Trust = ANYBODY,
 ) -> int:
     """Decide every line of `payments`, in order, from an empty state; returns the exit code.
 
@@ -96,7 +98,7 @@ def score_stream(
     their own, and a summary; with labels, also how many frauds were caught. Raises BundleError, ConfigError.
     """
     settings = Settings(topics=TopicSettings(labels=LABELS_TOPIC))
-    model = load_model(bundle, device="cpu", threads=1, catalog=catalog)
+    model = load_model(bundle, device="cpu", threads=1, catalog=catalog, trust=trust)
     decoder = Decoder(
         max_payment_bytes=settings.processing.max_payment_bytes,
         max_future_ms=0,  # `--as-of` is meant as it is given: there is no clock that could differ

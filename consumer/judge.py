@@ -49,7 +49,11 @@ class Brain:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A loaded bundle, ready to decide. `spread` is what drift is measured from, if the bundle has that."""
+    """A loaded bundle, ready to decide.
+
+    `spread` is what drift is measured from, if the bundle has that; `signed_by` names the key whose signature was
+    checked, if that was asked for.
+    """
 
     reference: ModelRef
     digests: Digests
@@ -57,6 +61,7 @@ class Model:
     device: str
     catalog: Catalog
     spread: Reference | None = None
+    signed_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

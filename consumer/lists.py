@@ -12,7 +12,7 @@ import structlog
 from consumer.kafka.client import within
 from consumer.kafka.compacted import CompactedReader
 from consumer.telemetry import Telemetry
-from features.errors import ConfigError, KafkaUnavailable
+from features.errors import ConfigError, KafkaRefused, KafkaUnavailable
 from models.lists import ListEntry, Lists, checked
 
 LOAD_S: Final = 60.0
@@ -47,11 +47,17 @@ class ListsReader:
         self._reader, self._telemetry = reader, telemetry
         self._current = Lists((), 0)
         self._entries: dict[bytes, ListEntry] = {}
+        self._refused: KafkaRefused | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True, name="lists")
 
     def current(self) -> Lists:
-        """All lists as they are known now. Safe from any thread."""
+        """All lists as they are known now. Safe from any thread.
+
+        Raises KafkaRefused when they may not be read any more: who was put on one since then would not be known.
+        """
+        if self._refused is not None:
+            raise self._refused
         return self._current
 
     def start(self) -> None:
@@ -71,6 +77,9 @@ class ListsReader:
         while not self._stopping.is_set():
             try:
                 self._take(self._reader.poll(POLL_S))
+            except KafkaRefused as error:
+                self._refused = error
+                return
             except KafkaUnavailable as error:
                 _LOG.warning("lists_not_read", error=str(error))
                 self._stopping.wait(RETRY_S)

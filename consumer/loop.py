@@ -15,7 +15,7 @@ from consumer.pace import Pace
 from consumer.pipeline import Pipeline
 from consumer.state import StateKeeper
 from consumer.telemetry import Health, Telemetry
-from features.errors import KafkaUnavailable, ProducerLost, StoreUnavailable, TransactionAborted
+from features.errors import KafkaRefused, KafkaUnavailable, ProducerLost, StoreUnavailable, TransactionAborted
 from features.event import batch_of
 from features.store import Span
 
@@ -72,6 +72,8 @@ class Loop:
             except TransactionAborted as error:
                 self._telemetry.transactions["aborted"].inc()
                 self._failed(error, renew=False)
+            except KafkaRefused:  # what is not allowed does not come to be by asking again
+                raise
             except (ProducerLost, KafkaUnavailable) as error:
                 if isinstance(error, ProducerLost):
                     self._telemetry.transactions["lost"].inc()

@@ -21,6 +21,7 @@ from consumer.judge import Brain, LineUp, Model, Trial
 from consumer.records import Digests, ModelRef
 from consumer.settings import Settings
 from consumer.telemetry import Telemetry
+from consumer.trust import trust_of
 from features.catalog import DEFAULT, Catalog
 from features.errors import BundleError, FraudlineError, RegistryUnavailable
 from models.bundle import load
@@ -28,6 +29,7 @@ from models.explain import Explainer
 from models.gpu import NoRoom
 from models.registry import Promotion, Registry, Standing
 from models.score import Scorer
+from models.signature import ANYBODY, Trust
 
 _LOG: Final = structlog.get_logger("model")
 SLICE_S: Final = 0.0002
@@ -41,14 +43,15 @@ def load_model(
     compiled: bool = True,
     catalog: Catalog = DEFAULT,
     digest: str | None = None,
+    trust: Trust = ANYBODY,
 ) -> Model:
     """Verify a bundle, load it for the catalog and warm it up.
 
     Raises:
-        BundleError: it can't be used, or is not the one of `digest`.
+        BundleError: it can't be used, is not the one of `digest`, or not signed as `trust` asks.
         ConfigError: the device can't be used here.
     """
-    bundle = load(path, catalog)
+    bundle = load(path, catalog, trust)
     if digest is not None and bundle.digest != digest:
         raise BundleError(f"{path} is not the bundle that was promoted; promote it again.")
     scorer = Scorer(bundle, device=device, threads=threads, compiled=compiled)
@@ -62,6 +65,7 @@ def load_model(
         device,
         catalog.only(bundle.manifest.features),
         bundle.manifest.reference,
+        bundle.signed_by,
     )
 
 
@@ -94,9 +98,10 @@ class ModelLoader:
 
         Raises:
             BundleError: none can be used.
-            ConfigError, RegistryUnavailable: the settings name what is not there.
+            ConfigError, RegistryUnavailable: the settings name what is not there, or no key.
         """
         self._options, self._trial_options, self._catalog = settings.model, settings.challenger, catalog
+        self._trust = trust_of(settings.model)
         self._telemetry, self._rolled_back = telemetry, rolled_back
         self._told: tuple[str, int] | None = None
         self._registry = Registry(self._options.registry) if self._options.registry else None
@@ -244,4 +249,5 @@ class ModelLoader:
             compiled=options.compiled,
             catalog=self._catalog,
             digest=digest,
+            trust=self._trust,
         )

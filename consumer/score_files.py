@@ -32,6 +32,7 @@ from features.history.job import Job, Outcome, Progress
 from features.history.mapping import AS_NAMED, Columns
 from features.history.quarantine import Quarantine
 from models.bundle import Bundle, load
+from models.signature import ANYBODY, Trust
 
 STATE: Final = "state.json"
 MODE: Final = 0o700  # what was read from topics may hold what will be refused
@@ -74,6 +75,7 @@ class Asked:
         mapped: which columns of the files are which fields, where they have other names.
         work: where what is done is kept until all is; None for a folder that is removed in any case.
         into: brokers and topic that decisions go to in place of `out`.
+        trust: whose signature on the bundle counts, and whether there has to be one.
     """
 
     bundle: Path
@@ -87,6 +89,7 @@ class Asked:
     mapped: Columns = AS_NAMED
     work: Path | None = None
     into: str | None = None
+    trust: Trust = ANYBODY
 
     def check(self) -> None:
         """Refuse what would replace an input, or is no format. Raises ConfigError."""
@@ -211,12 +214,12 @@ def score_files(
         ConfigError: a file can't be read or has bad rows, or the output can't be written.
     """
     asked.check()
-    bundle = load(asked.bundle, catalog)
+    bundle = load(asked.bundle, catalog, asked.trust)
     with _work(asked, bundle) as work:
         built = _features(asked, bundle, catalog, work, progress)
         summary = Summary(**{name: built[name] for name in ("payments", "repeated", "labels")})
         summary.refused_payments, summary.refused_labels = built["refused_payments"], built["refused_labels"]
-        model = Model(asked.bundle, catalog)
+        model = Model(asked.bundle, catalog, asked.trust)
         parts = parts_of([work.folder / "features.parquet"], work.folder, asked.out.suffix, GROUPS)
         for counts in _decided(parts, model, work, asked.threads, progress):
             for name, count in counts.items():

@@ -24,6 +24,7 @@ from features.catalog import Catalog
 from models.bundle import Bundle, load
 from models.policy import DECISIONS
 from models.score import Scorer
+from models.signature import ANYBODY, Trust
 
 ROWS: Final = 8_192  # scored at once
 FORMATS: Final = (".parquet", ".csv", ".jsonl")
@@ -62,6 +63,7 @@ class Model:
 
     bundle: Path
     catalog: Catalog
+    trust: Trust = ANYBODY
 
 
 def parts_of(tables: Sequence[Path], folder: Path, suffix: str, groups: int, *, alone: bool = False) -> list[Part]:
@@ -173,7 +175,7 @@ def _header() -> bytes:
 
 @cache
 def _bundle(model: Model) -> Bundle:
-    return load(model.bundle, model.catalog)
+    return load(model.bundle, model.catalog, model.trust)
 
 
 _scorers: Final = PerThread[Model, Scorer](lambda model: Scorer(_bundle(model), threads=1, compiled=True))

@@ -40,7 +40,7 @@ def score_spark(
     if suffix not in FORMATS:
         raise ConfigError(f"{suffix} is no format; there are {', '.join(FORMATS)}.")
     asked.check_places()
-    bundle, out = load(asked.bundle, catalog), asked.out
+    bundle, out = load(asked.bundle, catalog, asked.trust), asked.out
     table = out.with_name(f".{out.name}-features")
     _require_empty(out, table)
     quarantine = None if asked.rejects is None else Quarantine(asked.rejects)
@@ -50,7 +50,7 @@ def score_spark(
         out.mkdir(parents=True, exist_ok=True)
         parts = parts_of(sorted(table.glob("part-*.parquet")), out.absolute(), suffix, 1, alone=True)
         progress("scoring", 0.7)
-        model = Model(asked.bundle.absolute(), catalog)
+        model = Model(asked.bundle.absolute(), catalog, asked.trust)
         counts = spark.on_each(spark.session(master), parts, partial(score_part, model=model))
     finally:
         shutil.rmtree(table, ignore_errors=True)

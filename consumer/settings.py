@@ -38,6 +38,7 @@ from consumer.settings_source import (
     refuse_unknown_variables,
     shown_url,
     variable,
+    without_user,
 )
 from features.errors import ConfigError
 
@@ -144,7 +145,7 @@ def _sentence(error: ValidationError, gathered: Gathered) -> str:
     if len(first["loc"]) < 2:
         return f"{dotted}.{reason}{_and_more(problems)}."
     value = gathered.values.get(dotted)
-    shown = MASK if KNOWN.secret.get(dotted, True) else repr(str(value))[:80]
+    shown = MASK if KNOWN.secret.get(dotted, True) else repr(without_user(str(value)))[:80]
     return f"{dotted} (from {gathered.origins.get(dotted, 'default')}) is {shown}: {reason}{_and_more(problems)}."
 
 
@@ -182,4 +183,4 @@ def _shown(dotted: str, value: object) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
-    return "" if value is None else str(value)
+    return "" if value is None else without_user(str(value))

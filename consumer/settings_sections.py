@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -35,6 +36,12 @@ def _words(value: object) -> object:
     if not isinstance(value, str):
         return value
     return tuple(part.strip() for part in value.strip("[]() ").split(",") if part.strip())
+
+
+def _is_private(url: str) -> bool:
+    """Whether what is sent there can't be read on the way: TLS, or this machine itself."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or parts.hostname in {"localhost", "127.0.0.1", "::1"}
 
 
 Topic = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$")]
@@ -103,6 +110,10 @@ class KafkaSettings(_Section):
             raise ValueError("ssl_certificate_file and ssl_key_file belong together: set both or neither")
         if self.ssl_key_password is not None and self.ssl_key_file is None:
             raise ValueError("ssl_key_password is set without ssl_key_file")
+        if self.sasl_oauth_token_url is not None and not _is_private(self.sasl_oauth_token_url):
+            raise ValueError(
+                "sasl_oauth_token_url begins with http://, which would send the client's secret in the clear: use https"
+            )
         if self.max_poll_interval_ms < self.session_timeout_ms:
             raise ValueError("max_poll_interval_ms must be at least session_timeout_ms")
         return self

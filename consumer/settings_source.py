@@ -19,6 +19,8 @@ SECRET_FILE_SUFFIX: Final = "_file"  # noqa: S105  the end of a name, not a secr
 MAX_SECRET_BYTES: Final = 65_536
 MASK: Final = "********"
 
+_USER: Final = re.compile(r"(\w://)\S*@")
+
 # Kubernetes describes every Service to every pod; one called `fraudline` would otherwise look like wrong settings.
 _SERVICE_LINK: Final = re.compile(r"FRAUDLINE_([A-Z0-9]+_)*(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9]+)*|PORT(_\d+_\w+)?)")
 
@@ -60,7 +62,7 @@ class Gathered:
                 continue
             if secret in found:
                 raise ConfigError(f"{secret} and {dotted} are both set (from {origin(dotted)}): keep one of them.")
-            self.values[secret] = _read_secret(Path(str(value)), dotted)
+            self.values[secret] = read_secret(Path(str(value)), dotted)
             self.secret_files[secret] = Path(str(value))
             self.origins[secret] = f"{value} ({origin(dotted)})"
 
@@ -129,8 +131,8 @@ def _nearest(name: str, allowed: Iterable[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
-def _read_secret(path: Path, dotted: str) -> str:
-    """The text of a secret's file, less the line end that editors and `kubectl` leave behind."""
+def read_secret(path: Path, dotted: str) -> str:
+    """The text of a secret's file, less the line end that editors and `kubectl` leave behind. Raises ConfigError."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_SECRET_BYTES + 1)
@@ -142,6 +144,11 @@ def _read_secret(path: Path, dotted: str) -> str:
     if not text or len(raw) > MAX_SECRET_BYTES:
         raise ConfigError(f"{dotted} names {path}, which is empty or longer than {MAX_SECRET_BYTES} bytes.")
     return text
+
+
+def without_user(text: str) -> str:
+    """`text`, and if it is a URL with a user or a password in it, which such settings should not have, these masked."""
+    return _USER.sub(rf"\1{MASK}@", text)
 
 
 def shown_url(url: str) -> str:

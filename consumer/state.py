@@ -24,7 +24,7 @@ from consumer.records import JournalEntry
 from consumer.survey import ahead, standing
 from consumer.telemetry import Telemetry
 from features.enrich import Enriched, Enricher
-from features.errors import KafkaUnavailable, StateAhead, StateBehind, StoreUnavailable, StoreUnsuitable
+from features.errors import KafkaRefused, KafkaUnavailable, StateAhead, StateBehind, StoreUnavailable, StoreUnsuitable
 from features.event import LabelBatch, PaymentBatch
 from features.store import Position, Source, Span, StateStore
 
@@ -125,6 +125,7 @@ class StateKeeper:
             StateAhead: a marker lies above the end of the log.
             StoreUnsuitable: records that the state lacks are no longer in Kafka, the store is misconfigured, or a
                 record is missing that catching up does not bring back.
+            KafkaRefused: the logs may not be read.
         """
         while not self.ready and self._clock() >= self._retry_at_s:
             try:
@@ -136,6 +137,8 @@ class StateKeeper:
                 self._catch_up(deadline_s)
             except StateBehind as error:
                 self._doubt(str(error))
+            except KafkaRefused:
+                raise
             except (StoreUnavailable, KafkaUnavailable) as error:
                 self._failed(error)
             if self._clock() >= deadline_s:

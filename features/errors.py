@@ -11,6 +11,7 @@
     │   └── StateAhead              its marker is above the end of the log: the topic was recreated
     └── KafkaError                  the broker
         ├── KafkaUnavailable        it can't be reached, or a topic is missing
+        │   └── KafkaRefused        it does not trust us, or we it, or an ACL is missing: no retry mends that
         ├── TransactionAborted      the transaction was aborted; rewind to the committed offsets and go on
         ├── ProducerLost            the outcome of a transaction is unknown; a new producer is needed
         └── Fenced                  another processor has taken this one's transactional id
@@ -63,6 +64,10 @@ class KafkaError(FraudlineError):
 
 class KafkaUnavailable(KafkaError):
     """The broker can't be reached, or a topic is missing."""
+
+
+class KafkaRefused(KafkaUnavailable):
+    """The broker does not trust us, or we do not trust it, or an ACL is missing: no retry mends that."""
 
 
 class TransactionAborted(KafkaError):

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -33,9 +33,11 @@ from models.manifest import (
     digest_of,
     parse_manifest,
     read_file,
+    read_signature,
     refuse_pickles,
 )
 from models.policy import Policy
+from models.signature import ANYBODY, Trust
 
 GOLDEN_TOLERANCE: Final = 1e-6
 GOLDEN_TIMEOUT_S: Final = 60.0
@@ -80,6 +82,7 @@ class Bundle:
         no_features: the second model as UBJ, over `payment_columns` of them.
         payment_columns: where the second model's columns lie in the main model's, in order.
         small: a model over all of `manifest.features` for payments that the main one would answer too late, if any.
+        signed_by: the name of the key whose signature was checked; None where none was asked for.
     """
 
     path: Path
@@ -90,6 +93,7 @@ class Bundle:
     no_features: bytes
     payment_columns: tuple[int, ...]
     small: bytes | None = None
+    signed_by: str | None = None
 
     @property
     def models(self) -> dict[str, bytes]:
@@ -98,26 +102,42 @@ class Bundle:
         return found if self.small is None else found | {SMALL: self.small}
 
 
-def load(path: Path, catalog: CatalogLike) -> Bundle:
+class Content(NamedTuple):
+    """A bundle's files as they were read: the manifest's bytes and what they say, the digest, every other file.
+
+    `signature` is what lies beside the manifest, and `signed_by` whose it is, if that was asked.
+    """
+
+    raw: bytes
+    manifest: Manifest
+    digest: str
+    files: dict[str, bytes]
+    signature: bytes | None
+    signed_by: str | None
+
+
+def load(path: Path, catalog: CatalogLike, trust: Trust = ANYBODY) -> Bundle:
     """Read and verify a bundle.
 
-    In order: it exists, its manifest is readable and of this version, no pickle lies in it, every file is the one that
-    the manifest vouches for, it fits the catalog, its policy is valid, and both models score the golden rows as they
-    did when they were made, in a process of their own.
+    In order: it exists, its manifest is signed by somebody whom `trust` names, readable and of this version, no pickle
+    lies in it, every file is the one that the manifest vouches for, it fits the catalog, its policy is valid, and both
+    models score the golden rows as they did when they were made, in a process of their own.
 
     Args:
         path: the bundle's directory (a link to it will do; the files in it must be real).
         catalog: the features that can be computed; it may have more than the bundle names.
+        trust: whose signature counts, and whether there has to be one.
 
     Raises:
         BundleError: any of these fails; the sentence names the file and the mend.
     """
-    _, manifest, digest, files = read_files(path)
-    return checked(path, manifest, digest, files, catalog)
+    content = read_files(path, trust=trust)
+    return checked(path, content, catalog)
 
 
-def checked(path: Path, manifest: Manifest, digest: str, files: dict[str, bytes], catalog: CatalogLike) -> Bundle:
+def checked(path: Path, content: Content, catalog: CatalogLike) -> Bundle:
     """The bundle of these files, once they passed all that `load` looks at behind the manifest. Raises BundleError."""
+    manifest, files = content.manifest, content.files
     catalog = _fitting(path, manifest, catalog)
     try:
         rules = policy.parse(files[POLICY].decode(), catalog.flags, where=str(path / POLICY))
@@ -131,18 +151,25 @@ def checked(path: Path, manifest: Manifest, digest: str, files: dict[str, bytes]
             f"{path / POLICY} has no [thresholds.small], which {SMALL} needs; add it with a `review` score."
         )
     return Bundle(
-        path, manifest, digest, rules, files[MODEL], files[NO_FEATURES], catalog.payment_columns, files.get(SMALL)
+        path,
+        manifest,
+        content.digest,
+        rules,
+        files[MODEL],
+        files[NO_FEATURES],
+        catalog.payment_columns,
+        files.get(SMALL),
+        content.signed_by,
     )
 
 
-def read_files(path: Path, *, unsealed: str = "") -> tuple[bytes, Manifest, str, dict[str, bytes]]:
-    """Read a bundle's files and hold them to the manifest, but one; nothing of what they say is checked.
+def read_files(path: Path, *, unsealed: str = "", trust: Trust = ANYBODY) -> Content:
+    """Read a bundle's files and hold them to the manifest, but one, and that to its signature.
 
-    Returns:
-        The manifest's bytes, what it says, the bundle's digest, and every other file.
+    Nothing of what they say is checked, and of a manifest whose signature does not hold nothing is read.
 
     Raises:
-        BundleError: one is missing or not what the manifest vouches for.
+        BundleError: one is missing or not what the manifest vouches for, or nobody who is trusted signed it.
     """
     try:
         directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -154,6 +181,8 @@ def read_files(path: Path, *, unsealed: str = "") -> tuple[bytes, Manifest, str,
         raise BundleError(f"The bundle {path} can't be opened ({error.strerror}); check its permissions.") from error
     try:
         raw = read_file(directory, MANIFEST, path)
+        signature = read_signature(directory, path)
+        signed_by = trust.check(path, raw, signature)
         manifest = parse_manifest(raw, path / MANIFEST)
         refuse_pickles(directory, path)
         files = {name: read_file(directory, name, path) for name in manifest.content}
@@ -172,7 +201,7 @@ def read_files(path: Path, *, unsealed: str = "") -> tuple[bytes, Manifest, str,
             raise BundleError(f"{path / name} has {len(data):,} bytes and the manifest says {entry.bytes:,}; {mend}.")
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise BundleError(f"{path / name} is not the file that the manifest vouches for; {mend}.")
-    return raw, manifest, digest_of(raw), files
+    return Content(raw, manifest, digest_of(raw), files, signature, signed_by)
 
 
 def _fitting(path: Path, manifest: Manifest, catalog: CatalogLike) -> CatalogLike:

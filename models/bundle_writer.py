@@ -18,7 +18,7 @@ import xgboost
 
 from features.errors import ConfigError
 from models import golden
-from models.bundle import Bundle, CatalogLike, GoldenRows, Values, checked, read_files
+from models.bundle import Bundle, CatalogLike, Content, GoldenRows, Values, checked, read_files
 from models.manifest import (
     CONTENT,
     GOLDEN,
@@ -28,6 +28,7 @@ from models.manifest import (
     OPTIONAL,
     POLICY,
     SCHEMA_VERSION,
+    SIGNATURE,
     SMALL,
     FileEntry,
     Manifest,
@@ -36,6 +37,7 @@ from models.manifest import (
     digest_of,
 )
 from models.policy import Policy, parse, read_text
+from models.signature import ANYBODY, Trust, private_key, signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,16 @@ def write(path: Path, recipe: Recipe, catalog: CatalogLike) -> Bundle:
 
 
 def write_with_policy(
-    bundle: Path, policy: Path, out: Path, catalog: CatalogLike, version: str | None = None
-) -> Bundle:
+    bundle: Path,
+    policy: Path,
+    out: Path,
+    catalog: CatalogLike,
+    version: str | None = None,
+    trust: Trust = ANYBODY,
+) -> tuple[Bundle, bool]:
     """Write to `out` what a bundle holds, with another policy, which stays as it was written, comments included.
+
+    Nobody has signed what comes of it. Returned is also whether somebody had signed the bundle.
 
     Args:
         bundle: its own policy may have been changed; all else must be as it was made.
@@ -91,22 +100,45 @@ def write_with_policy(
         out: as for `write`; it may be the bundle itself.
         catalog: the features that can be computed where it will decide.
         version: the new bundle's, if not the same.
+        trust: whose signature counts on the bundle, and whether there has to be one.
 
     Raises:
         BundleError: the bundle can't be used.
         ConfigError: the policy can't be read or used, or `out` can't be written.
     """
     check_place(out)
-    _, manifest, _, files = read_files(bundle, unsealed=POLICY)
+    known = read_files(bundle, unsealed=POLICY, trust=trust)
+    manifest, files = known.manifest, known.files
     told = read_text(policy)
     parse(told, catalog.flags, where=str(policy))
     files[POLICY] = text = told.encode()
     entries = manifest.files | {POLICY: FileEntry(len(text), hashlib.sha256(text).hexdigest())}
     manifest = msgspec.structs.replace(manifest, files=entries, version=version or manifest.version)
     raw = _pretty(manifest)
-    made = checked(out, manifest, digest_of(raw), files, catalog)
+    made = checked(out, Content(raw, manifest, digest_of(raw), files, None, None), catalog)
     _put(out, files | {MANIFEST: raw})
-    return made
+    return made, known.signature is not None
+
+
+def sign(bundle: Path, key: Path, password: str | None) -> str:
+    """Sign a bundle whose files are what its manifest vouches for; an older signature is replaced. The key's name.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        ConfigError: the key can't be used, or the signature can't be written.
+    """
+    signature = signed(read_files(bundle).raw, private_key(key, password))
+    beside = bundle / f".{SIGNATURE}.{uuid.uuid4().hex}"
+    try:
+        try:
+            _write_synced(beside, signature.encoded())
+            beside.replace(bundle / SIGNATURE)
+            _sync(bundle)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{bundle / SIGNATURE} can't be written ({error.strerror}).") from error
+    return signature.key
 
 
 def _put(path: Path, files: Mapping[str, bytes]) -> None:
@@ -150,7 +182,7 @@ def check_place(path: Path) -> None:
             raise ConfigError(f"{path} is a symbolic link; give the bundle's own place.")
         if path.exists():
             names = {entry.name for entry in path.iterdir()}
-            if names and (MANIFEST not in names or names - {MANIFEST, *CONTENT, *OPTIONAL}):
+            if names and (MANIFEST not in names or names - {MANIFEST, SIGNATURE, *CONTENT, *OPTIONAL}):
                 raise ConfigError(f"{path} is a directory with other things than a bundle in it; give another place.")
         if not path.parent.is_dir():
             raise ConfigError(f"The directory {path.parent} does not exist; make it first.")

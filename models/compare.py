@@ -43,9 +43,9 @@ def difference(old: Path, new: Path) -> list[Row]:
 
 
 def _read(path: Path) -> tuple[Manifest, str, dict[str, Any]]:
-    _, manifest, digest, files = read_files(path)
+    content = read_files(path)
     try:
-        return manifest, digest, tomllib.loads(files[POLICY].decode())
+        return content.manifest, content.digest, tomllib.loads(content.files[POLICY].decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{path / POLICY} can't be read ({error}); train the bundle again.") from None
 

@@ -20,9 +20,10 @@ NO_FEATURES: Final = "no_features.ubj"
 SMALL: Final = "small.ubj"
 POLICY: Final = "policy.toml"
 GOLDEN: Final = "golden.json"
+SIGNATURE: Final = "manifest.sig"  # beside them, once somebody signed
 CONTENT: Final = (MODEL, NO_FEATURES, POLICY, GOLDEN)  # of every bundle
 OPTIONAL: Final = (SMALL,)
-MAX_BYTES: Final = {MANIFEST: 4 << 20, POLICY: 1 << 20, GOLDEN: 16 << 20} | dict.fromkeys(
+MAX_BYTES: Final = {SIGNATURE: 4 << 10, MANIFEST: 4 << 20, POLICY: 1 << 20, GOLDEN: 16 << 20} | dict.fromkeys(
     (MODEL, NO_FEATURES, SMALL), 512 << 20
 )
 _PICKLE_SUFFIXES: Final = (".pkl", ".pickle", ".joblib", ".dill", ".pt", ".pth", ".sav")
@@ -176,6 +177,11 @@ def read_file(directory: int, name: str, where: Path) -> bytes:
     if len(data) > limit:
         raise BundleError(f"{path} is larger than {limit:,} bytes; it can't be a bundle's, train the bundle again.")
     return data
+
+
+def read_signature(directory: int, where: Path) -> bytes | None:
+    """What lies beside the manifest as its signature; None where nothing does. Raises BundleError, as `read_file`."""
+    return read_file(directory, SIGNATURE, where) if SIGNATURE in os.listdir(directory) else None
 
 
 def refuse_pickles(directory: int, where: Path) -> None:

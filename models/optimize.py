@@ -33,6 +33,7 @@ from models.native import CpuPredictor
 from models.policy import AlertRate, Policy, Thresholds
 from models.score import open_model
 from models.shrink import pruned, quantized
+from models.signature import ANYBODY, Trust
 
 Technique = Literal["prune", "quantize", "distill", "compile"]
 TECHNIQUES: Final[tuple[Technique, ...]] = ("prune", "quantize", "distill", "compile")
@@ -96,6 +97,7 @@ def optimize(
     catalog: Catalog,
     is_card_number: Callable[[str], bool] = lambda _text: False,
     mapped: Columns = AS_NAMED,
+    trust: Trust = ANYBODY,
 ) -> list[Measured]:
     """Make the forms of the bundle at `path` that are asked for, write each as a bundle into `out`, and measure all.
 
@@ -109,6 +111,7 @@ def optimize(
         catalog: the features.
         is_card_number: tells a card number from a token.
         mapped: which columns of the files are which fields, where they have other names.
+        trust: whose signature counts on the bundle, and whether there has to be one.
 
     Returns:
         The original and each form, on XGBoost and, if asked for, compiled.
@@ -118,7 +121,7 @@ def optimize(
         ConfigError: the history does not go on after the bundle's training window, with fraud in both halves; or
             something can't be read or written.
     """
-    bundle = load(path, catalog)
+    bundle = load(path, catalog, trust)
     forms = _forms(options.techniques)
     if (out / MANIFEST).exists():
         raise ConfigError(f"{out} is a bundle; give a directory for several of them.")
@@ -318,7 +321,8 @@ def _recipe(
     small: bytes | None = None,
 ) -> Recipe:
     """What makes the bundle of a form; drift of its scores is measured from its own, of the choosing payments."""
-    _, manifest, _, files = read_files(bundle.path)
+    content = read_files(bundle.path)
+    manifest, files = content.manifest, content.files
     measured = {
         "average_precision": row.ap,
         "roc_auc": row.auc,

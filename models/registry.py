@@ -27,7 +27,8 @@ import msgspec
 
 from features.errors import BundleError, ConfigError, RegistryUnavailable
 from models.bundle import CatalogLike, load, read_files
-from models.manifest import MANIFEST, MAX_BYTES, Manifest, Sha256, digest_of, parse_manifest
+from models.manifest import MANIFEST, MAX_BYTES, SIGNATURE, Manifest, Sha256, digest_of, parse_manifest
+from models.signature import ANYBODY, Trust
 
 SCHEMA_VERSION: Final = 1
 Role = Literal["champion", "challenger"]
@@ -133,6 +134,10 @@ class Registry:
             self._copy(folder, MANIFEST, Path(copy))
             for name in parse_manifest((Path(copy) / MANIFEST).read_bytes(), Path(folder) / MANIFEST).content:
                 self._copy(folder, name, Path(copy))
+            place = f"{BUNDLES}/{folder}/{SIGNATURE}"
+            signature = self._asked(partial(self._content, place, MAX_BYTES[SIGNATURE]))
+            if signature is not None:
+                (Path(copy) / SIGNATURE).write_bytes(signature)
             yield Path(copy)
 
     def _copy(self, folder: str, name: str, to: Path) -> None:
@@ -197,6 +202,7 @@ class Registry:
         known: str | None = None,
         by: str | None = None,
         expected: str | None = None,
+        trust: Trust = ANYBODY,
     ) -> Promotion:
         """Verify a bundle, copy it here, and give it a role.
 
@@ -207,17 +213,19 @@ class Registry:
             known: the folder here that `path` is a copy of: nothing is copied.
             by: who does it; without it, who runs this process.
             expected: the digest that the bundle must have, if one is given.
+            trust: whose signature counts, and whether there has to be one.
 
         Raises:
             BundleError: it is refused; nothing was changed.
         """
-        bundle = load(path, catalog)
-        raw, manifest, digest, files = read_files(path)
+        bundle = load(path, catalog, trust)
+        raw, manifest, digest, files, signature, _ = read_files(path, trust=trust)
         if digest != bundle.digest or expected not in (None, digest):
             raise BundleError(f"{path} was changed while it was verified; promote it again.")
         folder = known or f"{manifest.version}-{digest[:DIGEST_SHOWN]}"
         if known is None:
-            self._asked(lambda: self._store_all(f"{BUNDLES}/{folder}", files | {MANIFEST: raw}))
+            more = {MANIFEST: raw} if signature is None else {SIGNATURE: signature, MANIFEST: raw}
+            self._asked(lambda: self._store_all(f"{BUNDLES}/{folder}", files | more))
         promotion = Promotion(folder, manifest.version, digest, round(time.time() * 1_000), by or _user())
         before = self._standing_or_none(role)
         earlier = before.earlier

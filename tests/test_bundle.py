@@ -295,7 +295,7 @@ def test_a_changed_policy_is_put_into_a_new_bundle_and_stays_as_it_was_written(c
     before = load(copy, DEFAULT)
     changed = f"# by hand\n{(copy / POLICY).read_text()}".replace("review = 0.5", "review = 0.25")
     (tmp_path / "changed.toml").write_text(changed)
-    made = write_with_policy(copy, tmp_path / "changed.toml", tmp_path / "new", DEFAULT, "1.1")
+    made, _ = write_with_policy(copy, tmp_path / "changed.toml", tmp_path / "new", DEFAULT, "1.1")
     after = load(tmp_path / "new", DEFAULT)
     assert (tmp_path / "new" / POLICY).read_text() == changed
     assert made == after

@@ -216,6 +216,68 @@ def test_whole_tls_and_sasl_are_taken_in_any_case(tmp_path: Path, monkeypatch: p
     assert kafka.ssl_key_file == pem
 
 
+OAUTH = {
+    "security_protocol": "sasl_ssl",
+    "sasl_mechanism": "OAUTHBEARER",
+    "sasl_oauth_token_url": "https://idp.example/token",
+    "sasl_oauth_client_id": "fraudline",
+    "sasl_oauth_client_secret": SECRET,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"sasl_oauth_token_url": None}, "also needs sasl_oauth_token_url"),
+        ({"sasl_oauth_client_id": None}, "also needs sasl_oauth_client_id"),
+        ({"sasl_oauth_client_secret": None}, "also needs sasl_oauth_client_secret"),
+        ({"sasl_username": "u"}, "sasl_username is set but sasl_mechanism is 'OAUTHBEARER'"),
+        ({"sasl_password": SECRET}, "sasl_password is set but sasl_mechanism is 'OAUTHBEARER'"),
+        ({"sasl_oauth_token_url": "http://idp.example/token"}, "in the clear: use https"),
+        ({"sasl_oauth_token_url": f"https://u:{SECRET}@idp.example/token"}, "sasl_oauth_token_url"),
+        ({"sasl_oauth_token_url": "ftp://idp.example"}, "sasl_oauth_token_url"),
+        ({"sasl_oauth_ca_file": "/nowhere/ca.pem"}, "does not point to a file"),
+        ({"sasl_mechanism": "PLAIN", "sasl_username": "u", "sasl_password": "p"}, "has no use for it"),
+        ({**dict.fromkeys(OAUTH), "sasl_oauth_scope": "x"}, "sasl_oauth_scope is set but security_protocol"),
+        ({**dict.fromkeys(OAUTH), "sasl_oauth_client_secret": SECRET}, "is set but security_protocol"),
+    ],
+)
+def test_half_configured_tokens_are_refused(
+    changes: dict[str, str | None], part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (OAUTH | changes).items():
+        if value is not None:
+            monkeypatch.setenv(variable(f"kafka.{name}"), value)
+    sentence = refusal()
+    assert part in sentence
+    assert SECRET not in sentence
+
+
+@pytest.mark.parametrize("url", [OAUTH["sasl_oauth_token_url"], "http://127.0.0.1:1/token", "http://localhost/token"])
+def test_whole_tokens_are_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (OAUTH | {"sasl_oauth_token_url": url}).items():
+        monkeypatch.setenv(variable(f"kafka.{name}"), value)
+    loaded = load()
+    assert loaded.kafka.sasl_oauth_token_url == url
+    assert SECRET not in repr(loaded) + json.dumps(describe(loaded)) + loaded.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"signature": "required"}, "also needs trusted_keys"),
+        ({"signature": "always"}, "model.signature"),
+        ({"trusted_keys": "/nowhere/key.pem"}, "does not point to a file"),
+    ],
+)
+def test_half_configured_signatures_are_refused(
+    changes: dict[str, str], part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in changes.items():
+        monkeypatch.setenv(variable(f"model.{name}"), value)
+    assert part in refusal()
+
+
 @pytest.mark.parametrize("password", ["123", '{"a": 1}', "null", "ünï", " spaced "])
 def test_a_password_is_taken_as_it_is(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**SASL, "sasl_password": password}.items():
@@ -302,6 +364,12 @@ def test_a_password_in_a_url_never_shows(password: str, user: str) -> None:
     marked = f"Zq9{password}Zq9"
     shown = shown_url(f"redis://{user}:{marked}@host:6379/0")
     assert "Zq9" not in shown
+
+
+def test_credentials_in_the_address_of_a_registry_never_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRAUDLINE_MODEL__REGISTRY", f"s3://key:{SECRET}@bucket/models")
+    values = {name: value for name, value, _ in describe(load())}
+    assert values["model.registry"] == f"s3://{MASK}@bucket/models"
 
 
 @pytest.mark.parametrize("url", ["redis://h", "rediss://h:6380/2", "redis://user@h", "redis://[::1]:1/0", "unix:///s"])

@@ -40,6 +40,7 @@ from features.payment import PaymentReader
 from features.units import DAY
 from models.bundle import Bundle, load
 from models.registry import Registry
+from models.signature import ANYBODY, Trust
 
 FEW: Final = 10
 NEVER_MS: Final = 1 << 62
@@ -68,6 +69,7 @@ class Asked:
         max_payment_bytes, max_future_ms: as the processor has them.
         memory_mb: for what waits.
         threads: that compute.
+        trust: whose signature on the bundles counts, and whether there has to be one.
     """
 
     decisions: Stream
@@ -85,6 +87,7 @@ class Asked:
     tolerance: float = 0.0
     memory_mb: int = 1_024
     threads: int = 1
+    trust: Trust = ANYBODY
 
 
 class Certification:
@@ -194,14 +197,14 @@ class Certification:
         needed = {case.digests.bundle for case in self._packer.cases}
         found: dict[str, Bundle] = {}
         for path in self._asked.bundles:
-            bundle = load(path, self._whole)
+            bundle = load(path, self._whole, self._asked.trust)
             found[bundle.digest] = bundle
         if self._asked.registry is not None:
             registry = Registry(self._asked.registry)
             for entry in registry.entries():
                 if entry.digest in needed - found.keys():
                     with registry.bundle(entry.bundle) as path:
-                        found[entry.digest] = load(path, self._whole)
+                        found[entry.digest] = load(path, self._whole, self._asked.trust)
         used = {digest: bundle for digest, bundle in found.items() if digest in needed}
         if not used:
             short = ", ".join(sorted(digest[:12] for digest in needed))

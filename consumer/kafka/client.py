@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import ssl
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaException
 from confluent_kafka import KafkaError as Code
 
+from consumer.kafka.causes import cause, forget, listener, sentence_of
+from consumer.kafka.probe import look
 from consumer.settings import KafkaSettings
-from features.errors import KafkaUnavailable
+from features.errors import ConfigError, KafkaRefused, KafkaUnavailable
 
 Config = dict[str, Any]
 
@@ -20,11 +24,23 @@ Config = dict[str, Any]
 # letting it gather for `fetch_wait_ms` took its CPU from 0.6 to 0.5 cores and p99 from 307 to 159 ms.
 FETCH_MIN_BYTES: Final = 65_536
 UNREACHABLE: Final = frozenset({Code._ALL_BROKERS_DOWN, Code._TRANSPORT, Code._TIMED_OUT, Code._RESOLVE})
+DENIED: Final = {
+    Code.TOPIC_AUTHORIZATION_FAILED: "the topic",
+    Code.GROUP_AUTHORIZATION_FAILED: "the group",
+    Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "the transactional id",
+    Code.CLUSTER_AUTHORIZATION_FAILED: "the cluster",
+}
+"""Codes of what an ACL does not allow, with what it is about."""
+FIRST_SLICE_S: Final = 0.5
 _LOG: Final = logging.getLogger("librdkafka")
 
 
 def common_config(kafka: KafkaSettings) -> Config:
-    """Settings of every client. librdkafka's log goes to the `librdkafka` logger."""
+    """Settings of every client. librdkafka's log goes to the `librdkafka` logger.
+
+    Raises ConfigError: a certificate or a key can't be used.
+    """
+    _check_files(kafka)
     config: Config = {
         "bootstrap.servers": kafka.brokers,
         "client.id": kafka.transactional_id,
@@ -34,6 +50,10 @@ def common_config(kafka: KafkaSettings) -> Config:
         "reconnect.backoff.max.ms": 1_000,
         "allow.auto.create.topics": False,
         "logger": _LOG,
+        "error_cb": listener(kafka),
+        # what they are anyway, said so that nothing else can make them something else
+        "enable.ssl.certificate.verification": True,
+        "ssl.endpoint.identification.algorithm": "https",
     }
     optional = {
         "sasl.mechanism": kafka.sasl_mechanism,
@@ -43,9 +63,47 @@ def common_config(kafka: KafkaSettings) -> Config:
         "ssl.certificate.location": kafka.ssl_certificate_file and str(kafka.ssl_certificate_file),
         "ssl.key.location": kafka.ssl_key_file and str(kafka.ssl_key_file),
         "ssl.key.password": kafka.ssl_key_password and kafka.ssl_key_password.get_secret_value(),
+        **_tokens(kafka),
     }
     config.update({name: value for name, value in optional.items() if value is not None})
     return config
+
+
+def _tokens(kafka: KafkaSettings) -> Config:
+    """The client fetches tokens itself, and anew before one ends."""
+    if kafka.sasl_mechanism != "OAUTHBEARER":
+        return {}
+    secret = kafka.sasl_oauth_client_secret
+    return {
+        "sasl.oauthbearer.method": "oidc",
+        "sasl.oauthbearer.token.endpoint.url": kafka.sasl_oauth_token_url,
+        "sasl.oauthbearer.client.id": kafka.sasl_oauth_client_id,
+        "sasl.oauthbearer.client.secret": secret and secret.get_secret_value(),
+        "sasl.oauthbearer.scope": kafka.sasl_oauth_scope,
+        "https.ca.location": kafka.sasl_oauth_ca_file and str(kafka.sasl_oauth_ca_file),
+    }
+
+
+def _check_files(kafka: KafkaSettings) -> None:
+    """Refuse certificates and keys that no client could use, in our words. Raises ConfigError."""
+    for name in ("ssl_ca_file", "sasl_oauth_ca_file"):
+        if path := getattr(kafka, name):
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+            except (OSError, ValueError):
+                raise ConfigError(f"kafka.{name} names {path}, which holds no certificate in PEM.") from None
+    if kafka.ssl_certificate_file is None or kafka.ssl_key_file is None:
+        return
+    password = kafka.ssl_key_password
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(
+            kafka.ssl_certificate_file, kafka.ssl_key_file, lambda: password.get_secret_value() if password else ""
+        )
+    except (OSError, ValueError):
+        raise ConfigError(
+            f"kafka.ssl_certificate_file ({kafka.ssl_certificate_file}) and kafka.ssl_key_file ({kafka.ssl_key_file}) "
+            "are no certificate and its key in PEM, or kafka.ssl_key_password does not open the key."
+        ) from None
 
 
 def group_config(kafka: KafkaSettings) -> Config:
@@ -75,26 +133,81 @@ def error_of(exception: KafkaException) -> Code:
     return error
 
 
-def unavailable(kafka: KafkaSettings, exception: KafkaException) -> KafkaUnavailable:
-    """A sentence for an error that no retry has cured."""
+def unavailable(kafka: KafkaSettings, exception: KafkaException, topic: str | None = None) -> KafkaUnavailable:
+    """A sentence for an error that no retry has cured; KafkaRefused for one that none will.
+
+    `topic` is the one that it is about, where that is known.
+    """
     error = error_of(exception)
+    if (denial := denied(kafka, error, topic)) is not None:
+        return denial
     if error.code() in UNREACHABLE:
-        return KafkaUnavailable(f"no Kafka broker answers at {kafka.brokers}: check kafka.brokers and the network")
-    return KafkaUnavailable(f"Kafka at {kafka.brokers} refuses: {error.str()}")
+        why = cause(kafka)
+        return KafkaUnavailable(
+            why or f"no Kafka broker answers at {kafka.brokers}: check kafka.brokers and the network"
+        )
+    return KafkaUnavailable(sentence_of(kafka, error) or f"Kafka at {kafka.brokers} refuses: {error.str()}")
+
+
+def denied(kafka: KafkaSettings, error: Code, topic: str | None = None) -> KafkaRefused | None:
+    """What an ACL is missing for, if that is what an error is about."""
+    if (what := DENIED.get(error.code())) is None:
+        return None
+    named = {"the topic": topic, "the group": kafka.group_id, "the transactional id": kafka.transactional_id}.get(what)
+    about = f"{what} {named}" if named else "a topic that it needs" if what == "the topic" else what
+    return KafkaRefused(
+        f"Kafka at {kafka.brokers} does not let this user use {about}: give it the ACLs that docs/operations.md lists"
+    )
 
 
 def require_topics(consumer: Consumer, kafka: KafkaSettings, topics: Iterable[str]) -> dict[str, int]:
-    """Number of partitions of each topic. Raises KafkaUnavailable when the broker or a topic is not there."""
-    try:
-        known: Mapping[str, Any] = consumer.list_topics(timeout=kafka.request_timeout_ms / 1000).topics
-    except KafkaException as exception:
-        raise unavailable(kafka, exception) from exception
+    """Number of partitions of each topic.
+
+    Raises KafkaUnavailable when the broker or a topic is not there, KafkaRefused when it or we are not trusted.
+    """
+    known = _known_topics(consumer, kafka)
     wanted = list(topics)
     missing = [topic for topic in wanted if topic not in known or known[topic].error is not None]
+    for topic in missing:
+        _check_hidden(consumer, kafka, topic)
     if missing:
         names = ", ".join(missing)
         raise KafkaUnavailable(f"Kafka at {kafka.brokers} has no topic {names}: create it, or mend the settings")
     return {topic: len(known[topic].partitions) for topic in wanted}
+
+
+def _known_topics(consumer: Consumer, kafka: KafkaSettings) -> Mapping[str, Any]:
+    """All topics that we may know of. What no patience cures is said as soon as it is heard of."""
+    deadline_s = time.monotonic() + kafka.request_timeout_ms / 1000
+    slice_s, has_looked = FIRST_SLICE_S, False
+    while True:
+        left_s = deadline_s - time.monotonic()
+        try:
+            known: Mapping[str, Any] = consumer.list_topics(timeout=max(0.1, min(slice_s, left_s))).topics
+        except KafkaException as exception:
+            consumer.poll(0)  # only then does it tell the cause
+            if (why := cause(kafka)) is not None:
+                has_more = None if has_looked else look(kafka)
+                raise KafkaRefused(has_more if has_more and "certificate of" in why else why) from exception
+            if not has_looked and (why := look(kafka)) is not None:
+                raise KafkaRefused(why) from exception
+            has_looked = True
+            if error_of(exception).code() not in UNREACHABLE or left_s <= slice_s:
+                raise unavailable(kafka, exception) from exception
+            slice_s *= 2
+        else:
+            forget(kafka)
+            return known
+
+
+def _check_hidden(consumer: Consumer, kafka: KafkaSettings, topic: str) -> None:
+    """A topic that we may not know of is left out of the list of all; asked for by name, the broker says so."""
+    try:
+        found = consumer.list_topics(topic, timeout=kafka.request_timeout_ms / 1000).topics[topic]
+    except KafkaException as exception:
+        raise unavailable(kafka, exception, topic) from exception
+    if found.error is not None and (denial := denied(kafka, found.error, topic)) is not None:
+        raise denial
 
 
 def within(call: Callable[[], object], limit_s: float) -> bool:

@@ -9,7 +9,7 @@ from typing import Final
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka import KafkaError as Code
 
-from consumer.kafka.client import common_config, group_config, require_topics, unavailable
+from consumer.kafka.client import common_config, denied, group_config, require_topics, unavailable
 from consumer.settings import KafkaSettings
 from features.errors import KafkaUnavailable
 
@@ -67,7 +67,7 @@ class CompactedReader:
                     self._behind.discard(number)
                     self._positions[number] = max(self._positions.get(number, 0), message.offset())
                     continue
-                raise unavailable(self._kafka, KafkaException(error))
+                raise unavailable(self._kafka, KafkaException(error), self._topic)
             key, value = message.key() or b"", message.value()
             changed.add(key)
             if value is None:
@@ -98,6 +98,9 @@ def put(kafka: KafkaSettings, topic: str, records: Mapping[bytes, bytes | None])
     producer = Producer(common_config(kafka) | {"enable.idempotence": True})
     for key, value in records.items():
         producer.produce(topic, value, key, on_delivery=delivered)
-    if producer.flush(kafka.request_timeout_ms / 1000) or failed:
+    left = producer.flush(kafka.request_timeout_ms / 1000)
+    if failed and (denial := denied(kafka, failed[0], topic)) is not None:
+        raise denial
+    if left or failed:
         why = failed[0].str() if failed else "it was not acknowledged in time"
         raise KafkaUnavailable(f"Kafka at {kafka.brokers} did not take the change of {topic}: {why}")

@@ -96,7 +96,7 @@ class LogReader:
                     raise KafkaException(error)
             self._reading = (source, reached)  # also after nothing came: the fetch is still on its way
         except KafkaException as exception:
-            raise unavailable(self._kafka, exception) from exception
+            raise unavailable(self._kafka, exception, source[0]) from exception
         return taken, min(reached, end)
 
     def close(self) -> None:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple, Protocol
 
 from confluent_kafka import KafkaError as Code
 from confluent_kafka import KafkaException, Producer
 
-from consumer.kafka.client import Config, common_config, error_of, unavailable, within
+from consumer.kafka.client import Config, common_config, denied, error_of, unavailable, within
 from consumer.kafka.source import KafkaSource, offsets_of
 from consumer.settings import KafkaSettings
-from features.errors import Fenced, KafkaUnavailable, ProducerLost, TransactionAborted
+from features.errors import Fenced, KafkaRefused, KafkaUnavailable, ProducerLost, TransactionAborted
 from features.store import Span
 
 Headers = list[tuple[str, bytes | None]]
@@ -44,7 +44,7 @@ class Outgoing(NamedTuple):
 
 
 class Publisher(Protocol):
-    """See the module's text for what may be raised, and what is then true."""
+    """See the module's text for what may be raised, and what is then true; and KafkaRefused, for good."""
 
     def publish(self, records: Iterable[Outgoing]) -> None:
         """Hand records to the client, in order."""
@@ -83,6 +83,7 @@ class _Producing:
         self._timeout_s = kafka.request_timeout_ms / 1000
         self._step = step
         self._undelivered: Code | None = None
+        self._undelivered_to: str | None = None
 
     def publish(self, records: Iterable[Outgoing]) -> None:
         for record in records:
@@ -114,8 +115,15 @@ class _Producing:
         self._producer.purge()
         within(self._producer.close, CLOSE_LIMIT_S)
 
-    def _failed(self, error: Code | None, _message: Any) -> None:
-        self._undelivered = self._undelivered or error
+    def _failed(self, error: Code | None, message: Any) -> None:
+        if self._undelivered is None and error is not None:
+            self._undelivered, self._undelivered_to = error, message.topic()
+
+    def _denied(self, error: Code | None = None) -> KafkaRefused | None:
+        """What an ACL is missing for, if that is why a record was not delivered, or what `error` is about."""
+        if self._undelivered and (denial := denied(self._kafka, self._undelivered, self._undelivered_to)):
+            return denial
+        return error and denied(self._kafka, error)
 
     def _flush(self) -> None:
         if self._producer.flush(self._timeout_s):
@@ -215,7 +223,12 @@ class TransactionalPublisher(_Producing):
         self._open = False
 
     def _settle(self, error: Code, cause: KafkaException) -> None:
-        """Turn librdkafka's three kinds of transaction error into ours."""
+        """Turn librdkafka's three kinds of transaction error into ours. Raises KafkaRefused where an ACL is missing."""
+        if (denial := self._denied(error)) is not None:
+            if error.txn_requires_abort():
+                with suppress(ProducerLost):  # an open transaction ends by itself
+                    self._abort()
+            raise denial from cause
         if error.code() in _FENCED:
             self._note_fence()
             raise ProducerLost("the transactional id was taken over, or its transaction ran out of time") from cause
@@ -264,12 +277,16 @@ class AcknowledgedPublisher(_Producing):
         """See `Publisher`."""
         with _lost_when_fatal():
             self._flush()
+        if (denial := self._denied()) is not None:
+            raise denial
         if self._undelivered:
             raise ProducerLost(f"a record was not delivered: {self._undelivered.str()}")
         self._step("in_commit")
         if spans:
             try:
                 self._source.commit(spans)
+            except KafkaRefused:
+                raise
             except KafkaUnavailable as error:
                 raise TransactionAborted(f"the offsets were not committed: {error}") from error
         self._step("after_commit")

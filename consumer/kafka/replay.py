@@ -10,7 +10,7 @@ from typing import Any, Final
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka import KafkaError as Code
 
-from consumer.kafka.client import common_config, group_config, require_topics, unavailable
+from consumer.kafka.client import common_config, denied, group_config, require_topics, unavailable
 from consumer.replay import BLOCK, Record
 from consumer.settings import KafkaSettings
 from features.errors import KafkaUnavailable
@@ -194,7 +194,7 @@ class TopicSink:
             require_topics(checker, kafka, [topic] if labels_topic is None else [topic, labels_topic])
         finally:
             checker.close()
-        self._failed: list[Code] = []
+        self._failed: list[tuple[Code, str]] = []
         self._producer = Producer(
             common_config(kafka)
             | {
@@ -243,12 +243,14 @@ class TopicSink:
                 raise KafkaUnavailable(f"Kafka at {self._kafka.brokers} did not acknowledge {left} records in time")
         self._check()
 
-    def _delivered(self, error: Code | None, _message: object) -> None:
+    def _delivered(self, error: Code | None, message: Message) -> None:
         if error is not None:
-            self._failed.append(error)
+            self._failed.append((error, message.topic() or self._topic))
 
     def _check(self) -> None:
-        if self._failed:
-            raise KafkaUnavailable(
-                f"Kafka at {self._kafka.brokers} did not take every record of {self._topic}: {self._failed[0].str()}"
-            )
+        if not self._failed:
+            return
+        error, topic = self._failed[0]
+        raise denied(self._kafka, error, topic) or KafkaUnavailable(
+            f"Kafka at {self._kafka.brokers} did not take every record of {topic}: {error.str()}"
+        )

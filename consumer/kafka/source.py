@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka import KafkaError as Code
 
 from consumer.decode import Message
-from consumer.kafka.client import error_of, group_config, require_topics, unavailable, within
+from consumer.kafka.client import denied, error_of, group_config, require_topics, unavailable, within
 from consumer.settings import KafkaSettings
 from features.errors import KafkaUnavailable, TransactionAborted
 from features.store import Source, Span
@@ -229,6 +229,8 @@ class KafkaSource:
                 f"{message.topic()}/{message.partition()} no longer holds the offsets that are due: records were lost "
                 "by retention; reset the group's offsets to go on"
             )
+        if (denial := denied(self._kafka, error, message.topic())) is not None:
+            raise denial
         raise KafkaUnavailable(f"Kafka at {self._kafka.brokers} refuses to be read: {error.str()}")
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

@@ -1,0 +1,49 @@
+"""What the brokers let us do with topics, asked at the start: the first alert at night is no time to learn it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final, Literal
+
+from confluent_kafka import KafkaException, TopicCollection
+from confluent_kafka.admin import AclOperation, AdminClient
+
+from consumer.kafka.client import common_config, unavailable
+from consumer.settings import KafkaSettings
+from features.errors import KafkaRefused
+
+Right = Literal["read", "write"]
+_OPERATION: Final[Mapping[Right, AclOperation]] = {"read": AclOperation.READ, "write": AclOperation.WRITE}
+
+
+def missing_rights(kafka: KafkaSettings, wanted: Mapping[str, Right]) -> list[tuple[str, Right]]:
+    """Which rights on existing topics are missing. Brokers that can't tell (before 2.3) lack none.
+
+    Raises KafkaUnavailable.
+    """
+    admin = AdminClient(common_config(kafka))
+    found: list[tuple[str, Right]] = []
+    futures = admin.describe_topics(
+        TopicCollection(list(wanted)),
+        include_authorized_operations=True,
+        request_timeout=kafka.request_timeout_ms / 1000,
+    )
+    for topic, future in futures.items():
+        try:
+            known = future.result().authorized_operations
+        except KafkaException as exception:
+            raise unavailable(kafka, exception, topic) from exception
+        if known and _OPERATION[wanted[topic]] not in known:
+            found.append((topic, wanted[topic]))
+    return found
+
+
+def require_rights(kafka: KafkaSettings, *, read: Iterable[str], write: Iterable[str]) -> None:
+    """Raises KafkaRefused when a topic may not be read, or written, that has to be; KafkaUnavailable."""
+    wanted: dict[str, Right] = dict.fromkeys(read, "read")
+    wanted.update(dict.fromkeys(write, "write"))
+    for topic, right in missing_rights(kafka, wanted):
+        raise KafkaRefused(
+            f"Kafka at {kafka.brokers} does not let this user {right} the topic {topic}: give it the ACLs that "
+            "docs/operations.md lists"
+        )
