@@ -179,9 +179,7 @@ def promote(
         subject = f"{manifest.name}@{manifest.version}"
         detail = {"role": role.value, "digest": digest, "registry": known.url}
         with recorded(config, "model.promote", subject, actor=actor, detail=detail) as more:
-            promotion = known.promote(
-                path, role.value, features, known=folder, by=actor, expected=digest, trust=configured(config)
-            )
+            promotion = known.promote(path, role.value, features, known=folder, by=actor, expected=digest, trust=trust)
             more["bundle"] = promotion.bundle
     _print_standing(role, f"{promotion.bundle} is the {role.value} now", known, as_json=as_json)
     return 0
