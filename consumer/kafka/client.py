@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaException
 from confluent_kafka import KafkaError as Code
+from confluent_kafka.admin import AdminClient, ClusterMetadata
 
 from consumer.kafka.causes import cause, forget, listener, sentence_of
 from consumer.kafka.probe import look
@@ -165,7 +166,7 @@ def require_topics(consumer: Consumer, kafka: KafkaSettings, topics: Iterable[st
 
     Raises KafkaUnavailable when the broker or a topic is not there, KafkaRefused when it or we are not trusted.
     """
-    known = _known_topics(consumer, kafka)
+    known: Mapping[str, Any] = cluster(consumer, kafka).topics
     wanted = list(topics)
     missing = [topic for topic in wanted if topic not in known or known[topic].error is not None]
     for topic in missing:
@@ -176,16 +177,19 @@ def require_topics(consumer: Consumer, kafka: KafkaSettings, topics: Iterable[st
     return {topic: len(known[topic].partitions) for topic in wanted}
 
 
-def _known_topics(consumer: Consumer, kafka: KafkaSettings) -> Mapping[str, Any]:
-    """All topics that we may know of. What no patience cures is said as soon as it is heard of."""
+def cluster(client: Consumer | AdminClient, kafka: KafkaSettings) -> ClusterMetadata:
+    """The brokers, and all topics that we may know of: the first thing to ask, with a client that reads nothing yet.
+
+    What no patience cures is said as soon as it is heard of. Raises KafkaUnavailable, KafkaRefused.
+    """
     deadline_s = time.monotonic() + kafka.request_timeout_ms / 1000
     slice_s, has_looked = FIRST_SLICE_S, False
     while True:
         left_s = deadline_s - time.monotonic()
         try:
-            known: Mapping[str, Any] = consumer.list_topics(timeout=max(0.1, min(slice_s, left_s))).topics
+            known: ClusterMetadata = client.list_topics(timeout=max(0.1, min(slice_s, left_s)))
         except KafkaException as exception:
-            consumer.poll(0)  # only then does it tell the cause
+            client.poll(0)  # only then does it tell the cause
             if (why := cause(kafka)) is not None:
                 has_more = None if has_looked else look(kafka)
                 raise KafkaRefused(has_more if has_more and "certificate of" in why else why) from exception

@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError as Code
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from consumer.group_lag import GroupLag, Member, PartitionLag
-from consumer.kafka.client import common_config, error_of, group_config, unavailable, within
+from consumer.kafka.client import cluster, common_config, error_of, group_config, unavailable, within
 from consumer.settings import KafkaSettings
 from features.errors import KafkaUnavailable
 
@@ -36,9 +36,10 @@ class GroupReader:
 
     def look(self) -> GroupLag:
         """Where the group stands now. Raises KafkaUnavailable."""
+        known = cluster(self._admin, self._kafka).topics
         try:
             state, members = self._described()
-            there, missing = self._partitions()
+            there, missing = self._partitions(known)
             bounds = self._bounds(there)
             committed = self._committed(there)
             lags = [PartitionLag(*source, *bounds[source], committed.get(source)) for source in there]
@@ -88,8 +89,7 @@ class GroupReader:
                     raise
             time.sleep(PAUSE_S)
 
-    def _partitions(self) -> tuple[list[Source], list[str]]:
-        known = self._admin.list_topics(timeout=self._timeout_s).topics
+    def _partitions(self, known: Mapping[str, Any]) -> tuple[list[Source], list[str]]:
         missing = [name for name in self._topics if name not in known or known[name].error is not None]
         there = [
             (name, number) for name in self._topics if name not in missing for number in sorted(known[name].partitions)

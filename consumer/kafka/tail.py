@@ -11,6 +11,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka import KafkaError as Code
 
 from consumer.decode import Message
+from consumer.kafka.causes import listener
 from consumer.kafka.client import group_config, require_topics, unavailable, within
 from consumer.settings import KafkaSettings
 from features.store import Source
@@ -102,6 +103,7 @@ class TailReader:
             del self._awaited[source]
 
     def _complained(self, error: Code) -> None:
+        listener(self._kafka)(error)
         if error.code() == Code._ALL_BROKERS_DOWN:
             self._due_s = 0.0
 

@@ -19,7 +19,7 @@ from confluent_kafka.admin import (
     NewTopic,
 )
 
-from consumer.kafka.client import UNREACHABLE, common_config, error_of, unavailable
+from consumer.kafka.client import UNREACHABLE, cluster, common_config, error_of, unavailable
 from consumer.settings import KafkaSettings
 from consumer.topic_plan import Found, Step
 from features.errors import KafkaUnavailable
@@ -52,10 +52,7 @@ class TopicAdmin:
 
     def look(self, names: Iterable[str]) -> Topics:
         """These topics, as far as they are there. Raises KafkaUnavailable, also where one may not be seen."""
-        try:
-            brokers = len(self._admin.list_topics(timeout=self._timeout_s).brokers)
-        except KafkaException as exception:
-            raise unavailable(self._kafka, exception) from exception
+        brokers = len(cluster(self._admin, self._kafka).brokers)
         shapes = self._shapes(names)
         return Topics(brokers, self._with_settings(shapes))
 
