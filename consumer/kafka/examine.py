@@ -17,7 +17,7 @@ from confluent_kafka import OFFSET_END, Consumer, KafkaException, Producer, Topi
 from confluent_kafka import KafkaError as Code
 from confluent_kafka.admin import AdminClient
 
-from consumer.kafka.client import common_config, error_of, group_config, unavailable, within
+from consumer.kafka.client import cluster, common_config, error_of, group_config, unavailable, within
 from consumer.kafka.publisher import producer_config
 from consumer.settings import KafkaSettings
 from features.checkup import Verdict, bad, doubtful, good, left_out, reached
@@ -70,7 +70,7 @@ class KafkaExamination:
         logger.addHandler(self._log)
         try:
             self._admin = AdminClient(common_config(self._kafka) | {"debug": "feature", "logger": logger})
-            found = self._admin.list_topics(timeout=self._timeout_s)
+            found = cluster(self._admin, self._kafka)
         except KafkaException as exception:
             raise unavailable(self._kafka, exception) from exception
         self._admin.poll(0)
