@@ -30,6 +30,9 @@ from features.errors import FraudlineError
 REDACTED: Final = "[redacted]"
 MAX_DEPTH: Final = 6
 
+CLIENT: Final = "librdkafka"
+_ANSWER: Final = re.compile(r"(OIDC|OAUTHBEARER) token[^:]*")
+
 _SENSITIVE_PARTS: Final = re.compile(
     r"passw|secret|token|payload|cardid|cardnumber|apikey|authorization|credential|cookie", re.IGNORECASE
 )
@@ -54,6 +57,7 @@ def configure(
     )
     handler = _Handler(stream)
     handler.addFilter(_plain_arguments)
+    handler.addFilter(_no_answers)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=_chain(),
@@ -73,7 +77,7 @@ def configure_command() -> None:
     The client repeats itself at every try; the command says in its own words what came of it.
     """
     configure("warning")
-    client = logging.getLogger("librdkafka")
+    client = logging.getLogger(CLIENT)
     client.filters[:] = [_Once()]
 
 
@@ -142,6 +146,13 @@ def _plain_arguments(record: logging.LogRecord) -> bool:
         record.args = plain(record.args)
     elif record.args:
         record.args = tuple(plain(argument) for argument in record.args)
+    return True
+
+
+def _no_answers(record: logging.LogRecord) -> bool:
+    """Filter for the Kafka client's records: a token endpoint's answer, which may quote the secret, is left out."""
+    if record.name == CLIENT and (found := _ANSWER.search(text := record.getMessage())):
+        record.msg, record.args = f"{text[: found.end()]} [what it answered is not logged]", ()
     return True
 
 

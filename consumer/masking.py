@@ -21,13 +21,17 @@ def shown(data: bytes) -> str:
     card number keeps its last four, also where single separators stand in it, or JSON's escapes in place of digits.
     """
     text = _ESCAPED_DIGIT.sub(r"\1", data.decode("utf-8", "backslashreplace"))
-    masked = _RUNS.sub(lambda run: _masked(run.group()), text)
-    return printable(masked)
+    return printable(without_card_numbers(text))
 
 
 def printable(text: str) -> str:
     """Text with what is no printable character written as an escape."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def without_card_numbers(text: str) -> str:
+    """`text`, of what in it passes for a card number the last four digits only; see `shown`."""
+    return _RUNS.sub(lambda run: _masked(run.group()), text)
 
 
 def _masked(run: str) -> str:

@@ -15,6 +15,7 @@ from tests.services import crds
 from tests.services import kafka as kafka_service
 from tests.services import redis as redis_service
 from tests.services.kafka import KafkaBroker
+from tests.services.kafka_secure import SecureKafkaBroker
 from tests.services.redis import RedisServer
 from tests.services.redis_cluster import RedisCluster
 from tests.support import browser as browser_support
@@ -27,7 +28,7 @@ settings.register_profile(
 settings.register_profile("explore", settings.get_profile("ci"), derandomize=False, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
-_SERVICE_OF_FIXTURE = {"kafka": "kafka", "redis_server": "redis", "redis_cluster": "redis"}
+_SERVICE_OF_FIXTURE = {"kafka": "kafka", "secure_kafka": "kafka", "redis_server": "redis", "redis_cluster": "redis"}
 _MISSING: Mapping[str, Callable[[], str | None]] = {
     "kafka": kafka_service.missing,
     "redis": redis_service.missing,
@@ -83,6 +84,13 @@ def _unavailable(item: pytest.Item, reason: str, required_by: str) -> NoReturn:
 def kafka() -> Iterator[KafkaBroker]:
     """One Apache Kafka for the whole run; a test that kills it restarts it before it ends."""
     with KafkaBroker() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def secure_kafka() -> Iterator[SecureKafkaBroker]:
+    """One Apache Kafka behind TLS, SASL and ACLs for the whole run."""
+    with SecureKafkaBroker() as broker:
         yield broker
 
 

@@ -17,27 +17,35 @@ from typing import Any
 import pytest
 import trustme
 from confluent_kafka import Producer
-from confluent_kafka.admin import AclBinding
+from confluent_kafka.admin import AclBinding, ConfigResource
 from pydantic import SecretStr
 
 from consumer.app import Processor
+from consumer.group_lag import GroupLag
 from consumer.judge import Model
 from consumer.kafka.client import common_config
 from consumer.kafka.compacted import CompactedReader
+from consumer.kafka.group import GroupReader
+from consumer.kafka.tail import TailReader
+from consumer.kafka.topics import TopicAdmin
+from consumer.kafka.verdicts import LabelWriter
 from consumer.lists import ListsReader
 from consumer.model_loader import load_model
 from consumer.settings import KafkaSettings, ProcessingSettings, Settings, TopicSettings
+from consumer.streams import TopicStream
 from consumer.telemetry import Health, Telemetry
+from consumer.topic_plan import Step
 from features.errors import ConfigError, FraudlineError, KafkaRefused, KafkaUnavailable
+from features.event import Label
 from features.store import MemoryStore
 from tests.poison import payment
-from tests.services.kafka_secure import USER, SecureKafkaBroker, binding
+from tests.services.kafka_secure import PASSWORD, SECRET, USER, SecureKafkaBroker, binding
 from tests.services.process import free_ports
 from tests.services.reader import ReadCommitted
 from tests.support.bundles import make_bundle
 
 pytestmark = pytest.mark.kafka
-PASSWORD, SECRET, WRONG = "pw-Zq9canary", "secret-Zq9canary", "wrong-Zq9canary"
+WRONG = "wrong-Zq9canary"
 CANARY = "Zq9canary"
 DEADLINE_S = 40.0
 GROUP, ID = "secured", "secured-tx"
@@ -56,10 +64,9 @@ OPERATIONS = Path(__file__).parents[1] / "docs" / "operations.md"
 
 
 @pytest.fixture(scope="module")
-def broker() -> Iterator[SecureKafkaBroker]:
-    with SecureKafkaBroker(PASSWORD, SECRET) as broker:
-        broker.create_topics({topic: 1 for _, topic in TOPICS})
-        yield broker
+def broker(secure_kafka: SecureKafkaBroker) -> SecureKafkaBroker:
+    secure_kafka.create_topics({topic: 1 for _, topic in TOPICS})
+    return secure_kafka
 
 
 @pytest.fixture(scope="module")
@@ -390,6 +397,103 @@ def test_without_an_authorizer_nothing_is_asked_for(secured: Secured) -> None:
     kafka = KafkaSettings(brokers=secured.broker.bootstrap, group_id=f"{GROUP}2", transactional_id=f"{ID}-plain")
     with secured.running(kafka) as running:
         secured.decides(running, f"{secured.unique}-1")
+
+
+def lines_of(role: str) -> list[AclBinding]:
+    """One of each: a right that is given for several topics is looked at with the first."""
+    return list({(acl.restype, acl.operation): acl for acl in reversed(documented(role))}.values())
+
+
+@contextmanager
+def allowed(broker: SecureKafkaBroker, role: str, but: AclBinding | None = None) -> Iterator[None]:
+    """What the documents give a role, or all but one of it."""
+    acls = [acl for acl in documented(role) if acl != but]
+    broker.allow(acls)
+    try:
+        yield
+    finally:
+        broker.forbid(acls)
+
+
+def certify_reads(secured: Secured) -> None:
+    """All that a certificate takes from Kafka."""
+    kafka = secured.kafka()
+    for topic in (TOPICS.payments, TOPICS.labels, TOPICS.decisions, TOPICS.alerts, TOPICS.journal):
+        stream = TopicStream(kafka, topic)
+        try:
+            for _ in stream.chunks():
+                pass
+        finally:
+            stream.close()
+
+
+def page_reads_and_writes(secured: Secured) -> None:
+    """What the alert page does: it reads, and a verdict is written."""
+    kafka = secured.kafka()
+    tail = TailReader(kafka, dict.fromkeys((TOPICS.alerts, TOPICS.decisions, TOPICS.labels), 1_000_000))
+    try:
+        while not tail.caught_up:
+            tail.poll(0.1)
+    finally:
+        tail.close()
+    label = Label(f"{secured.unique}-1", "tok_1", "m-1", 1_700_000_000_000, "fraud", 1_700_000_000_001, "analyst")
+    LabelWriter(Settings(kafka=kafka, topics=TOPICS)).write(label, "somebody")
+
+
+def topics_are_made(secured: Secured) -> None:
+    """One is missing, and one is set otherwise than it should be."""
+    [gone] = secured.broker.admin.delete_topics([TOPICS.audit]).values()
+    gone.result(DEADLINE_S)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, TOPICS.payments)
+    resource.set_config("message.timestamp.type", "CreateTime")
+    [changed] = secured.broker.admin.alter_configs([resource]).values()
+    changed.result(DEADLINE_S)
+    admin = TopicAdmin(secured.kafka())
+    names = [TOPICS.audit, TOPICS.payments]
+    try:
+        while TOPICS.audit in admin.look(names).found:
+            pass
+        made = Step("create", "audit", TOPICS.audit, "", None, "", "", partitions=1, copies=1)
+        stamp = Step("set", "payments", TOPICS.payments, "message.timestamp.type", None, "LogAppendTime", "")
+        admin.carry_out([made, stamp])
+    finally:
+        if TOPICS.audit not in secured.broker.admin.list_topics(timeout=10).topics:
+            secured.broker.create_topics({TOPICS.audit: 1})
+
+
+ROLES: dict[str, Callable[[Secured], None]] = {
+    "certify": certify_reads,
+    "dashboard": page_reads_and_writes,
+    "topics": topics_are_made,
+}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_documented_acls_are_enough_and_each_is_needed(secured: Secured, role: str) -> None:
+    """With none of a kind of rights less."""
+    secured.pay(f"{secured.unique}-0")  # so that there is something to read
+    with allowed(secured.broker, role):
+        ROLES[role](secured)
+    for acl in lines_of(role):
+        with allowed(secured.broker, role, acl), pytest.raises(KafkaUnavailable) as caught:
+            ROLES[role](secured)
+        assert acl.name in line_of(caught.value), acl
+
+
+def look(kafka: KafkaSettings) -> GroupLag:
+    reader = GroupReader(kafka, [TOPICS.payments])
+    try:
+        return reader.look()
+    finally:
+        reader.close()
+
+
+@pytest.mark.parametrize("ask", [lambda kafka: TopicAdmin(kafka).look([TOPICS.payments]), look])
+def test_admin_clients_tell_why_they_are_kept_out(secured: Secured, ask: Callable[[KafkaSettings], object]) -> None:
+    with pytest.raises(KafkaRefused, match=r"kafka\.sasl_password"):
+        ask(secured.kafka(sasl_password=SecretStr(WRONG)))
+    with pytest.raises(KafkaRefused, match=r"kafka\.ssl_ca_file"):
+        ask(secured.kafka(ssl_ca_file=another_ca(secured)))
 
 
 @pytest.mark.parametrize(

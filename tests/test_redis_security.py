@@ -70,10 +70,67 @@ def test_a_client_without_certificate_is_told_so(tls_server: TlsRedisServer, tmp
     assert "certificate" in refused(tls_server, tls_server.tls(tmp_path, certificate=False), error=StoreError)
 
 
-@pytest.mark.parametrize("query", ["ssl_cert_reqs=none", "ssl_cert_reqs=none&ssl_check_hostname=False"])
-def test_nothing_in_the_address_turns_verification_off(tls_server: TlsRedisServer, tmp_path: Path, query: str) -> None:
-    with TlsRedisServer() as other:
-        assert "certificate" in refused(tls_server, other.tls(tmp_path), f"{tls_server.url}?{query}")
+@pytest.mark.parametrize(
+    "query",
+    [
+        "ssl_cert_reqs=none",
+        "ssl_cert_reqs=none&ssl_check_hostname=False",
+        "ssl_check_hostname=false",
+        "ssl_ca_certs=/other.pem",
+        "ssl_ca_path=/etc",
+        "ssl_ca_data=x",
+        "ssl_min_version=1",
+        "ssl=false",
+    ],
+)
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_nothing_in_the_address_changes_what_is_verified(
+    tls_server: TlsRedisServer, tmp_path: Path, query: str, is_trusted: bool
+) -> None:
+    tls = tls_server.tls(tmp_path) if is_trusted else Tls()
+    with pytest.raises(ConfigError, match="TLS always verifies"):
+        store_at(f"{tls_server.url}?{query}", tls)
+
+
+@pytest.mark.parametrize("user", ["nobody:", "fraudline:"])
+def test_a_bad_password_is_refused_and_not_shown(tls_server: TlsRedisServer, tmp_path: Path, user: str) -> None:
+    url = tls_server.url.replace("rediss://", f"rediss://{user}{PASSWORD}-wrong@")
+    with closing(store_at(url, tls_server.tls(tmp_path))) as store, pytest.raises(StoreUnsuitable) as caught:
+        store.check()
+    assert "refuses this user: check store.url and the user's ACL" in str(caught.value)
+    assert PASSWORD not in str(caught.value)
+
+
+def test_a_client_in_plain_text_is_told_of_tls(tls_server: TlsRedisServer) -> None:
+    with closing(store_at(tls_server.url.replace("rediss", "redis"))) as store, pytest.raises(StoreError) as caught:
+        store.check()
+    assert "if it speaks TLS, begin store.url with rediss://" in str(caught.value)
+
+
+def test_a_server_in_plain_text_is_not_spoken_to(redis_server: RedisServer, tmp_path: Path) -> None:
+    """Not even the password is sent."""
+    url = redis_server.url.replace("redis:", "rediss:")
+    with closing(store_at(url)) as store, pytest.raises(StoreError) as caught:
+        store.check()
+    assert "does not answer to TLS" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "part"),
+    [
+        (("junk", None, None), "store.tls_ca_file names"),
+        (("absent", None, None), "store.tls_ca_file names"),
+        (("ca.pem", "junk", "junk"), "no certificate and its key"),
+        (("ca.pem", "client.pem", "ca.pem"), "no certificate and its key"),
+    ],
+)
+def test_files_that_are_no_certificates_are_refused(
+    tls_server: TlsRedisServer, tmp_path: Path, files: tuple[str | None, ...], part: str
+) -> None:
+    tls_server.tls(tmp_path)
+    (tmp_path / "junk").write_text("-----BEGIN JUNK-----")
+    with pytest.raises(ConfigError, match=part):
+        store_at(tls_server.url, Tls(*(None if name is None else tmp_path / name for name in files)))
 
 
 def test_certificates_without_tls_are_a_mistake(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError as Code
 
 from consumer.decode import Message
 from consumer.kafka.causes import listener
-from consumer.kafka.client import group_config, require_topics, unavailable, within
+from consumer.kafka.client import denied, group_config, require_topics, unavailable, within
 from consumer.settings import KafkaSettings
 from features.store import Source
 
@@ -92,6 +92,9 @@ class TailReader:
         if error.code() == Code._PARTITION_EOF:
             self._move(source, message.offset())
             self._awaited.pop(source, None)
+        elif (denial := denied(self._kafka, error, source[0])) is not None:
+            self._broken = True  # so that it is asked for anew once it is allowed again
+            raise denial
         else:  # out of range, or no such topic: the next poll looks what there is
             _LOG.warning("tail_interrupted", topic=source[0], partition=source[1], error=error.str())
             self._broken = True

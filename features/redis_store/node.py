@@ -24,6 +24,7 @@ _TRANSIENT: Final = (
     (redis.BusyLoadingError, "is loading its data"),
 )
 
+_NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"})
 _SILENT: Final = "did not answer in time or can't be reached"
 _DENIED: Final = (
     "NOPERM",
@@ -46,7 +47,7 @@ class Node:
         try:
             self._connection.connect()
         except (redis.RedisError, OSError) as error:
-            raise self.failed(error) from error
+            raise self.failed(error, is_first=True) from error
 
     def send(self, *command: bytes) -> None:
         """Send a command; its reply has to be taken later. Raises StoreUnavailable, StoreUnsuitable."""
@@ -84,8 +85,8 @@ class Node:
         except (OSError, redis.RedisError):
             return
 
-    def failed(self, error: Exception) -> StoreError:
-        """What an exception or a reply that says no means, in one sentence."""
+    def failed(self, error: Exception, *, is_first: bool = False) -> StoreError:
+        """What an exception or a reply that says no means, in one sentence. `is_first`: to the first word of all."""
         if isinstance(error, redis.AuthenticationError) or any(sign in str(error) for sign in _DENIED):
             return StoreUnsuitable(f"{self.where} refuses this user: check store.url and the user's ACL")
         if (why := _tls_problem(error)) is not None:
@@ -95,9 +96,7 @@ class Node:
                 return StoreUnavailable(f"{self.where} {text}")
         if isinstance(error, redis.ResponseError) and not isinstance(error, redis.ConnectionError):
             return StoreUnavailable(f"{self.where} refused the call")
-        hung_up = any(isinstance(cause, ssl.SSLEOFError) for cause in _causes(error))
-        why = "ends TLS at once: it may want a client certificate, store.tls_*" if hung_up else _SILENT
-        return StoreUnavailable(f"{self.where} {why}")
+        return StoreUnavailable(f"{self.where} {_silence(error, is_first=is_first)}")
 
 
 def _tls_problem(error: BaseException) -> str | None:
@@ -108,6 +107,18 @@ def _tls_problem(error: BaseException) -> str | None:
         if isinstance(cause, ssl.SSLError) and "alert" in (cause.reason or "").lower():
             return (cause.reason or "").lower().replace("_", " ")
     return None
+
+
+def _silence(error: BaseException, *, is_first: bool) -> str:
+    """What no answer means: mostly nothing, but one side may speak TLS and the other not."""
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLEOFError):
+            return "ends TLS at once: it may want a client certificate, store.tls_*"
+        if "handshake" in str(cause) or (isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS):
+            return "does not answer to TLS: see that the port of store.url has TLS"
+        if is_first and isinstance(cause, ConnectionResetError):
+            return "hangs up at once: if it speaks TLS, begin store.url with rediss://"
+    return _SILENT
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,8 @@ class Connector:
             )
             self._class: Any = pool.connection_class
             self._options: dict[str, Any] = dict(pool.connection_kwargs)
+            if own := sorted(name for name in self._options if name.startswith("ssl")):
+                raise ConfigError(f"store.url has {own[0]} in it: TLS always verifies, and store.tls_* say by what")
             if issubclass(pool.connection_class, redis.SSLConnection):
                 self._options |= _verified(tls)
             self._class(**self._options)  # opens nothing, but refuses an option that there is not
@@ -88,13 +91,27 @@ class Connector:
 
 
 def _verified(tls: Tls) -> dict[str, Any]:
-    """TLS options that win over anything in the URL: a server is always verified, its name included."""
+    """TLS options: a server is always verified, its name included. Raises ConfigError: a file can't be used."""
     files = {
         "ssl_ca_certs": tls.ca_file,
         "ssl_certfile": tls.certificate_file,
         "ssl_keyfile": tls.key_file,
     }
     given = {name: str(path) for name, path in files.items() if path is not None}
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if tls.ca_file is not None:
+            context.load_verify_locations(tls.ca_file)
+    except (OSError, ValueError):
+        raise ConfigError(f"store.tls_ca_file names {tls.ca_file}, which holds no certificate in PEM") from None
+    try:
+        if tls.certificate_file is not None:
+            context.load_cert_chain(tls.certificate_file, tls.key_file, "")  # an empty password: nobody is asked
+    except (OSError, ValueError):
+        raise ConfigError(
+            f"store.tls_certificate_file ({tls.certificate_file}) and store.tls_key_file ({tls.key_file}) are no "
+            "certificate and its key in PEM, without a password"
+        ) from None
     return given | {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
 
 

@@ -32,6 +32,7 @@ from tests.services.tokens import AUDIENCE, TokenServer
 _WAIT_S = 20.0
 _MODULE = "org.apache.kafka.common.security"
 _LISTENERS = ("PLAINTEXT", "CONTROLLER", "SASL", "MUTUAL", "EXPIRED", "ELSEWHERE")
+PASSWORD, SECRET = "pw-Zq9canary", "secret-Zq9canary"  # for SCRAM and PLAIN; for the token endpoint
 USER = "processor"  # whoever comes in, by whatever way, is this one
 _SECURITY = {
     "PLAINTEXT": "PLAINTEXT",
@@ -52,12 +53,10 @@ class SecureKafkaBroker(KafkaBroker):
 
     port_count = len(_LISTENERS)
 
-    def __init__(self, password: str, secret: str) -> None:
-        """One password for SCRAM and PLAIN, one secret for the token endpoint; for the user `processor`."""
+    def __init__(self) -> None:
         super().__init__(java_options=QUICK_START)
-        self.password, self.secret = password, secret
         self.authority = trustme.CA()
-        self.tokens = TokenServer({USER: secret}, self.authority, self.data)
+        self.tokens = TokenServer({USER: SECRET}, self.authority, self.data)
         self._java_options = (
             *self._java_options,
             f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={self.tokens.keys.as_uri()}",
@@ -100,7 +99,7 @@ class SecureKafkaBroker(KafkaBroker):
         super().start()
         for mechanism in (ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512):
             info = ScramCredentialInfo(mechanism, 4_096)
-            change = UserScramCredentialUpsertion(USER, info, self.password.encode())
+            change = UserScramCredentialUpsertion(USER, info, PASSWORD.encode())
             for future in self.admin.alter_user_scram_credentials([change]).values():
                 future.result(_WAIT_S)
         return self
@@ -151,7 +150,7 @@ class SecureKafkaBroker(KafkaBroker):
     def _sasl(self, listener: str) -> Mapping[str, str]:
         prefix = f"listener.name.{listener.lower()}"
         bearer = f"{prefix}.oauthbearer"
-        users = f'{_MODULE}.plain.PlainLoginModule required user_{USER}="{self.password}";'
+        users = f'{_MODULE}.plain.PlainLoginModule required user_{USER}="{PASSWORD}";'
         scram = f"{_MODULE}.scram.ScramLoginModule required;"
         return {
             f"{prefix}.sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER",
