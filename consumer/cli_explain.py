@@ -160,6 +160,7 @@ def _asked(
     memory_mb: int,
 ) -> Asked:
     from consumer.certificate.certify import Asked
+    from consumer.trust import trust_of
 
     if not bundles and registry is None:
         registry = loaded.model.registry
@@ -177,6 +178,7 @@ def _asked(
         max_future_ms=loaded.processing.max_future_ms,
         memory_mb=memory_mb,
         threads=threads,
+        trust=trust_of(loaded.model),
     )
 
 

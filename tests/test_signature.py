@@ -387,6 +387,20 @@ def test_every_command_that_uses_a_bundle_asks_for_its_signature(
 
 
 @pytest.mark.usefixtures("requiring")
+def test_a_decision_is_not_explained_by_a_forged_bundle(
+    bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What the topics say is told; that it is right is not."""
+    edit_manifest(bundle, version="forged")
+    world = World(bundle, [[payment(event_id="a"), payment(event_id="b")]])
+    world.drain()
+    topics = world.dump(tmp_path / "topics")
+    files = ["--decisions", str(topics["decisions"]), "--payments", str(topics["payments"])]
+    assert exit_status(["explain", "a", *files, "--bundle", str(bundle), "--json"]) == 4
+    assert "is no signature of this manifest.json" in capfd.readouterr().out
+
+
+@pytest.mark.usefixtures("requiring")
 def test_the_commands_sign_and_verify(bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """From a key of one's own to a champion."""
     (bundle / SIGNATURE).unlink()
