@@ -110,6 +110,12 @@ def empty(path: Path, _keys: Path) -> None:
     (path / SIGNATURE).write_bytes(b"")
 
 
+def spelled_otherwise(path: Path, _keys: Path) -> None:
+    """The same to a parser of JSON."""
+    data = (path / SIGNATURE).read_bytes()
+    (path / SIGNATURE).write_bytes(data[:-1] + b" ")
+
+
 def of_another_bundle(path: Path, keys: Path) -> None:
     other = make_bundle(path.parent / "other", seed=2).path
     sign(other, keys / PRIVATE_KEY, None)
@@ -151,6 +157,7 @@ def as_a_link(path: Path, _keys: Path) -> None:
         (reformat_manifest, "no signature of this manifest.json"),
         (truncate, "is damaged"),
         (empty, "is damaged"),
+        (spelled_otherwise, "is damaged"),
         (of_another_bundle, "no signature of this manifest.json"),
         (without_context, "no signature of this manifest.json"),
         (renamed_key, "no signature of this manifest.json"),
