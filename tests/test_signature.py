@@ -24,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.cli import exit_status
+from consumer.doctor import model as doctor
 from consumer.model_loader import ModelLoader
 from consumer.settings import ModelSettings, Settings
 from consumer.telemetry import Telemetry
@@ -325,6 +326,14 @@ def test_a_processor_does_not_start_with_an_unsigned_bundle(bundle: Path, keys: 
     options = ModelSettings(bundle=bundle, signature="required", trusted_keys=(keys / PUBLIC_KEY,))
     with pytest.raises(BundleError, match="is not signed"):
         ModelLoader(Settings(model=options), DEFAULT, Telemetry())
+
+
+def test_the_doctor_asks_too(bundle: Path, keys: Path) -> None:
+    options = ModelSettings(bundle=bundle, signature="required", trusted_keys=(keys / PUBLIC_KEY,))
+    assert "signed by the key" in doctor.model(Settings(model=options), DEFAULT).seen
+    edit_manifest(bundle, version="forged")
+    with pytest.raises(BundleError, match="no signature of this"):
+        doctor.model(Settings(model=options), DEFAULT)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaException
+from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka import KafkaError as Code
 from confluent_kafka.admin import AdminClient, ClusterMetadata
 
@@ -161,6 +161,16 @@ def denied(kafka: KafkaSettings, error: Code, topic: str | None = None) -> Kafka
     )
 
 
+def heard(consumer: Consumer, kafka: KafkaSettings) -> KafkaRefused | None:
+    """What an ACL is missing for, where a call only ran out of time: that comes where records come.
+
+    Whoever reads has to assign its partitions anew: a record may be taken and dropped here.
+    """
+    message = consumer.poll(0)
+    error = None if message is None else message.error()
+    return None if message is None or error is None else denied(kafka, error, message.topic())
+
+
 def require_topics(consumer: Consumer, kafka: KafkaSettings, topics: Iterable[str]) -> dict[str, int]:
     """Number of partitions of each topic.
 
@@ -212,6 +222,18 @@ def _check_hidden(consumer: Consumer, kafka: KafkaSettings, topic: str) -> None:
         raise unavailable(kafka, exception, topic) from exception
     if found.error is not None and (denial := denied(kafka, found.error, topic)) is not None:
         raise denial
+
+
+def flush(producer: Producer, limit_s: float) -> int:
+    """How many records are still on their way. A fatal error is none of them: `on_delivery` was told what it is.
+
+    confluent-kafka raises it here, and from within `on_delivery`, whose result it then takes for a mistake.
+    """
+    try:
+        left: int = producer.flush(limit_s)
+    except (KafkaException, SystemError):
+        return max(1, len(producer))
+    return left
 
 
 def within(call: Callable[[], object], limit_s: float) -> bool:

@@ -9,7 +9,7 @@ from typing import Final
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka import KafkaError as Code
 
-from consumer.kafka.client import common_config, denied, group_config, require_topics, unavailable
+from consumer.kafka.client import common_config, denied, flush, group_config, require_topics, unavailable
 from consumer.settings import KafkaSettings
 from features.errors import KafkaUnavailable
 
@@ -98,7 +98,7 @@ def put(kafka: KafkaSettings, topic: str, records: Mapping[bytes, bytes | None])
     producer = Producer(common_config(kafka) | {"enable.idempotence": True})
     for key, value in records.items():
         producer.produce(topic, value, key, on_delivery=delivered)
-    left = producer.flush(kafka.request_timeout_ms / 1000)
+    left = flush(producer, kafka.request_timeout_ms / 1000)
     if failed and (denial := denied(kafka, failed[0], topic)) is not None:
         raise denial
     if left or failed:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from confluent_kafka import Consumer, Producer
 from confluent_kafka import KafkaError as Code
 
-from consumer.kafka.client import common_config, denied, group_config, require_topics
+from consumer.kafka.client import common_config, denied, flush, group_config, require_topics
 from consumer.settings import Settings
 from features.errors import KafkaUnavailable
 
@@ -48,7 +48,7 @@ def produce_history(
             progress(1_000)
         if failed:
             break
-    left = producer.flush(settings.kafka.request_timeout_ms / 1000)
+    left = flush(producer, settings.kafka.request_timeout_ms / 1000)
     if failed and (denial := denied(settings.kafka, failed[0], topic)) is not None:
         raise denial
     if left or failed:

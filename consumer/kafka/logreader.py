@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka import KafkaError as Code
 
 from consumer.decode import Message
-from consumer.kafka.client import group_config, require_topics, unavailable
+from consumer.kafka.client import group_config, heard, require_topics, unavailable
 from consumer.settings import KafkaSettings
 from features.store import Source
 
@@ -53,7 +53,8 @@ class LogReader:
                     committed = known.offset if known.offset >= 0 else None
                     extents[known.topic, known.partition] = Extent(low, high, committed)
         except KafkaException as exception:
-            raise unavailable(self._kafka, exception) from exception
+            self._reading = None
+            raise heard(self._consumer, self._kafka) or unavailable(self._kafka, exception) from exception
         return extents
 
     def offsets_at(self, time_ms: int) -> Mapping[Source, int]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka import KafkaError as Code
 
-from consumer.kafka.client import common_config, denied, group_config, require_topics, unavailable
+from consumer.kafka.client import common_config, denied, flush, group_config, require_topics, unavailable
 from consumer.replay import BLOCK, Record
 from consumer.settings import KafkaSettings
 from features.errors import KafkaUnavailable
@@ -229,13 +230,14 @@ class TopicSink:
 
     def poll(self) -> None:
         """Let failures in. Raises KafkaUnavailable."""
-        self._producer.poll(0)
+        with suppress(KafkaException, SystemError):  # see `consumer.kafka.client.flush`
+            self._producer.poll(0)
         self._check()
 
     def flush(self) -> None:
         """Wait until all is acknowledged. Raises KafkaUnavailable."""
         left, moved_s = len(self._producer), time.monotonic()
-        while now_left := self._producer.flush(FLUSH_S):
+        while now_left := flush(self._producer, FLUSH_S):
             self._check()
             if now_left < left:
                 left, moved_s = now_left, time.monotonic()

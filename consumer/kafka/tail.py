@@ -35,7 +35,9 @@ class TailReader:
         Every `refresh_s` seconds the brokers are asked for the topics' extents: that tells whether they are there.
         """
         patience_ms = min(kafka.request_timeout_ms, int(ASK_S * 1_000))
-        self._kafka = kafka.model_copy(update={"request_timeout_ms": patience_ms})
+        # the client requires a group, which it never joins; a right to look at it is asked for all the same
+        group = f"{kafka.group_id}-dashboard"
+        self._kafka = kafka.model_copy(update={"request_timeout_ms": patience_ms, "group_id": group})
         self._back, self._refresh_s = dict(back), refresh_s
         self._heard_s = time.monotonic()
         self._positions: dict[Source, int] = {}
@@ -43,10 +45,9 @@ class TailReader:
         self._broken = False
         self._due_s = 0.0
         self._consumer = Consumer(
-            group_config(kafka)
+            group_config(self._kafka)
             | {
-                "group.id": f"{kafka.group_id}-dashboard",  # required by the client, which never joins it
-                "client.id": f"{kafka.group_id}-dashboard",
+                "client.id": group,
                 "enable.partition.eof": True,
                 "fetch.min.bytes": 1,
                 "fetch.wait.max.ms": 100,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -175,7 +176,7 @@ def binding(kind: str, name: str, operation: str, *, prefixed: bool = False, use
         ResourcePatternType.PREFIXED if prefixed else ResourcePatternType.LITERAL,
         f"User:{user}",
         "*",
-        AclOperation[operation.upper()],
+        AclOperation[re.sub(r"(?<=[a-z])(?=[A-Z])", "_", operation).upper()],
         AclPermissionType.ALLOW,
     )  # fmt: skip
 
