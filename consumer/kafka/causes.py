@@ -56,7 +56,7 @@ def _hear(kafka: KafkaSettings, error: Code) -> None:
     with _LOCK:
         _HEARD[kafka] = (time.monotonic(), sentence)
     if is_new:
-        _LOG.warning(sentence)
+        _LOG.info(sentence)  # a call that fails for it says it too, and louder
 
 
 def sentence_of(kafka: KafkaSettings, error: Code) -> str | None:

@@ -199,7 +199,7 @@ def cluster(client: Consumer | AdminClient, kafka: KafkaSettings) -> ClusterMeta
         try:
             known: ClusterMetadata = client.list_topics(timeout=max(0.1, min(slice_s, left_s)))
         except KafkaException as exception:
-            client.poll(0)  # only then does it tell the cause
+            _tell_cause(client)
             if (why := cause(kafka)) is not None:
                 has_more = None if has_looked else look(kafka)
                 raise KafkaRefused(has_more if has_more and "certificate of" in why else why) from exception
@@ -212,6 +212,15 @@ def cluster(client: Consumer | AdminClient, kafka: KafkaSettings) -> ClusterMeta
         else:
             forget(kafka)
             return known
+
+
+def _tell_cause(client: Consumer | AdminClient) -> None:
+    """Let a client call its `error_cb`. What it would log beside that is said by our own sentence."""
+    before, _LOG.disabled = _LOG.disabled, True
+    try:
+        client.poll(0)
+    finally:
+        _LOG.disabled = before
 
 
 def _check_hidden(consumer: Consumer, kafka: KafkaSettings, topic: str) -> None:
