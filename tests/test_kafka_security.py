@@ -373,6 +373,20 @@ def test_each_acl_is_needed_to_start(
     assert "docs/operations.md" in line
 
 
+@pytest.mark.parametrize(("topic", "right"), [(TOPICS.alerts, "write"), (TOPICS.labels, "read")])
+def test_a_topic_that_may_only_be_seen_is_told_at_the_start(
+    secured: Secured, permitted: list[AclBinding], topic: str, right: str
+) -> None:
+    """Not with the first alert, or label, at night."""
+    secured.broker.forbid([acl for acl in permitted if acl.name == topic])
+    seen = [binding("topic", topic, "describe")]
+    secured.broker.allow(seen)
+    try:
+        assert f"does not let this user {right} the topic {topic}" in secured.refused(secured.kafka())
+    finally:
+        secured.broker.forbid(seen)
+
+
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
 @pytest.mark.parametrize("missing", PROCESSOR, ids=" ".join)
 def test_an_acl_that_is_taken_away_ends_the_process(
