@@ -16,12 +16,12 @@ class Lag:
         self._known = age_s, now_s
 
     def waiting(self, records: int, now_s: float) -> None:
-        """So many records wait at `now_s`; with none, all is decided."""
-        if not records:
+        """So many records wait at `now_s`; with none, all is decided. Before the first batch, they wait from now on."""
+        if not records or not self._known[1]:
             self._known = 0.0, now_s
         self._is_waited_for = records > 0
 
     def seconds(self, now_s: float) -> float:
         """The lag at `now_s`; 0 when nothing waits."""
         age_s, at_s = self._known
-        return age_s + max(0.0, now_s - at_s) if self._is_waited_for and at_s else age_s
+        return age_s + max(0.0, now_s - at_s) if self._is_waited_for else age_s

@@ -157,7 +157,10 @@ def test_the_lag_grows_while_records_wait_and_nothing_is_decided(clock: Clock) -
     assert lag() == 0
     telemetry.backlog({0: 7, 3: 0}, 2)
     assert lag() == 0, "it is not known yet since when they wait"
-    telemetry.committed(now_ms=100_000, timestamps_ms=np.array([98_500, 99_000], np.int64), budget_ms=200)
+    clock.now_s += 20
+    telemetry.backlog({0: 9, 3: 0}, 2)
+    assert lag() == 20.0, "so long at least, though a fresh process has decided nothing"
+    telemetry.committed(now_ms=120_000, timestamps_ms=np.array([118_500, 119_000], np.int64), budget_ms=200)
     telemetry.backlog({0: 5, 3: 0}, 2)
     assert lag() == 1.0
     clock.now_s += 30

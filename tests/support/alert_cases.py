@@ -103,11 +103,23 @@ def progress() -> Iterator[Case]:
     yield Case("FraudlineNoProgress", "short", [series(lag, "0x3 5 5 0x9"), series(payments, "100x20")], "6m")
     restarted = [series(lag, "5x20"), series(payments, "1000+50x5 0+50x14")]
     yield Case("FraudlineNoProgress", "restarted", restarted, "7m")
+    yield Case("FraudlineNoProgress", "it gives up and starts again and again", crash_loop(lag, payments), "12m", wait)
+    beside = [*crash_loop(lag, payments), series(payments, "0+9x20", instance="b"), series(lag, "0x20", instance="b")]
+    yield Case("FraudlineNoProgress", "another replica has its partitions", beside, "12m")
+    once = [
+        series(lag, "0 5 5 stale _x2 0x20"),
+        series(payments, "100x2 stale _x2 0 5x20"),
+        series(START, "0x2 stale _x2 300x20"),
+    ]
+    yield Case("FraudlineNoProgress", "after a restart all is decided", once, "9m")
     reads = "runs, but for 5 minutes none of its replicas has been given payments to read."
     nobody = [series(assigned, "0x20"), series(assigned, "0x20", instance="b")]
     yield Case("FraudlineNobodyReads", "none", nobody, "6m", reads)
     yield Case("FraudlineNobodyReads", "a stand-by", [nobody[0], series(assigned, "8x20", instance="b")], "6m")
     yield Case("FraudlineNobodyReads", "a fresh start", [series(assigned, "0x2 8x20")], "6m")
+    never = [series(assigned, "0 0 stale _x2 " * 5)]
+    yield Case("FraudlineNobodyReads", "it starts again and again, and is given none", never, "12m", reads)
+    yield Case("FraudlineNobodyReads", "a restart", [series(assigned, "8x9 stale _x2 0 8x20")], "12m")
     old = "decides payments on its slowest replica that are 12s old."
     seconds = "fraudline_lag_seconds"
     slow = [series(seconds, "12x10"), series(seconds, "0x10", instance="b")]
@@ -124,6 +136,13 @@ def progress() -> Iterator[Case]:
     yield Case(
         "FraudlineTransactionsFail", "long ago, restarted", [series(outcome, "50x9 0x40", outcome="lost")], "35m"
     )
+
+
+def crash_loop(lag: str, payments: str) -> list[Series]:
+    """A processor that runs for two minutes, gives up, and is back two minutes later."""
+    starts = " ".join(f"{60 * at} {60 * at} stale _x2" for at in range(0, 25, 5))
+    counts = "100 100 stale _x2 " + "0 0 stale _x2 " * 4
+    return [series(lag, "0 5 stale _x2 " * 5), series(payments, counts), series(START, starts)]
 
 
 NONE = [
