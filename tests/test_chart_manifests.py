@@ -266,6 +266,12 @@ def test_a_hook_needs_nothing_that_comes_after_it(render: Render) -> None:
     assert ours == {("ConfigMap", job[1]), ("ServiceAccount", "default")}
 
 
+def test_helm_sees_a_hook_fail_before_it_gives_up_itself_and_prints_why(render: Render) -> None:
+    job = render(scenario="topics-job-values.yaml").one("Job", "rel-fraudline-topics")
+    assert job["spec"]["activeDeadlineSeconds"] <= 300 - 60, "helm's own limit is five minutes"
+    assert job["metadata"]["annotations"]["helm.sh/hook-output-log-policy"] == "hook-failed"
+
+
 @each_scenario
 def test_with_network_policies_every_pod_has_one_for_both_ways(scenario: str, render: Render) -> None:
     rendered = render(scenario=scenario)

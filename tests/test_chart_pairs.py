@@ -18,6 +18,7 @@ PAGE: Final = "rel-fraudline-alert-page"
 PAGE_POD: Final = f"Deployment/{PAGE}:spec/template/spec"
 INGRESS: Final = f"Ingress/{PAGE}"
 JOB: Final = "Job/rel-fraudline-topics"
+DOCTOR: Final = "Pod/rel-fraudline-doctor"
 JOB_POD: Final = f"{JOB}:spec/template/spec"
 JOB_ARGS: Final = f"{JOB_POD}/containers/0/args"
 HPA: Final = "HorizontalPodAutoscaler:spec"
@@ -188,6 +189,7 @@ PAIRS: Final = [
     Pair("autoscaling.hpa.targetCPUUtilizationPercentage", f"{HPA}/metrics/0/resource/target/averageUtilization", 50,
          base=ON_HPA),
     Pair("autoscaling.keda.lagThreshold", f"{TRIGGER}/lagThreshold", 9, "9", "2000", base=ON_KEDA),
+    Pair("autoscaling.keda.lagThreshold", f"{TRIGGER}/lagThreshold", 2_000_000, "2000000", "2000", base=ON_KEDA),
     Pair("autoscaling.keda.pollingInterval", f"{KEDA}/pollingInterval", 60, base=ON_KEDA),
     Pair("autoscaling.keda.kafkaVersion", f"{TRIGGER}/version", "3.6.0", base=ON_KEDA),
     Pair("serviceAccount.create", "ServiceAccount:kind", False, ABSENT, "ServiceAccount"),
@@ -197,6 +199,8 @@ PAIRS: Final = [
     Pair("serviceAccount.annotations", "ServiceAccount:metadata/annotations", {"role": "a"}),
     Pair("podLabels", f"{STATE}:spec/template/metadata/labels/team", {"team": "risk"}, "risk"),
     Pair("podAnnotations", f"{STATE}:spec/template/metadata/annotations/team", {"team": "risk"}, "risk"),
+    Pair("podLabels", f"{DOCTOR}:metadata/labels/team", {"team": "risk"}, "risk"),
+    Pair("podAnnotations", f"{DOCTOR}:metadata/annotations/team", {"team": "risk"}, "risk"),
     Pair("priorityClassName", f"{POD}/priorityClassName", "high"),
     Pair("runtimeClassName", f"{POD}/runtimeClassName", "nvidia"),
     *scheduling("", POD, None),
@@ -256,6 +260,8 @@ PAIRS: Final = [
     Pair("topicsJob.resources.requests", f"{JOB_POD}/containers/0/resources/requests", {"cpu": "3", "memory": "256Mi"},
          base=ON_JOB),
     Pair("topicsJob.resources.limits", f"{JOB_POD}/containers/0/resources/limits", {"memory": "1Gi"}, base=ON_JOB),
+    Pair("topicsJob.podLabels", f"{JOB}:spec/template/metadata/labels/a", {"a": "b"}, "b", base=ON_JOB),
+    Pair("topicsJob.podAnnotations", f"{JOB}:spec/template/metadata/annotations", {"a": "b"}, base=ON_JOB),
     *scheduling("topicsJob.", JOB_POD, ON_JOB),
     Pair("monitoring.serviceMonitor.enabled", "ServiceMonitor:kind", True, "ServiceMonitor", ABSENT),
     Pair("monitoring.serviceMonitor.interval", "ServiceMonitor:spec/endpoints/0/interval", "1m", base=ON_MONITOR),

@@ -57,6 +57,7 @@ def policy(*names: str, **to: list[Any]) -> dict[str, Any]:
         (tree("config.telemetry.host", "127.0.0.1"), "/config/telemetry/host"),
         (tree("runAs.user", 0), "/runAs/user"),
         (tree("podLabels", {"app.kubernetes.io/name": "x"}), "invalid propertyName 'app.kubernetes.io/name'"),
+        (tree("podAnnotations", {"helm.sh/hook": "x"}), "invalid propertyName 'helm.sh/hook'"),
         (tree("tolerations", [{"kee": "x"}]), "'kee' not allowed"),
         (tree("config.kafka.brokers", ""), "config.kafka.brokers is empty"),
         (tree("secrets.redisUrl.existingSecret", ""), "secrets.redisUrl.existingSecret is empty"),
