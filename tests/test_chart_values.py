@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import tomllib
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from tests.support.charts import MOUNTS, Render, at, tree
+from consumer.settings import KafkaSettings
+from tests.support.charts import CHART, MOUNTS, Render, at, environment, tree
 
 GRACE_MARGIN_MS = 10_000
 
@@ -95,6 +97,20 @@ def test_the_topics_job_says_who_it_is_where_that_is_recorded(render: Render) ->
         return found
 
     assert set(words(audited=True)) - set(words(audited=False)) == {"--actor=helm:ns/rel:1"}
+
+
+def test_who_writes_to_the_audit_topic_has_transactional_ids_of_its_own(render: Render) -> None:
+    rendered = render(scenario="everything-values.yaml")
+    assert rendered.env["FRAUDLINE_KAFKA__TRANSACTIONAL_ID"]["value"] == "fraudline-prod-$(POD_NAME)"
+    others = {"Deployment": "rel-fraudline-alert-page", "Job": "rel-fraudline-topics"}
+    for kind, name in others.items():
+        told = environment(rendered.pod_of(kind, name))
+        assert not [variable for variable in told if "TRANSACTIONAL_ID" in variable]
+        assert "transactional_id" not in rendered.one("ConfigMap", name)["data"]["fraudline.toml"]
+    # so it is the group and the pod's name, which begins with that of its object
+    assert KafkaSettings(group_id="g").transactional_id == f"g-{socket.gethostname()}"
+    readme = (CHART / "README.md").read_text()
+    assert all(f"`GROUP-NAME{name.removeprefix('rel-fraudline')}`" in readme for name in others.values())
 
 
 def test_a_page_setting_rolls_the_page_alone(render: Render) -> None:
