@@ -17,6 +17,7 @@ from consumer.decode import Message, in_log_order
 from consumer.kafka.embedded import PARTITIONS, EmbeddedBroker
 from consumer.kafka.logreader import LogReader
 from consumer.kafka.publisher import AcknowledgedPublisher, Outgoing, Publisher, TransactionalPublisher
+from consumer.kafka.rights import missing_rights
 from consumer.kafka.source import KafkaSource
 from consumer.settings import KafkaSettings
 from features.errors import KafkaUnavailable, ProducerLost, TransactionAborted
@@ -388,6 +389,11 @@ def test_a_source_commits_past_the_marks_of_transactions(cluster: Cluster) -> No
 def test_a_topic_that_is_not_there_is_named(cluster: Cluster) -> None:
     with pytest.raises(KafkaUnavailable, match=r"has no topic .*nothing\.here: create it"):
         cluster.source().start([cluster.decisions, f"{cluster.payments}.nothing.here"])
+
+
+@both
+def test_where_everything_is_allowed_no_right_is_missing(cluster: Cluster) -> None:
+    assert missing_rights(cluster.settings, {cluster.payments: "read", cluster.decisions: "write"}) == []
 
 
 @both

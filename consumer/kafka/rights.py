@@ -17,12 +17,14 @@ _OPERATION: Final[Mapping[Right, AclOperation]] = {"read": AclOperation.READ, "w
 
 
 def missing_rights(kafka: KafkaSettings, wanted: Mapping[str, Right]) -> list[tuple[str, Right]]:
-    """Which rights on existing topics are missing. Brokers that can't tell (before 2.3) lack none.
+    """Which rights on existing topics are missing. Brokers that can't tell (before 2.3, the embedded one) lack none.
 
     Raises KafkaUnavailable.
     """
     admin = AdminClient(common_config(kafka))
     found: list[tuple[str, Right]] = []
+    if not _has_controller(admin, kafka):
+        return found
     futures = admin.describe_topics(
         TopicCollection(list(wanted)),
         include_authorized_operations=True,
@@ -36,6 +38,15 @@ def missing_rights(kafka: KafkaSettings, wanted: Mapping[str, Right]) -> list[tu
         if known and _OPERATION[wanted[topic]] not in known:
             found.append((topic, wanted[topic]))
     return found
+
+
+def _has_controller(admin: AdminClient, kafka: KafkaSettings) -> bool:
+    """Whether anybody can be asked for rights: the embedded broker names a controller that is none of its brokers."""
+    try:
+        known = admin.list_topics(timeout=kafka.request_timeout_ms / 1000)
+    except KafkaException as exception:
+        raise unavailable(kafka, exception) from exception
+    return known.controller_id < 0 or known.controller_id in known.brokers  # with none at the moment, one is waited for
 
 
 def require_rights(kafka: KafkaSettings, *, read: Iterable[str], write: Iterable[str]) -> None:
