@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import msgspec
 import numpy as np
 import pytest
@@ -9,16 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.dashboard.board import NEWS_LABELS, RECENT_DECISIONS, Board, Kind
-from consumer.dashboard.feed import Feed
+from consumer.dashboard.compose import Dashboard
+from consumer.dashboard.feed import AHEAD_MS, Feed
 from consumer.dashboard.figures import BOUNDS_MS, EXACT_MS, SPAN_S, STEP_S, Figures
 from consumer.dashboard.selection import EVERYTHING, BadRequest, Selection, selection_of, whole
 from consumer.dashboard.shown import amount, decided_ms, line
 from consumer.records import StageTimes
 from features.currencies import CURRENCIES, exponent
-from features.errors import KafkaUnavailable
+from features.errors import FraudlineError, KafkaUnavailable
 from features.event import Label
 from models.explain import Reason
-from tests.support.page import NOW_MS, HandFed, alert, decision, until
+from tests.support.page import NOW_MS, HandFed, alert, decision, page_settings, until
 
 ENCODE = msgspec.json.encode
 
@@ -154,11 +158,13 @@ def test_what_can_not_be_read_is_counted_and_nothing_of_it_kept(kind: Kind, valu
     assert events(found) == []
 
 
-def test_an_alert_of_a_card_number_is_not_shown() -> None:
+@pytest.mark.parametrize(("kind", "record"), [("alert", alert), ("decision", decision)])
+def test_a_record_of_a_card_number_is_not_shown(kind: Kind, record: Callable[..., Any]) -> None:
     found = board()
-    found.take("alert", ENCODE(alert(card_id="4111 1111 1111 1111")), NOW_MS)
+    found.take(kind, ENCODE(record("e-1", card_id="4111 1111 1111 1111")), NOW_MS)
     assert events(found) == []
-    assert found.reading().unreadable["alert"] == 1
+    assert found.payment("e-1") is None
+    assert found.reading().unreadable[kind] == 1
 
 
 @given(st.integers(0, 12), st.integers(0, 30), st.integers(1, 6))
@@ -280,7 +286,7 @@ def test_decisions_that_do_not_say_when_they_were_paid_are_not_timed() -> None:
 
 def fed(tail: HandFed) -> tuple[Board, Feed]:
     found = board()
-    return found, Feed(tail, found, {"alerts": "alert"}, clock=lambda: NOW_MS / 1_000)
+    return found, Feed(tail, found, {"alerts": "alert", "decisions": "decision"}, clock=lambda: NOW_MS / 1_000)
 
 
 def test_the_past_is_put_in_the_order_of_time_before_any_of_it_is_shown() -> None:
@@ -295,6 +301,36 @@ def test_the_past_is_put_in_the_order_of_time_before_any_of_it_is_shown() -> Non
     feed.turn()
     assert events(found) == ["second", "first"]
     assert found.reading().loaded
+
+
+def test_a_record_dated_far_ahead_does_not_push_the_others_out_of_the_figures() -> None:
+    tail = HandFed()
+    found, feed = fed(tail)
+    for _ in range(2):  # what is of the past, and what comes
+        tail.feed("alerts", alert("e-ahead"), at_ms=NOW_MS + 10**12)
+        tail.feed("decisions", decision(), at_ms=NOW_MS - 5_000)
+        tail.feed("decisions", decision("d-ahead"), at_ms=2**62)
+        feed.turn()
+    told = found.figures(NOW_MS)
+    assert sum(told["decisions"].values()) == 4
+    assert told["lag"]["newest_decision_ms"] <= NOW_MS + AHEAD_MS
+    [kept], _ = found.newest(EVERYTHING, 9)
+    assert kept.raised_ms <= NOW_MS + AHEAD_MS
+
+
+def test_a_reader_that_breaks_is_told_and_ends_the_page() -> None:
+    tail = HandFed()
+    page = Dashboard(page_settings(), tail=tail)
+    page.start()
+    try:
+        until(lambda: page.board.reading().loaded)
+        page.check()
+        tail.feed("a-topic-that-nobody-asked-for", alert())
+        until(lambda: page.board.reading().stale)
+        with pytest.raises(FraudlineError, match="reader has ended"):
+            page.check()
+    finally:
+        page.close()
 
 
 def test_an_outage_is_told_and_ends_by_itself() -> None:

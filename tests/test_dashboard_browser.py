@@ -25,7 +25,8 @@ expect.set_options(timeout=PATIENCE_MS)
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    flags = ["--no-sandbox"] if os.geteuid() == 0 else []
+    flags = ["--host-resolver-rules=MAP fraud.test 127.0.0.1"]
+    flags += ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield browser
@@ -468,6 +469,64 @@ def test_signing_in_and_out(chromium: Browser) -> None:
             expect(opened).to_have_title("Sign in - Fraudline")
             opened.goto(page.address)
             expect(opened).to_have_title("Sign in - Fraudline")
+
+
+def test_signing_in_by_a_name_that_is_not_this_machine_s(chromium: Browser) -> None:
+    """Without TLS such a name is nothing that a browser trusts: it says by Origin alone where a form comes from."""
+    with served(auth="token", token=TOKEN, host="0.0.0.0", verdicts=True) as page:
+        page.show(alert("e-1"))
+        page.address = page.address.replace("localhost", "fraud.test")
+        with tab(chromium, page, allowed=("Cross-Origin-Opener-Policy",)) as opened:
+            opened.get_by_label("Token").fill(TOKEN)
+            with opened.expect_request("**/login") as sent:
+                opened.keyboard.press("Enter")
+            assert sent.value.header_value("origin") == page.address.rstrip("/")
+            expect(rows(opened)).to_have_count(1)
+            opened.goto(f"{page.address}#payment=e-1")
+            opened.get_by_role("button", name="It is fraud").click()
+            expect(opened.locator("#verdict-told")).to_contain_text("in Kafka")
+            opened.get_by_role("button", name="Sign out").click()
+            expect(opened).to_have_title("Sign in - Fraudline")
+
+
+def test_what_can_not_be_seen_in_a_name_is_written_out(chromium: Browser) -> None:
+    hidden = "m_\u202e21\u200b\u2066"
+    with served() as page, tab(chromium, page) as opened:
+        page.show(alert("e-\u202etpircs", merchant_id=hidden))
+        expect(rows(opened).locator("td:nth-child(5)")).to_have_text(r"m_\u{202e}21\u{200b}\u{2066}")
+        rows(opened).get_by_role("link").click()
+        expect(opened.locator("h1:visible")).to_have_text(r"Payment e-\u{202e}tpircs")
+        expect(opened).to_have_title(r"Payment e-\u{202e}tpircs - Fraudline")
+        opened.locator("dt", has_text="Merchant").locator("+ dd").get_by_role("link").click()
+        expect(opened.locator("#counted")).to_have_text("1 alert is shown.")
+        expect(opened.get_by_label("Find an id")).to_have_value(hidden)
+
+
+def test_a_server_that_fails_for_a_while_is_asked_again(chromium: Browser) -> None:
+    """As a reverse proxy answers while the page is started anew; both at the beginning and in a tab left open."""
+    with served(verdicts=True) as page:
+        page.show(alert("e-1"))
+        with tab(chromium, page, allowed=("502",)) as opened:
+            for path in ("**/api/about", "**/api/alerts?*"):
+                opened.route(path, lambda route: route.fulfill(status=502, body="<h1>Bad gateway</h1>"))
+            opened.reload()
+            expect(opened.locator("#state-text")).to_contain_text("trying again")
+            opened.unroute_all()
+            expect(opened.locator("#state-text")).to_have_text("Live")
+            expect(rows(opened)).to_have_count(1)
+            expect(opened.locator("#version")).to_be_visible()
+            assert "read-only" not in opened.locator("#version").inner_text()
+
+
+def test_older_alerts_come_once_however_often_they_are_asked_for(chromium: Browser) -> None:
+    with served() as page:
+        page.show(*(alert(f"e-{number}") for number in range(250)))
+        with tab(chromium, page) as opened:
+            expect(rows(opened)).to_have_count(100)
+            opened.locator("#older").evaluate("button => { button.click(); button.click(); button.click(); }")
+            expect(opened.locator("#older")).to_be_enabled()
+            expect(rows(opened)).to_have_count(200)
+            assert len(set(events(opened))) == 200
 
 
 def test_a_record_that_can_not_be_read_is_counted_and_not_shown(chromium: Browser) -> None:

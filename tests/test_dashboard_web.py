@@ -23,7 +23,7 @@ from consumer.dashboard.board import Board
 from consumer.dashboard.gauges import Gauges
 from consumer.dashboard.guard import HEADERS, MAX_QUERY
 from consumer.dashboard.server import listen
-from consumer.dashboard.verdicts import Asked, Verdicts
+from consumer.dashboard.verdicts import MOST_WAITING, Asked, Verdicts
 from consumer.metrics import DASHBOARD_METRICS
 from consumer.records import Alert
 from consumer.settings import DashboardSettings
@@ -149,6 +149,14 @@ def test_behind_tls_the_cookie_is_for_tls_only(locked: Page) -> None:
     assert "secure" in answer.headers["set-cookie"].lower()
 
 
+@pytest.mark.parametrize("body", [b"a=1&" * 9, b"&".join(b"token=x" for _ in range(9)), b"\xff%ff=%zz", b""])
+def test_what_is_no_sign_in_is_refused_and_no_error_of_ours(body: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    with served(auth="token", token=TOKEN) as page, client(page, **HERE) as http:
+        kind = {"Content-Type": "application/x-www-form-urlencoded"}
+        assert http.post("/login", content=body, headers=kind).status_code in (400, 401)
+    assert not caplog.records
+
+
 def test_a_session_holds_over_a_restart_and_not_over_another_token(locked: Page) -> None:
     with client(locked) as http:
         cookie = login(http, TOKEN).cookies[COOKIE]
@@ -217,6 +225,15 @@ def test_a_trusted_proxy_s_header_names_the_reader() -> None:
     with served(**PROXY) as page, client(page) as http:
         answer = http.get("/api/about", headers={"X-Forwarded-User": "ada", "Host": "fraud.example.com"})
         assert answer.json()["reader"] == "ada"
+
+
+def test_a_reader_s_name_is_read_as_proxies_send_it() -> None:
+    with served(**PROXY) as page, client(page) as http:
+        for sent in ("Łukasz Żółw".encode(), "Voilà".encode(), "Zoë".encode("latin-1")):
+            named = http.get("/api/about", headers={b"X-Forwarded-User": sent}).json()["reader"]
+            assert named in ("Łukasz Żółw", "Voilà", "Zoë")
+        for hidden in ("ada\u202eadmin", "ada\u200b", "ada\x85"):
+            assert http.get("/api/about", headers={b"X-Forwarded-User": hidden.encode()}).status_code == 403
 
 
 @pytest.mark.parametrize(
@@ -346,6 +363,17 @@ def test_a_bug_is_one_sentence_for_the_reader(caplog: pytest.LogCaptureFixture) 
         assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+def test_what_is_no_http_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    upgrade = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+    twice = b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n"
+    with served() as page:
+        for junk in (b"\x16\x03\x01\r\n\r\n", b"GET /\r\n\r\n", twice, upgrade):
+            with socket.create_connection(("127.0.0.1", httpx.URL(page.address).port or 0), timeout=20) as raw:
+                raw.sendall(junk)
+                assert raw.recv(4_096).startswith(b"HTTP/1.1 200 " if junk is upgrade else b"HTTP/1.1 400 ")
+    assert not caplog.records
+
+
 # what is told
 
 
@@ -359,6 +387,23 @@ def test_the_list_is_filtered_searched_and_paged(open_page: Page) -> None:
             found = http.get("/api/alerts", params=asked).json()
             assert [each["event_id"] for each in found["alerts"]] == ["e-2"]
         assert "list_deny" in http.get("/api/about").json()["words"]
+
+
+def test_an_alert_that_comes_while_the_list_is_made_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with served() as page, client(page) as http:
+        page.show(alert("before"))
+        newest = page.dashboard.board.newest
+
+        def meanwhile(*asked: Any) -> Any:
+            page.show(alert("meanwhile"))
+            return newest(*asked)
+
+        monkeypatch.setattr(page.dashboard.board, "newest", meanwhile)
+        found = http.get("/api/alerts").json()
+        with stream(http, f"/api/stream?after={found['number']}") as events:
+            _, told = news(events)
+    assert [each["event_id"] for each in found["alerts"]] == ["before"]
+    assert [each["event_id"] for each in told["alerts"]] == ["meanwhile"]
 
 
 def test_a_payment_is_told_with_its_alert_and_its_decision(open_page: Page) -> None:
@@ -422,6 +467,20 @@ def test_a_browser_that_comes_back_gets_what_it_missed_once() -> None:
         assert [each["event_id"] for each in told["alerts"]] == ["missed"]
         with stream(http, "/api/stream?after=0", **{"Last-Event-ID": "0123abcd-7"}) as events:
             assert next(events)[0] == "reset"
+
+
+def test_who_is_far_behind_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams_module, "FAR_BEHIND", 3)
+    with served() as page, client(page) as http:
+        with stream(http) as events:
+            page.show(alert("seen"))
+            last, _ = news(events)
+        page.show(*(alert(f"e-{number}") for number in range(4)))
+        for path, headers in (("/api/stream?after=0", {}), ("/api/stream", {"Last-Event-ID": last})):
+            with stream(http, path, **headers) as events:
+                assert next(events)[0] == "reset"
+        with stream(http, "/api/stream?after=2") as events:
+            assert next(events)[0] == "news"
 
 
 def test_more_than_a_stream_tells_at_once_is_counted() -> None:
@@ -658,3 +717,33 @@ def test_what_is_no_verdict_is_refused(open_page: Page, content: bytes, kind: st
     assert answer.status_code == status
     assert len(answer.text) < 120
     assert open_page.writer.written == []
+
+
+def test_verdicts_that_wait_for_kafka_keep_nobody_from_looking() -> None:
+    """More wait than any pool of threads has; those beyond a few are told so at once, the rest when Kafka is back."""
+    crowd = 40
+    with served(verdicts=True) as page, client(page) as http, ThreadPoolExecutor(crowd) as pool:
+        page.show(*(alert(f"e-{number}") for number in range(crowd)))
+        page.writer.answers.clear()
+        try:
+            waiting = [pool.submit(verdict, http, f"e-{number}", "fraud") for number in range(crowd)]
+            until(lambda: sum(each.done() for each in waiting) == crowd - MOST_WAITING, "the refusals")
+            assert {each.result().status_code for each in waiting if each.done()} == {503}
+            assert len(http.get("/api/alerts").json()["alerts"]) == crowd
+        finally:
+            page.writer.answers.set()
+        assert [each.result().status_code for each in waiting].count(200) == MOST_WAITING
+
+
+def test_a_verdict_takes_the_place_of_one_that_is_dated_later() -> None:
+    """Another page's clock may be ahead, and a payment be dated ahead of all of them."""
+    ahead_ms = now_ms() + 3_600_000
+    with served(verdicts=True) as page, client(page) as http:
+        page.show(alert("e-1"), alert("e-ahead", event_time=ahead_ms))
+        page.tail.feed("labels", Label("e-1", "tok_1", "m_12", NOW_MS, "fraud", ahead_ms, "analyst"))
+        page.wait(lambda: page.dashboard.board.label("e-1"))
+        assert verdict(http, "e-ahead", "fraud").json()["labelled_ms"] == ahead_ms
+        for event_id in ("e-1", "e-ahead"):
+            assert verdict(http, event_id, "genuine").json()["labelled_ms"] == ahead_ms + 1
+            assert http.get("/api/payment", params={"event_id": event_id}).json()["label"]["label"] == "genuine"
+            assert verdict(http, event_id, "fraud").json()["repeated"] is False

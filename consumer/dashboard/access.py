@@ -71,7 +71,7 @@ class Access:
                 "dashboard.auth is 'token', which also needs dashboard.token (or dashboard.token_file): a long, random "
                 "text that readers give; on your own machine dashboard.auth = 'none' needs none."
             )
-        self._token = dashboard.token.get_secret_value().encode() if dashboard.token else b""
+        self._token = dashboard.token.get_secret_value().strip().encode() if dashboard.token else b""
         self._key = hmac.digest(self._token, b"fraudline dashboard session 1", "sha256")
 
     def reader(self, request: HTTPConnection) -> Reader | None:
@@ -124,7 +124,7 @@ class Access:
         given = request.headers.getlist(self._header)
         if not self.trusted(request) or len(given) != 1:
             return None
-        name = given[0].strip()
+        name = _as_utf8(given[0].strip(" \t"))
         return Reader(name, ambient=True) if 0 < len(name) <= MAX_NAME and name.isprintable() else None
 
     def _client(self, request: HTTPConnection) -> str:
@@ -143,3 +143,11 @@ class Access:
 
     def _sign(self, body: str) -> str:
         return hmac.new(self._key, body.encode(), hashlib.sha256).hexdigest()
+
+
+def _as_utf8(header: str) -> str:
+    """A header as proxies send names: it was read as Latin-1, which is left where it is no UTF-8."""
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeError:
+        return header

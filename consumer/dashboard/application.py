@@ -109,6 +109,7 @@ class Application:
         limit = whole(asked, "limit", 1, MAX_PAGE, PAGE)
         before = whole(asked, "before", 0, MAX_NUMBER, MAX_NUMBER)
         number = self._board.number
+        before = min(before, number + 1)  # what comes meanwhile is the stream's to tell
         kept, more = await asyncio.to_thread(self._board.newest, selection, limit, before)
         labels = [self._board.label(each.alert.event_id) for each in kept]
         return _json(
@@ -168,7 +169,10 @@ class Application:
         return self._assets.response("login.html", request)
 
     async def _login(self, request: Request) -> Response:
-        fields = parse_qs((await _body(request)).decode("utf-8", "replace"), max_num_fields=8)
+        try:
+            fields = parse_qs((await _body(request)).decode("utf-8", "replace"), max_num_fields=8)
+        except ValueError:
+            raise BadRequest("A sign-in is a form with a token.") from None
         try:
             proven = self._access.proves(request, fields.get("token", [""])[0])
         except TooManyFailures:

@@ -195,8 +195,7 @@ class Board:
 
     def _alert(self, value: bytes, at_ms: int, received_ms: int | None) -> None:
         alert = _decode_alert(value)
-        if looks_like_card_number(alert.card_id or "-"):
-            raise msgspec.DecodeError  # no processor writes one; whoever did, it is not for this page
+        _refuse_card_number(alert.card_id)
         with self._lock:
             if alert.alert_id in self._alerts:
                 return
@@ -221,6 +220,7 @@ class Board:
 
     def _decision(self, value: bytes, at_ms: int, _received_ms: int | None) -> None:
         decision = _decode_decision(value)
+        _refuse_card_number(decision.card_id)
         with self._lock:
             self._figures.decision(at_ms, decision.decision, decision.tier, decision.kafka_time)
             if decision.decision != "approve":
@@ -238,6 +238,12 @@ class Board:
             told = Told(self._number, label.event_id, label.label, label.source, label.labelled_at)
             _put(self._labels, label.event_id, told, self._keep)
             self._news_labels.append(told)
+
+
+def _refuse_card_number(card_id: str) -> None:
+    """No processor writes one; whoever did, it is not for this page."""
+    if looks_like_card_number(card_id or "-"):
+        raise msgspec.DecodeError
 
 
 def _put(table: OrderedDict[str, Any], key: str, value: Any, most: int) -> None:

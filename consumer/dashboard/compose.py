@@ -84,10 +84,14 @@ class Dashboard:
         """End streams, stop serving, stop reading."""
         self.streams.close()
         self._server.close()
+        if self.verdicts is not None:
+            self.verdicts.close()
         self._feed.stop()
 
     def check(self) -> None:
-        """Raises FraudlineError when the page is no longer served."""
+        """Raises FraudlineError when the page is no longer served, or nothing is read for it."""
+        if self._feed.failure is not None:
+            raise FraudlineError("the alert page's reader has ended; the log says why") from self._feed.failure
         if not self._server.alive:
             raise FraudlineError("the alert page's server has ended; the log says why") from self._server.failure
 

@@ -15,6 +15,7 @@ from features.errors import KafkaUnavailable
 
 POLL_S: Final = 0.2
 RETRY_S: Final = 1.0
+AHEAD_MS: Final = 60_000  # one record dated years ahead would push all others out of the figures
 _LOG: Final = structlog.get_logger("dashboard")
 
 
@@ -53,6 +54,7 @@ class Feed:
         self._tail, self._board, self._kinds, self._news, self._clock = tail, board, kinds, news, clock
         self._past: list[tuple[int, Kind, bytes | None]] | None = []
         self._lost = False
+        self.failure: Exception | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True, name="dashboard-feed")
 
@@ -78,6 +80,18 @@ class Feed:
                 self._board.lost()
                 self._news()
                 self._stopping.wait(RETRY_S)
+            except Exception as error:
+                self._fail(error)
+                return
+
+    def _fail(self, error: Exception) -> None:
+        """Nothing is read any more: say so, and leave it to the owner to end."""
+        if self._stopping.is_set():
+            return  # the tail was closed meanwhile
+        self.failure = error
+        _LOG.error("feed_failed", exc_info=error)
+        self._board.lost()
+        self._news()
 
     def turn(self) -> None:
         """Take what has come. Raises KafkaUnavailable."""
@@ -85,9 +99,10 @@ class Feed:
         now_ms = int(self._clock() * 1_000)
         if self._past is None:
             for message in messages:
-                self._board.take(self._kinds[message.topic()], message.value(), message.timestamp()[1], now_ms)
+                at_ms = min(message.timestamp()[1], now_ms + AHEAD_MS)
+                self._board.take(self._kinds[message.topic()], message.value(), at_ms, now_ms)
         else:
-            self._gather(messages)
+            self._gather(messages, now_ms)
         changed = bool(messages) or self._lost
         if self._lost:
             _LOG.info("kafka_found")
@@ -96,11 +111,12 @@ class Feed:
         if changed:
             self._news()
 
-    def _gather(self, messages: list[Message]) -> None:
+    def _gather(self, messages: list[Message], now_ms: int) -> None:
         """Put the past aside until all of it was read: partitions come one after the other, time does not."""
         assert self._past is not None  # noqa: S101  the caller looked
         for message in messages:
-            self._past.append((message.timestamp()[1], self._kinds[message.topic()], message.value()))
+            at_ms = min(message.timestamp()[1], now_ms + AHEAD_MS)
+            self._past.append((at_ms, self._kinds[message.topic()], message.value()))
         if self._tail.caught_up:
             for at_ms, kind, value in sorted(self._past, key=lambda each: each[0]):
                 self._board.take(kind, value, at_ms)

@@ -17,7 +17,7 @@ MAX_PATH: Final = 512
 MAX_QUERY: Final = 2_048
 MAX_HEADERS: Final = 16_384
 PAUSE_S: Final = 60
-PUBLIC: Final = frozenset(("/livez", "/readyz", "/metrics", "/page.css", "/page.js", "/login.js", "/icon.svg"))
+PUBLIC: Final = frozenset(("/livez", "/readyz", "/metrics", "/page.css", "/page.js", "/icon.svg"))
 LOGIN: Final = "/login"
 SAFE: Final = frozenset(("GET", "HEAD"))
 
@@ -29,7 +29,7 @@ HEADERS: Final = {
     ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with no-referrer a browser sends its own form with `Origin: null`
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",

@@ -129,7 +129,7 @@ class PageServer:
         """Nothing is served yet. Raises ConfigError: this process may not open as many files as `max_streams` needs."""
         most = max_streams + BESIDE_STREAMS
         _allow_files(most + SPARE_FILES)
-        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are of what anybody may send
         self._listener = listener
         self._server = _Server(
             uvicorn.Config(

@@ -25,6 +25,7 @@ AT_ONCE: Final = 100
 GATHER_S: Final = 0.25
 FIGURES_S: Final = 2.0
 LIFE_S: Final = 3_600.0
+FAR_BEHIND: Final = 5_000  # numbers: the list tells it better than a stream that seeks so far
 RETRY_MS: Final = 2_000
 
 
@@ -81,12 +82,15 @@ class Streams:
     def start(self, last_id: str | None, after: int) -> int | None:
         """From which number on a stream tells: behind the last event that its browser has, else behind `after`.
 
-        None if that event was told by an earlier start of this page.
+        None if that event was told by an earlier start of this page, or too much came since: then it begins anew.
         """
-        if not last_id:
-            return after
-        boot, _, number = last_id.partition("-")
-        return int(number) if boot == self._boot and number.isdigit() and len(number) < 18 else None
+        number = after
+        if last_id:
+            boot, _, text = last_id.partition("-")
+            if boot != self._boot or not (text.isascii() and text.isdigit() and len(text) < 18):
+                return None
+            number = int(text)
+        return number if number >= self._board.number - FAR_BEHIND else None
 
     async def follow(self, asked: Selection, number: int | None) -> AsyncIterator[ServerSentEvent]:
         """Tell what comes after a number, until the page is closed or the stream is an hour old."""

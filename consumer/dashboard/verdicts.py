@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal, Protocol
@@ -17,9 +18,10 @@ from consumer.dashboard.board import Board
 from consumer.dashboard.gauges import Gauges
 from consumer.records import Alert
 from features.errors import FraudlineError
-from features.event import Label, Payment
+from features.event import MAX_EVENT_TIME_MS, Label, Payment
 
 SOURCE: Final = "analyst"
+MOST_WAITING: Final = 16
 Word = Literal["fraud", "genuine"]
 _LOG: Final = structlog.get_logger("dashboard")
 
@@ -53,15 +55,19 @@ class Writer(Protocol):
         """Write a label that a person gave; returns when the brokers have it. Raises FraudlineError."""
 
 
-def label_of(alert: Alert, word: Word, now_ms: int, payment: Payment | None) -> Label:
-    """The label for an alert's payment; the payment, where it could be read, adds what the alert does not name."""
+def label_of(alert: Alert, word: Word, now_ms: int, payment: Payment | None, told_ms: int = 0) -> Label:
+    """The label for an alert's payment; the payment, where it could be read, adds what the alert does not name.
+
+    It is later than `told_ms`, when the label was given that it takes the place of: clocks may differ or stand.
+    """
+    labelled_ms = max(now_ms, alert.event_time, told_ms + 1)  # a payment may be dated a little ahead
     return Label(
         event_id=alert.event_id,
         card_id=alert.card_id,
         merchant_id=alert.merchant_id,
         event_time=alert.event_time,
         label=word,
-        labelled_at=max(now_ms, alert.event_time),  # a payment may be dated a little ahead
+        labelled_at=min(labelled_ms, MAX_EVENT_TIME_MS),
         source=SOURCE,
         account_id=alert.account_id,
         terminal_id=payment.terminal_id if payment else None,
@@ -85,10 +91,24 @@ class Verdicts:
         self._board, self._writer, self._payment_of, self._gauges = board, writer, payment_of, gauges
         self._clock = clock
         self._lock = threading.Lock()
+        # a thread of its own: verdicts that wait for Kafka take none from those who only look
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="dashboard-verdicts")
+        self._waiting = 0
 
     async def give(self, asked: Asked, actor: str) -> Given:
         """Give a verdict. Raises Unknown, FraudlineError: then it may be tried again."""
-        return await asyncio.get_running_loop().run_in_executor(None, partial(self.give_now, asked, actor))
+        if self._waiting >= MOST_WAITING:
+            raise FraudlineError("too many verdicts wait for Kafka")
+        self._waiting += 1
+        try:
+            work = partial(self.give_now, asked, actor)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        finally:
+            self._waiting -= 1
+
+    def close(self) -> None:
+        """Give up those that wait; one that is being written is let end."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def give_now(self, asked: Asked, actor: str) -> Given:
         """The same, on the caller's thread, which waits for the brokers."""
@@ -102,7 +122,8 @@ class Verdicts:
                 return Given(asked.event_id, asked.label, told.labelled_ms, repeated=True, whole=True)
             alert = known.kept.alert
             payment = self._payment_of(alert)
-            label = label_of(alert, asked.label, int(self._clock() * 1_000), payment)
+            now_ms, told_ms = int(self._clock() * 1_000), told.labelled_ms if told else 0
+            label = label_of(alert, asked.label, now_ms, payment, told_ms)
             try:
                 self._writer.write(label, actor)
             except FraudlineError as error:

@@ -129,12 +129,17 @@ class HandFed:
 
 @dataclass(slots=True)
 class ListWriter:
-    """Keeps labels with who gave them, or fails while `away`."""
+    """Keeps labels with who gave them, or fails while `away`; a write waits while `answers` is not set."""
 
     written: list[tuple[Label, str]] = field(default_factory=list)
     away: bool = False
+    answers: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.answers.set()
 
     def write(self, label: Label, actor: str) -> None:
+        assert self.answers.wait(PATIENCE_S)
         if self.away:
             raise FraudlineError("secret-host did not take it")
         self.written.append((label, actor))
