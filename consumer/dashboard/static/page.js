@@ -16,7 +16,7 @@ const small = new Intl.NumberFormat("en", { maximumFractionDigits: 1, minimumFra
 
 const state = { words: "", number: 0, source: null, paused: false, waiting: [], missed: 0, heard: null, spoken: 0,
   fresh: [0, 0], labels: new Map(), verdicts: false, skew: 0, stale: false, away: false, loaded: true, more: false,
-  asking: 0, payment: null };
+  asking: 0, payment: null, known: false };
 
 function element(name, properties = {}, ...children) {
   const made = document.createElement(name);
@@ -47,6 +47,8 @@ function age(value) {
 const rate = (value) => value === null ? "–" : value < 100 ? small.format(value) : counted.format(Math.round(value));
 const score = (value, digits = 3) => value === null ? "–" : value.toFixed(digits);
 const now = () => Date.now() + state.skew;
+// Characters that can't be seen, or turn the text around them, are written out: two ids that look alike may differ.
+const visible = (text) => String(text).replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (each) => `\\u{${each.codePointAt(0).toString(16)}}`);
 const today = (time) => new Date(time).toDateString() === new Date().toDateString();
 
 async function ask(path, options) {
@@ -85,6 +87,7 @@ async function load() {
     $("rows").replaceChildren(...found.alerts.map(row));
     reading(found.reading);
     settle();
+    if (!state.known) introduce();
     const many = `${found.alerts.length}${found.more ? " or more" : ""}`;
     say(found.alerts.length === 1 ? "1 alert is shown." : `${many} alerts are shown.`);
     open();
@@ -96,8 +99,11 @@ async function load() {
 async function older() {
   const last = $("rows").lastElementChild;
   if (!last) return;
+  const asking = state.asking;
+  $("older").disabled = true;
   const found = await ask(`/api/alerts?${state.words}&before=${last.dataset.number}`).catch(fail);
-  if (!found) return;
+  $("older").disabled = false;
+  if (!found || asking !== state.asking) return; // another list is shown by now
   state.more = found.more;
   take(found.labels);
   const rows = found.alerts.map(row);
@@ -113,7 +119,7 @@ function row(alert) {
   const time = today(alert.raised_ms) ? clock.format(alert.raised_ms)
     : `${day.format(alert.raised_ms)} ${clock.format(alert.raised_ms)}`;
   const link = element("a", { href: `#payment=${encodeURIComponent(alert.event_id)}` }, time);
-  link.setAttribute("aria-label", `${time}, payment ${alert.event_id}`);
+  link.setAttribute("aria-label", `${time}, payment ${visible(alert.event_id)}`);
   const why = element("td", { role: "cell", class: "why" }, ...alert.rules.map((rule) => element("span", { class: "rule" }, rule)));
   const [first, ...rest] = alert.reasons;
   if (first) why.append(first);
@@ -125,7 +131,7 @@ function row(alert) {
     cell("", element("span", { class: `tag ${alert.decision}` }, alert.decision), element("span", { class: "told" })),
     cell("number", score(alert.score)),
     cell("number", alert.amount, element("span", { class: "currency" }, alert.currency)),
-    cell("id", alert.merchant_id), cell("id", alert.card_id), why,
+    cell("id", visible(alert.merchant_id)), cell("id", visible(alert.card_id)), why,
     cell(alert.tier === "full" ? "" : "odd", alert.tier));
   mark(made);
   return made;
@@ -234,7 +240,7 @@ function again(after = 3000) {
     if (answer?.status === 401) return location.assign("/login");
     if (answer?.status === 503) {
       notice((await answer.text()).trim());
-      return again(1000 * Number(answer.headers.get("Retry-After") ?? 15));
+      return again(1000 * (Number(answer.headers.get("Retry-After")) || 15));
     }
     answer?.body?.cancel();
     return answer?.ok ? load() : again();
@@ -248,7 +254,8 @@ function stopSoon() {
 }
 
 function fail(error) {
-  if (error.status) return notice(error.message); // refused: the page says why
+  const passes = error.status >= 500 || error.status === 429; // a proxy that finds nobody, a restart
+  if (error.status && !passes) return notice(error.message); // refused: the page says why
   state.away = true;
   status();
   again();
@@ -260,6 +267,7 @@ document.addEventListener("visibilitychange", () => {
   if (document.hidden) hiddenTimer = setTimeout(close, HIDDEN_MS);
   else if (!state.source) load();
 });
+window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); }); // its stream has ended
 
 // state and figures
 
@@ -364,7 +372,7 @@ async function showPayment(event) {
   const heading = element("h1", { tabIndex: -1 }, "Payment ", id(event));
   const told = element("p", { class: "note" }, "Looking it up…");
   place.replaceChildren(back, heading, told);
-  document.title = `Payment ${event} - Fraudline`;
+  document.title = `Payment ${visible(event)} - Fraudline`;
   heading.focus();
   window.scrollTo(0, 0);
   try {
@@ -383,7 +391,7 @@ function facts(pairs) {
   return element("dl", { class: "facts" }, ...pairs.filter(([, value]) => value !== null && value !== undefined && value !== "")
     .flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
 }
-const id = (text) => text === null || text === undefined ? null : element("span", { class: "id" }, String(text));
+const id = (text) => text === null || text === undefined ? null : element("span", { class: "id" }, visible(text));
 const offset = (source) => id(`${source.topic}/${source.partition} @ ${source.offset}`);
 
 function payment({ alert, decision }) {
@@ -421,7 +429,7 @@ function payment({ alert, decision }) {
 
 function found(text) {
   if (text === null || text === undefined) return null;
-  return element("span", { class: "id" }, text, element("a", { href: `#find=${encodeURIComponent(text)}` }, "its alerts"));
+  return element("span", { class: "id" }, visible(text), element("a", { href: `#find=${encodeURIComponent(text)}` }, "its alerts"));
 }
 
 function bars(inputs) {
@@ -560,13 +568,16 @@ const unfold = () => { if (wide.matches) $("choose").open = true; };
 wide.addEventListener("change", unfold);
 unfold();
 
-const about = await ask("/api/about").catch(() => null);
-if (about) {
+async function introduce() {
+  const about = await ask("/api/about").catch(() => null); // where that fails the next list asks again
+  if (!about) return;
+  state.known = true;
   state.verdicts = about.verdicts;
   $("reader").textContent = about.way === "proxy" ? about.reader : about.way === "none" ? "local" : "";
   $("logout").hidden = about.way !== "token";
   $("version").textContent = `Fraudline ${about.version}${about.verdicts ? "" : ", read-only"}`;
   $("words").replaceChildren(...about.words.map((word) => element("option", { value: word })));
 }
+await introduce();
 route();
 load();
