@@ -115,12 +115,16 @@ def demo(
     from consumer import logs
     from consumer.demo import run_demo
 
+    def told_to_stop() -> threading.Event:
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: stop.set())
+        return stop
+
     logs.configure_command()
-    stop = threading.Event()
-    if serve:
-        signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
-        signal.signal(signal.SIGINT, lambda _number, _frame: stop.set())
-    return run_demo(payments=payments, rate=rate, seed=seed, as_json=as_json, serve=serve, port=port, stop=stop)
+    return run_demo(
+        payments=payments, rate=rate, seed=seed, as_json=as_json, serve=serve, port=port, told_to_stop=told_to_stop
+    )
 
 
 def schemas(

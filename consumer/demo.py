@@ -53,13 +53,14 @@ def run_demo(
     as_json: bool,
     serve: bool = False,
     port: int | None = None,
-    stop: threading.Event | None = None,
+    told_to_stop: Callable[[], threading.Event] = threading.Event,
 ) -> int:
     """Train a model if there is none, decide `payments` simulated payments at `rate` a second; returns the exit code.
 
     Standard output gets a live view and a summary, or one JSON object. The alert page is served meanwhile (with
     `as_json` only if `serve`), at `port` (None: the usual one, or any where that is taken). With `serve` it stays
-    up, and payments go on, until `stop` is set. Raises FraudlineError.
+    up, and payments go on, until the event is set that `told_to_stop` gives: it is asked when that begins, so that a
+    signal before it ends the demo at once. Raises FraudlineError.
     """
     configure(level="warning")
     console = Console(stderr=as_json)
@@ -92,7 +93,7 @@ def run_demo(
         if serve and page is not None:
             console.print(f"The alert page stays up: {page.address}", highlight=False)
             console.print(f"Payments go on at {SERVED_RATE:.0f} a second; Ctrl-C ends it.", highlight=False)
-            run.go_on(_more(seed, today_ms), stop or threading.Event())
+            run.go_on(_more(seed, today_ms), told_to_stop())
     return 0 if summary.decisions + summary.dead_letters >= payments else 1
 
 

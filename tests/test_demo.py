@@ -160,6 +160,24 @@ def test_with_serve_the_page_stays_up_with_payments_until_it_is_told_to_end(firs
         process.communicate()
 
 
+@pytest.mark.slow
+def test_with_serve_a_signal_ends_the_show_too(first: Ran, cache: Path) -> None:
+    """Of a show of hours nobody waits for the end."""
+    arguments = ("--payments", "1000000", "--rate", "100", "--serve", "--port", "0", "--json")
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], cwd=ROOT, env=environment(cache), stdout=PIPE, stderr=PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        assert "The alert page: " in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(DEADLINE_S) == 130
+        assert "Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
+        process.communicate()
+
+
 @pytest.mark.parametrize(
     ("currency", "amount_minor", "shown"),
     [
