@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415  heavy imports stay inside the commands, so that `fraudline --help` answers at once
 from __future__ import annotations
 
+import math
 import re
 import sys
 import time
@@ -27,9 +28,8 @@ if TYPE_CHECKING:
     from consumer.streams import TopicStream
 
 app = typer.Typer(help="Look at dead letters, and send them again.")
-EXIT_NOT_FOUND: Final = 1
-OWN: Final = re.compile(r"([0-9]+):([0-9]+)")
-ORIGIN: Final = re.compile(r"(.+)-([0-9]+)-([0-9]+)")
+OWN: Final = re.compile(r"([0-9]{1,10}):([0-9]{1,18})")
+ORIGIN: Final = re.compile(r"(.+)-([0-9]{1,10})-([0-9]{1,18})")
 
 Since = Annotated[
     str | None,
@@ -51,6 +51,7 @@ def list_letters(
 ) -> int:
     """Count dead letters by topic, stage and reason: how many, from when to when, how many were sent again."""
     from consumer.dead_letters import Tally
+    from consumer.masking import shown
 
     loaded = _loaded(config)
     tally = Tally(moment_ms(since, "--since"), moment_ms(until, "--until"))
@@ -59,6 +60,9 @@ def list_letters(
         for messages in _read(stream, newest):
             tally.add(messages)
     groups = tally.sorted()
+    for each in groups:  # what is no letter of ours may say anything there
+        said = each.topic, each.stage, each.reason, each.detail
+        each.topic, each.stage, each.reason, each.detail = (shown(text.encode()) for text in said)
     if cut := sum(start - stream.begins(number) for number, (start, _) in newest.items()):
         sys.stderr.write(f"{cut:,} older offsets were not looked at; see --limit\n")
     if tally.others:
@@ -94,14 +98,14 @@ def show(
     asked = _place(place, loaded.topics.dead_letters)
     letter, is_sent = _found(loaded, asked)
     if letter is None:
-        raise ConfigError(f"{loaded.topics.dead_letters} holds no dead letter {place}; see fraudline dlq list.")
+        raise ConfigError(f"{loaded.topics.dead_letters} holds no such dead letter; see fraudline dlq list.")
     told = _about(loaded, letter, is_sent=is_sent)
     if payload:
         from consumer.masking import shown
 
         content = letter.message.value()
         told["payload"] = None if content is None else shown(content)
-    print_mapping(f"Dead letter {place}", told, as_json=as_json)
+    print_mapping(f"Dead letter {told['lies_at']}", told, as_json=as_json)
     return 0
 
 
@@ -147,6 +151,8 @@ def redrive(
         force=force,
     )
     _check(asked, loaded)
+    if not math.isfinite(rate):
+        raise ConfigError("--rate is no number of dead letters a second.")
 
     def told(letters: Any) -> Any:
         return new_entry("dlq.redrive", topics.dead_letters, actor=actor, outcome="done", detail=told_of(letters))
@@ -161,7 +167,7 @@ def redrive(
         return 0
     _agree(loaded, asked, oracle, now_ms, yes=yes)
     with closing(Redriver(loaded, audit)) as sender:
-        with closing(_stream(loaded)) as stream:  # once more: now nobody else can send
+        with closing(sender.stream()) as stream:  # once more: now nobody else can send
             found = work.plan(_read(stream), asked, oracle, now_ms)
         with progress_bar("dead letters", len(found.chosen)) as advance:
             work.send(sender.letters(found.chosen), sender, rate, advance)
@@ -252,8 +258,8 @@ def _about(loaded: Settings, letter: DeadLetter, *, is_sent: bool) -> dict[str, 
         "from": f"{shown(letter.topic.encode())}-{letter.origin[0]}-{letter.origin[1]}",
         "lies_at": "{}:{}".format(*letter.place),
         "time": _time(letter.time_ms),
-        "stage": letter.stage,
-        "reason": letter.reason,
+        "stage": shown(letter.stage.encode()),
+        "reason": shown(letter.reason.encode()),
         "detail": shown(letter.detail.encode()),
         "now": oracle.expects(letter, round(time.time() * 1_000)),
         "sent_again": is_sent,
@@ -280,7 +286,7 @@ def _place(text: str, dead_letters: str) -> tuple[str, Place]:
 def _own(text: str) -> Place:
     matched = OWN.fullmatch(text)
     if not matched:
-        raise ConfigError(f"--at {text} is not PARTITION:OFFSET, as fraudline dlq list shows them.")
+        raise ConfigError("--at is not PARTITION:OFFSET, as fraudline dlq list shows them.")
     return int(matched[1]), int(matched[2])
 
 

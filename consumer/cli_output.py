@@ -64,11 +64,17 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
+    from consumer.masking import printable
+
+    def fit(cell: object) -> Text:
+        """What came from elsewhere must not steer a terminal."""
+        return Text("" if cell is None else "\n".join(map(printable, str(cell).split("\n"))))
+
+    table = Table(title=fit(title), title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        table.add_row(*map(fit, row))
     Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL).print(table)
 
 

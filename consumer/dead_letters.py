@@ -23,6 +23,7 @@ OURS: Final = frozenset(
 )
 CUT: Final = {TRUNCATED: "its value", KEY_TRUNCATED: "its key", HEADERS_DROPPED: "its headers"}
 Place = tuple[int, int]  # partition and offset
+DIGITS: Final = 18  # of a number in a header; what has more is none of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def read_letter(message: Message) -> DeadLetter | Place | None:
     headers = _texts(message)
     if message.value() is None and MARK in headers and OURS.isdisjoint(headers):
         offset = headers[MARK]
-        return (message.partition(), int(offset)) if offset.isdecimal() else None
+        return (message.partition(), int(offset)) if offset.isdecimal() and len(offset) <= DIGITS else None
     try:
         origin = int(headers[f"{CONNECT}partition"]), int(headers[f"{CONNECT}offset"])
         return DeadLetter(
@@ -82,8 +83,8 @@ def mark_of(letter: DeadLetter, now_ms: int) -> Headers:
 def sent_headers(letter: DeadLetter, now_ms: int) -> Headers:
     """The headers that a letter is sent again with: its own, and that, when and from where it was sent again."""
     known = letter.headers()
-    times = [content for name, content in known if name == SENT_TIMES]
-    before = int(times[-1]) if times and times[-1] is not None and times[-1].isdigit() else 0
+    times = [content or b"" for name, content in known if name == SENT_TIMES]
+    before = int(times[-1]) if times and times[-1].isdigit() and len(times[-1]) <= DIGITS else 0
     partition, offset = letter.place
     kept: Headers = [each for each in known if each[0] not in (SENT_FROM, SENT_AT, SENT_TIMES)]
     return [

@@ -1,7 +1,8 @@
 """`fraudline dlq redrive`: which dead letters are sent again, what is to be expected of each, and how they are sent.
 
 1. Take the transactional id that all redrives of a group share: one that is still running can commit no more.
-2. Read the dead-letter topic: letters that were asked for, without those that have a mark.
+2. Read the dead-letter topic: letters that were asked for, without those that have a mark. A processor's transaction
+   that is open hides what lies behind it, so its end is waited for.
 3. Decode each with today's decoder: would it be accepted now?
 4. Send some at a time. A transaction holds the records, a mark for each, and what the audit topic is told.
 

@@ -63,9 +63,9 @@ class Stream(Protocol):
 class TopicStream:
     """A topic in Kafka, up to where it ends when it is first asked."""
 
-    def __init__(self, kafka: KafkaSettings, topic: str) -> None:
-        """Connect lazily."""
-        self.topic = topic
+    def __init__(self, kafka: KafkaSettings, topic: str, *, waits: bool = False) -> None:
+        """Connect lazily. `waits`: also for what lies at or behind a transaction that is open when it is asked."""
+        self.topic, self._waits = topic, waits
         self._reader = LogReader(kafka, topic)
         self._ranges: dict[Source, tuple[int, int]] | None = None
 
@@ -106,7 +106,10 @@ class TopicStream:
 
     def _known(self) -> dict[Source, tuple[int, int]]:
         if self._ranges is None:
-            self._ranges = {source: (each.low, each.high) for source, each in self._reader.extents().items()}
+            ends = self._reader.written_ends() if self._waits else {}
+            self._ranges = {
+                source: (each.low, ends.get(source, each.high)) for source, each in self._reader.extents().items()
+            }
         return self._ranges
 
 

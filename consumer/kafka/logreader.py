@@ -57,6 +57,22 @@ class LogReader:
             raise heard(self._consumer, self._kafka) or unavailable(self._kafka, exception) from exception
         return extents
 
+    def written_ends(self) -> Mapping[Source, int]:
+        """Where each partition ends (exclusive), with what readers are not shown while a transaction is still open.
+
+        Raises KafkaUnavailable.
+        """
+        everything = Consumer(group_config(self._kafka) | {"isolation.level": "read_uncommitted"})
+        try:
+            return {
+                source: everything.get_watermark_offsets(TopicPartition(*source), self._timeout_s)[1]
+                for source in self.extents()
+            }
+        except KafkaException as exception:
+            raise unavailable(self._kafka, exception) from exception
+        finally:
+            everything.close()
+
     def offsets_at(self, time_ms: int) -> Mapping[Source, int]:
         """Where each partition's first record of this Kafka timestamp or a later one lies. Raises KafkaUnavailable."""
         found = {}

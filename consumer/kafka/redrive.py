@@ -17,7 +17,7 @@ from consumer.kafka.client import group_config, require_topics
 from consumer.kafka.logreader import LogReader
 from consumer.kafka.publisher import Outgoing, TransactionalPublisher
 from consumer.settings import Settings
-from consumer.streams import read_range
+from consumer.streams import TopicStream, read_range
 from features.errors import Fenced, KafkaError, KafkaUnavailable
 
 ID: Final = "redrive"
@@ -29,6 +29,7 @@ class Redriver:
     def __init__(self, settings: Settings, audit: Callable[[Sequence[DeadLetter]], AuditEntry] | None) -> None:
         """Take over. `audit` tells what the audit topic is told of letters. Raises KafkaUnavailable."""
         kafka, topics = settings.kafka, settings.topics
+        self._kafka = kafka
         self._topic, self._audit_topic, self._audit = topics.dead_letters, topics.audit, audit
         wanted = [topics.payments, topics.labels, topics.dead_letters, *([topics.audit] if audit else [])]
         checker = Consumer(group_config(kafka))
@@ -39,6 +40,10 @@ class Redriver:
         own = kafka.model_copy(update={"transactional_id": f"{kafka.group_id}-{ID}"})
         self._publisher = TransactionalPublisher(own, None)
         self._log = LogReader(kafka, topics.dead_letters)
+
+    def stream(self) -> TopicStream:
+        """All dead letters and all marks, also those behind a processor's transaction that is still open."""
+        return TopicStream(self._kafka, self._topic, waits=True)
 
     def letters(self, places: Sequence[Place]) -> Iterator[DeadLetter]:
         """The letters at these places, which rise in each partition. Raises KafkaUnavailable."""
