@@ -70,13 +70,17 @@ class Trail(Protocol):
     def write(self, entry: AuditEntry) -> None: ...  # noqa: D102
 
 
+def user() -> str:
+    """The user of this process."""
+    try:
+        return getuser()
+    except (OSError, KeyError):  # no name for this user id, as in many containers
+        return "unknown"
+
+
 def origin() -> str:
     """The user and machine of this process."""
-    try:
-        user = getuser()
-    except (OSError, KeyError):  # no name for this user id, as in many containers
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
+    return f"{user()}@{socket.gethostname()}"
 
 
 def new_entry(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from consumer.cli_options import AsJson, ConfigFile, moment_ms
+from consumer.cli_options import AsJson, ConfigFile, moment_ms, refuse_card_number
 from consumer.cli_output import iso, print_json, print_table
 from features.errors import ConfigError
 
@@ -115,7 +115,8 @@ def recorded(
 
 
 def is_audited(loaded: Settings, actor: str | None) -> bool:
-    """Whether changes are audited. Raises ConfigError for an `actor` that would be forgotten."""
+    """Whether changes are audited. Raises ConfigError for an `actor` that would be forgotten, or is unfit."""
+    refuse_card_number(actor, "--actor")
     if actor is not None and not loaded.audit.enabled:
         raise ConfigError("--actor is for the audit topic, and audit.enabled is false: enable it, or leave it out.")
     return loaded.audit.enabled

@@ -1,5 +1,6 @@
 """Options that several commands have."""
 
+# ruff: noqa: PLC0415  the decoder is imported when something is refused, so that `--help` answers at once
 from __future__ import annotations
 
 import os
@@ -39,9 +40,35 @@ def cores() -> int:
 
 def columns_of(words: list[str] | None) -> Columns:
     """What `--map` says. Raises ConfigError."""
-    from features.history.mapping import AS_NAMED, parse  # noqa: PLC0415  heavy
+    from features.history.mapping import AS_NAMED, parse
 
     return parse(words) if words else AS_NAMED
+
+
+def refuse_no_text(text: str | None, option: str) -> None:
+    """Refuse bytes that are no text. Raises ConfigError, which quotes none of them."""
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{option} is not UTF-8.") from None
+
+
+def refuse_card_number(text: str | None, option: str) -> None:
+    """Refuse what is no text, and a text with a card number in it. Raises ConfigError, which quotes none of it."""
+    from consumer.masking import holds_card_number
+
+    refuse_no_text(text, option)
+    if holds_card_number(text or ""):
+        raise ConfigError(f"{option} holds what looks like a card number: leave it out.")
+
+
+def refuse_no_token(text: str | None, option: str) -> None:
+    """Refuse what is no text, and what can't be a card's token. Raises ConfigError, which quotes none of it."""
+    from consumer.decode import looks_like_card_number
+
+    refuse_no_text(text, option)
+    if text and looks_like_card_number(text):
+        raise ConfigError(f"{option} looks like a card number: give the card's token.")
 
 
 def moment_ms(text: str | None, option: str) -> int | None:

@@ -3,7 +3,6 @@
 # ruff: noqa: PLC0415  heavy imports stay inside the commands, so that `fraudline --help` answers at once
 from __future__ import annotations
 
-import getpass
 import sys
 import time
 from enum import StrEnum
@@ -13,7 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from consumer.cli_audit import Actor, is_audited, recorded
-from consumer.cli_options import AsJson, CatalogName, ConfigFile, Mapped, columns_of, cores, moment_ms
+from consumer.cli_options import (
+    AsJson,
+    CatalogName,
+    ConfigFile,
+    Mapped,
+    columns_of,
+    cores,
+    moment_ms,
+    refuse_card_number,
+    refuse_no_text,
+    refuse_no_token,
+)
 from consumer.cli_output import duration_ms, iso, print_json, print_mapping, print_table, progress_stages
 from features.errors import ConfigError
 
@@ -235,6 +245,7 @@ def add(
     config: ConfigFile = None,
 ) -> int:
     """Put somebody on a list; every processor knows within a second or two."""
+    from consumer.audit import user
     from models.lists import ListEntry, checked
 
     if until is not None and lasting is not None:
@@ -243,8 +254,9 @@ def add(
     expires_at = moment_ms(until, "--until")
     if lasting is not None:
         expires_at = now_ms + duration_ms(lasting, "--for")
-    _refuse_card_number(kind, value)
-    who = actor or getpass.getuser()
+    _refuse_unfit(kind, value)
+    refuse_card_number(reason, "--reason")
+    who = actor or user()
     entry = checked(ListEntry(list_name.value, kind.value, value, reason, who, now_ms, expires_at))
     _change(config, "lists.put", entry, actor)
     import msgspec
@@ -258,10 +270,11 @@ def remove(list_name: ListName, kind: Kind, value: Value, *, actor: Actor = None
     """Take somebody off a list."""
     from models.lists import ListEntry, checked
 
+    _refuse_unfit(kind, value)
     entry = checked(ListEntry(list_name.value, kind.value, value))
     known = {each.key for each in _known(config)}
     if entry.key not in known:
-        raise ConfigError(f"{value} is not on the list {list_name.value}; fraudline policy lists show tells who is.")
+        raise ConfigError(f"VALUE is not on the list {list_name.value}; fraudline policy lists show tells who is.")
     _change(config, "lists.remove", entry, actor)
     print_mapping(f"Removed from {list_name.value}", {"kind": kind.value, "value": entry.value}, as_json=False)
     return 0
@@ -307,11 +320,8 @@ def _number(given: dict[str, str], name: str, default: float) -> float:
         raise ConfigError(f"--fact {name} must be a number.") from None
 
 
-def _refuse_card_number(kind: KindArgument, value: str) -> None:
-    from consumer.decode import looks_like_card_number
-
-    if kind is KindArgument.CARD and looks_like_card_number(value):
-        raise ConfigError("VALUE looks like a card number: give the card's token.")
+def _refuse_unfit(kind: KindArgument, value: str) -> None:
+    (refuse_no_token if kind is KindArgument.CARD else refuse_no_text)(value, "VALUE")
 
 
 def _known(config: Path | None) -> list[Any]:

@@ -63,8 +63,8 @@ def checked(entry: ListEntry) -> ListEntry:
         return entry
     try:
         network = ipaddress.ip_network(entry.value, strict=True)
-    except ValueError as error:
-        raise ConfigError(f"{entry.value!r} is no IP address and no range ({error}); mend it.") from None
+    except ValueError:
+        raise ConfigError("The value is no IP address and no range of them such as 192.0.2.0/24; mend it.") from None
     single = network.prefixlen == network.max_prefixlen
     return msgspec.structs.replace(entry, value=str(network.network_address if single else network))
 

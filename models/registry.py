@@ -39,6 +39,7 @@ ROLE_LIMIT_BYTES: Final = 1 << 20
 DIGEST_SHOWN: Final = 12
 DIGEST_LEAST: Final = 4  # digits that name a bundle
 _FOLDER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_PASSWORD: Final = re.compile(r"(//[^/:@]*):[^/@]*@")
 _T = TypeVar("_T")
 
 Folder = Annotated[str, msgspec.Meta(pattern=f"^{_FOLDER.pattern}$")]
@@ -93,12 +94,12 @@ class Registry:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self.url = _PASSWORD.sub(r"\1:***@", url)  # it is shown, and audited
         try:
             self._files, root = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as error:
             raise ConfigError(
-                f"The model registry {url} can't be reached from here ({error}); give a directory, or install the "
+                f"The model registry {self.url} can't be reached from here ({error}); give a directory, or install the "
                 "fsspec package of that protocol."
             ) from None
         self._root = root.rstrip("/")

@@ -265,6 +265,24 @@ def test_a_canary_s_rollback_is_audited_by_the_one_that_made_it(place: Place, tm
     assert [(model.version, model.digest, why) for model, why in heard] == [("2", promoted.digest, "too many alerts")]
 
 
+def test_records_of_others_steer_no_terminal(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = new_entry("model.promote", "m\x1b[2J@1", actor="[bold]ada", outcome="done")
+    with AuditWriter(place.settings(), place.audit) as writer:
+        writer.write(entry)
+    assert exit_status(["audit", "list"]) == 0
+    out = capsys.readouterr().out
+    assert "m\\x1b[2J@1" in out
+    assert "[bold]ada" in out
+
+
+def test_a_thread_that_is_gone_stops_no_processor(place: Place) -> None:
+    audit = BackgroundAudit(place.settings(), place.audit)
+    entry = new_entry("canary.rollback", "m@1", actor="processor", outcome="done")
+    audit.put(entry)
+    audit.stop()
+    audit.put(entry)
+
+
 def test_a_processor_never_waits_for_the_audit_topic(place: Place) -> None:
     """It takes records while there is no topic, and writes them when there is one."""
     late = f"{place.audit}.late"

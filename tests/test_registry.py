@@ -234,3 +234,11 @@ def test_a_file_that_was_cut_short_is_the_bundle_s_problem(registry: Registry, o
     assert entry.problem == f"{MODEL} damaged; promote the bundle again"
     registry.promote(one.path, "champion", DEFAULT)
     assert [each.problem for each in registry.entries()] == [""]
+
+
+def test_a_password_in_a_registry_s_address_is_never_shown() -> None:
+    """It would stand in errors, tables and the audit topic."""
+    assert Registry("memory://ada:s3cret@host/models").url == "memory://ada:***@host/models"
+    with pytest.raises(ConfigError) as refused:
+        Registry("nosuch://ada:s3cret@host/models")
+    assert "s3cret" not in str(refused.value)

@@ -105,7 +105,7 @@ class BackgroundAudit:
                 _LOG.error("audit_record_dropped", action=entry.action, entry_id=entry.entry_id)
                 return
             self._waiting.append(entry)
-            if not self._thread.is_alive() and not self._stopping.is_set():
+            if self._thread.ident is None and not self._stopping.is_set():
                 self._thread.start()
         self._woken.set()
 
@@ -115,7 +115,7 @@ class BackgroundAudit:
         self._woken.set()
         if self._thread.is_alive():
             self._thread.join(STOP_LIMIT_S)
-        for entry in self._waiting:
+        for entry in list(self._waiting):  # of a thread that still runs after the limit
             _LOG.error("audit_record_dropped", action=entry.action, entry_id=entry.entry_id)
 
     def _run(self) -> None:
