@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from consumer.cli_options import AsJson, CatalogName, ConfigFile, cores, moment_ms
+from consumer.cli_options import AsJson, CatalogName, ConfigFile, cores, moment_ms, refuse_no_text, refuse_no_token
 from consumer.cli_output import duration_ms, progress_bar, progress_stages
 from features.errors import ConfigError
 
@@ -80,6 +80,8 @@ def explain(
     decoder = Decoder(
         max_payment_bytes=loaded.processing.max_payment_bytes, max_future_ms=loaded.processing.max_future_ms
     )
+    refuse_no_text(event_id, "EVENT_ID")
+    refuse_no_token(card, "--card")
     with ExitStack() as stack:
         streams = {role: _opened(stack, places[role], loaded, role) for role in ROLES}
         of_decisions, of_payments = streams.pop("decisions"), streams.pop("payments")
@@ -89,9 +91,10 @@ def explain(
         def only(stream: Stream) -> Only | None:
             return None if around_ms is None else _then(stream, loaded, around_ms - within_ms, around_ms + within_ms)
 
+        committed = _committed(of_payments, loaded)  # first: what is decided while we search is not lost
         with progress_bar("records", _size(sources)) as seen:
             found = find(event_id, sources, decoder, card=card, only=only, seen=seen)
-        standing = None if found.decisions else _standing(found, sources, loaded)
+        standing = None if found.decisions else _standing(found, sources, committed)
         checks = None
         if found.decisions and not no_check:
             asked = _asked(sources, loaded, bundles, registry, threads or cores(), memory_mb)
@@ -136,17 +139,23 @@ def _size(sources: Sources) -> int:
     return sources.decisions.size() + (0 if sources.dead_letters is None else sources.dead_letters.size())
 
 
-def _standing(found: Dossier, sources: Sources, loaded: Settings) -> Standing:
+def _committed(payments: Stream, loaded: Settings) -> dict[int, int | None]:
+    """Up to where the group has decided; empty where the payments are no topic."""
     from contextlib import closing
 
-    from consumer.dossier import standing
     from consumer.kafka.logreader import LogReader
     from consumer.streams import TopicStream
 
-    if not isinstance(sources.payments, TopicStream):
-        return standing(found, {}, [0])
-    with closing(LogReader(loaded.kafka, sources.payments.topic)) as log:
-        committed = {number: extent.committed for (_, number), extent in log.extents().items()}
+    if not isinstance(payments, TopicStream):
+        return {}
+    with closing(LogReader(loaded.kafka, payments.topic)) as log:
+        return {number: extent.committed for (_, number), extent in log.extents().items()}
+
+
+def _standing(found: Dossier, sources: Sources, committed: dict[int, int | None]) -> Standing:
+    from consumer.dossier import standing
+    from consumer.streams import TopicStream
+
     gone = sources.decisions.gone() if isinstance(sources.decisions, TopicStream) else {}
     return standing(found, committed, list(gone.values()))
 

@@ -15,6 +15,7 @@ import msgspec
 
 from consumer.dead_letters import DeadLetter, read_letter
 from consumer.decode import Decoder, Message
+from consumer.masking import shown
 from consumer.records import Alert, Decision
 from consumer.streams import Stream, TopicStream
 from features.event import Payment
@@ -87,11 +88,10 @@ def find(
     Raises KafkaUnavailable, ConfigError.
     """
     found = Dossier(event_id)
-    decided = _decoded(sources.decisions, _of_card(sources.decisions, only, card), event_id, card, Decision, seen)
+    decided = _of_event(sources.decisions, only, event_id, card, Decision, seen)
     found.decisions = [Published(each, _time(message)) for message, each in decided]
     if sources.alerts is not None and any(each.decision.decision != "approve" for each in found.decisions):
-        of_alerts = _of_card(sources.alerts, only, card)
-        found.alerts = [each for _, each in _decoded(sources.alerts, of_alerts, event_id, card, Alert, seen)]
+        found.alerts = [each for _, each in _of_event(sources.alerts, only, event_id, card, Alert, seen)]
     places = {(each.decision.source.partition, each.decision.source.offset) for each in found.decisions}
     within = _around(places) if places else only(sources.payments)
     for message in _holding(sources.payments, within, needle(event_id), seen):
@@ -103,13 +103,19 @@ def find(
     return found
 
 
-def _of_card(stream: Stream, only: Callable[[Stream], Only | None], card: str | None) -> Only | None:
-    """Of a topic of ours, only the partition of a card."""
+def _of_event(
+    stream: Stream, only: Callable[[Stream], Only | None], event_id: str, card: str | None, kind: type[_T], seen: Seen
+) -> list[tuple[Message, _T]]:
+    """Of a topic of ours, what is about an event; where the card is known, in its partition first.
+
+    Elsewhere it may be that the topic had fewer partitions then.
+    """
     if card is None or not isinstance(stream, TopicStream):
-        return only(stream)
-    within = only(stream) or stream.newest(1 << 62)
-    number = partition_of(card, len(stream.newest(0)))
-    return {number: within[number]}
+        return _decoded(stream, only(stream), event_id, card, kind, seen)
+    within = dict(only(stream) or stream.newest(1 << 62))
+    number = partition_of(card, len(within))
+    own = {number: within.pop(number)}
+    return _decoded(stream, own, event_id, card, kind, seen) or _decoded(stream, within, event_id, card, kind, seen)
 
 
 def _around(places: set[tuple[int, int]]) -> Only:
@@ -211,7 +217,8 @@ def standing(found: Dossier, committed: Mapping[int, int | None], kept_from: Seq
         letter = unsent[0]
         return Standing(
             "dead_letter",
-            f"It is in the dead letters: {letter.reason}; see fraudline dlq show {letter.place[0]}:{letter.place[1]}.",
+            f"It is in the dead letters: {shown(letter.reason.encode())}; "
+            f"see fraudline dlq show {letter.place[0]}:{letter.place[1]}.",
         )
     if not found.payments:
         return Standing("never_seen", "No decision, payment or dead letter of this id was found.")

@@ -19,7 +19,7 @@ from consumer.certificate.outcome import Certificate, Compared
 from consumer.decode import Message
 from consumer.dossier import ESCAPE, Dossier, needle
 from consumer.lines import Line
-from consumer.records import Alert, Decision
+from consumer.records import Alert, Decision, alert_id
 from consumer.streams import CHUNK, Stream
 from features.catalog import Catalog
 from features.errors import BundleError
@@ -102,9 +102,7 @@ def check(found: Dossier, asked: Asked, catalog: Catalog, progress: Progress) ->
             raise
         why = f"bundle_not_given: {error}"
         return Checks(tuple(Check(each, "unverifiable", (why,)) for each in decisions))
-    made = _Made(
-        certificate, compared, work.bundles, catalog, lacks_alerts=asked.alerts is not None and not found.alerts
-    )
+    made = _Made(certificate, compared, work.bundles, catalog, None if asked.alerts is None else found.alerts)
     own = {(each.source.partition, each.source.offset) for each in decisions}
     cards = {each.card_id for each in decisions}
     again = {
@@ -124,10 +122,9 @@ class _Made:
         compared: Sequence[tuple[Compared, Catalog]],
         bundles: dict[str, Bundle],
         whole: Catalog,
-        *,
-        lacks_alerts: bool,
+        alerts: Sequence[Alert] | None,
     ) -> None:
-        self._lacks_alerts = lacks_alerts
+        self._alerted = None if alerts is None else {(each.alert_id, each.source) for each in alerts}
         self._packer, self._compared = certificate.packer, compared
         self._bundles, self._whole = bundles, whole
 
@@ -141,11 +138,12 @@ class _Made:
         return Check(decision, "unverifiable", ("payment_not_read",))
 
     def _checked(self, decision: Decision, compared: Compared, catalog: Catalog, row: int) -> Check:
-        unclear = [why for why, mask in compared.unverifiable.items() if mask[row]]
-        what = [name for name, mask in compared.differs.items() if mask[row]]
+        lacks_alert = self._lacks_alert(decision)
+        unclear = [why for why, mask in compared.unverifiable.items() if mask[row] and why != "alert_not_there"]
+        what = [name for name, mask in compared.differs.items() if mask[row] and not (name == "alert" and lacks_alert)]
         if decision.source.offset in compared.alerts_without_decision:
             what.append("alert")
-        if self._lacks_alerts and decision.decision != "approve" and not what:
+        if lacks_alert and not what:
             unclear.append("alert_not_there")
         verdict = "unverifiable" if unclear else "different" if what else "equal"
         remade, bundle = compared.remade, self._bundles.get(decision.digests.bundle)
@@ -160,6 +158,13 @@ class _Made:
         }
         features, constant = self._features(decision, bundle, catalog, compared.values[row])
         return Check(decision, verdict, tuple(unclear or what), replayed, features, constant)
+
+    def _lacks_alert(self, decision: Decision) -> bool:
+        """Whether it asks for an alert, and of the alerts that were searched none is its own."""
+        own = alert_id(decision.card_id, decision.event_id, decision.event_time)
+        return (
+            self._alerted is not None and decision.decision != "approve" and (own, decision.source) not in self._alerted
+        )
 
     def _features(
         self, decision: Decision, bundle: Bundle, catalog: Catalog, values: np.ndarray[Any, np.dtype[np.float32]]

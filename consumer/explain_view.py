@@ -10,17 +10,17 @@ import msgspec
 from consumer.cli_output import iso, print_json, print_mapping, print_table
 from consumer.dossier import Dossier, Published, Standing
 from consumer.dossier_check import Check, Checks
-from consumer.masking import printable, shown
+from consumer.masking import printable, shown, shown_id, shown_token
 from consumer.records import Alert, alert_id
 
 BAR: Final = 24  # characters of the longest
-PLAIN: Final = frozenset(("event_id", "card_id", "merchant_id"))  # what the reader asks by; the card is a token
+IDS: Final = {"event_id": shown_id, "merchant_id": shown_id, "card_id": shown_token}
 FEW: Final = 12  # features that people are shown; --json has all
 
 
 def document(found: Dossier, standing: Standing | None, checks: Checks | None) -> dict[str, Any]:
     """All that is known, as JSON values."""
-    told: dict[str, Any] = {"event_id": found.event_id}
+    told: dict[str, Any] = {"event_id": shown_id(found.event_id)}
     if standing is not None:
         told |= {"outcome": standing.word, "text": standing.text}
     else:
@@ -30,7 +30,7 @@ def document(found: Dossier, standing: Standing | None, checks: Checks | None) -
             "source": f"{message.topic()}-{message.partition()}-{message.offset()}",
             "kafka_time": message.timestamp()[1] if message.timestamp()[0] else None,
             **{
-                name: value if name in PLAIN or not isinstance(value, str) else shown(value.encode())
+                name: IDS.get(name, _text)(value) if isinstance(value, str) else value
                 for name, value in msgspec.to_builtins(payment).items()
                 if value is not None
             },
@@ -49,9 +49,9 @@ def document(found: Dossier, standing: Standing | None, checks: Checks | None) -
     told["dead_letters"] = [
         {
             "place": "{}:{}".format(*letter.place),
-            "from": f"{letter.topic}-{letter.origin[0]}-{letter.origin[1]}",
-            "reason": letter.reason,
-            "detail": letter.detail,
+            "from": f"{_text(letter.topic)}-{letter.origin[0]}-{letter.origin[1]}",
+            "reason": _text(letter.reason),
+            "detail": _text(letter.detail),
             "sent_again": is_sent,
         }
         for letter, is_sent in found.letters
@@ -64,6 +64,7 @@ def _decision(
 ) -> dict[str, Any]:
     decision = published.decision
     told: dict[str, Any] = {"published_at": published.time_ms, **msgspec.to_builtins(decision)}
+    told |= {"event_id": shown_id(decision.event_id), "card_id": shown_token(decision.card_id)}
     came_ms = times.get((decision.source.partition, decision.source.offset))
     if came_ms is not None and published.time_ms is not None:
         told["latency_ms"] = published.time_ms - came_ms
@@ -91,13 +92,17 @@ def _decision(
     return told
 
 
+def _text(text: str) -> str:
+    return shown(text.encode())
+
+
 def show(told: dict[str, Any], *, as_json: bool) -> None:
     """Print it."""
     if as_json:
         print_json(told)
         return
     if "text" in told:
-        print_mapping(f"{printable(told['event_id'])}: {told['outcome']}", {"what": told["text"]}, as_json=False)
+        print_mapping(f"{told['event_id']}: {told['outcome']}", {"what": told["text"]}, as_json=False)
     for payment in told["payments"]:
         _facts("The payment", payment | {"event_time": iso(payment["event_time"]), "kafka_time": _moment(payment)})
     for decision in told["decisions"]:

@@ -13,11 +13,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from consumer.cli import exit_status
 from consumer.dossier import partition_of
+from consumer.settings import load as load_settings
 from consumer.settings_source import variable
+from consumer.streams import TopicStream
 from features.catalog import DEFAULT
 from features.store import MemoryStore
 from models.bundle import load
@@ -212,6 +214,8 @@ def test_people_are_shown_the_same_with_bars(
         (("--decisions", "d.jsonl"), "Also give --payments"),
         (("--around", "yesterday"), "--around is not an ISO 8601 time"),
         (("--within", "soon"), "--within is not a time"),
+        (("--card", CARD_NUMBER), "--card looks like a card number"),
+        (("--card", "tok\udcff"), "--card is not UTF-8"),
     ],
 )
 def test_what_can_not_be_meant_is_refused(
@@ -221,6 +225,49 @@ def test_what_can_not_be_meant_is_refused(
     error = capsys.readouterr().err
     assert says in error
     assert error.count("\n") == 1
+    assert CARD_NUMBER not in error
+
+
+def test_an_id_that_is_no_text_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status(["explain", "evt\udcff"]) == 2
+    assert "EVENT_ID is not UTF-8" in capsys.readouterr().err
+
+
+def test_an_id_is_shown_without_the_card_number_in_it(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"order-{CARD_NUMBER}"
+    made = World(bundle, [[payment(event_id=name, card_id="tok_a", merchant_id=CARD_NUMBER, account_id=CARD_NUMBER)]])
+    made.drain()
+    files = [word for role, path in made.dump(tmp_path).items() for word in (f"--{role}", str(path))]
+    for words in ((), ("--json",)):
+        assert exit_status(["explain", name, *files, "--bundle", str(bundle), *words]) == 0
+        out = capsys.readouterr().out
+        assert f"order-{'*' * 12}1111" in out
+        assert "tok_a" in out
+        assert CARD_NUMBER not in out
+
+
+def test_cards_that_share_an_event_id_are_judged_each_by_itself(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is published of one says nothing of the other's alert."""
+    big = {"event_id": "shared", "amount_minor": 90_000_000}
+    made = World(bundle, [[payment(card_id="tok_a", **big), payment(card_id="tok_b", **big)]])
+    made.drain()
+    topics = made.dump(tmp_path)
+    assert {each["decision"] for each in decided(topics)} <= {"review", "block"}
+    assert explained(capsys, "shared", topics, bundle)[0] == 0
+    alerts = topics["alerts"].read_text().splitlines()
+    topics["alerts"].write_text("".join(f"{line}\n" for line in alerts if json.loads(line)["card_id"] == "tok_a"))
+    for score, verdicts in ((None, ["equal", "unverifiable"]), (0.123, ["equal", "different"])):
+        decisions = decided(topics)
+        if score is not None:
+            decisions[1]["score"] = score
+        topics["decisions"].write_text("".join(json.dumps(each) + "\n" for each in decisions))
+        found = explained(capsys, "shared", topics, bundle)[1]["decisions"]
+        assert [each["check"]["verdict"] for each in found] == verdicts, found
+    assert found[1]["check"]["why"] == ["score"]
 
 
 def test_an_alert_that_is_not_there_leaves_its_decision_unverifiable(
@@ -301,7 +348,7 @@ def plant(
 
 
 def test_what_became_of_any_event_is_found_in_a_running_deployment(
-    plant: Plant, kafka: KafkaBroker, capsys: pytest.CaptureFixture[str]
+    plant: Plant, kafka: KafkaBroker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     payments, decisions = plant.topics["payments"], plant.topics["decisions"]
 
@@ -341,12 +388,36 @@ def test_what_became_of_any_event_is_found_in_a_running_deployment(
         assert found["payments"][0]["account_id"] == f"{'*' * 12}1111"
     assert told("evt-80", "--around", "2020-01-01", "--within", "1h", "--no-check")[1]["outcome"] == "never_seen"
 
+    moved = json.loads(by_event["evt-80"].value or b"") | {"event_id": "moved"}
+    elsewhere = (by_event["evt-80"].partition + 1) % 3  # as if the topic had had fewer partitions then
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
+    producer.produce(decisions, json.dumps(moved, separators=(",", ":")).encode(), b"tok_8", elsewhere)
+    assert producer.flush(DEADLINE_S) == 0
+    producer.close()
+    assert told("moved", "--card", "tok_8", "--no-check")[1]["outcome"] == "decided"
+
     status, found = told("waiting")
     assert (status, found["outcome"]) == (1, "undecided")
     assert "1 payments are due" in found["text"]
     status, found = told("bad")
     assert (status, found["outcome"], found["dead_letters"][0]["reason"]) == (1, "dead_letter", "unknown_currency")
     assert (told("nobody")[0], told("nobody")[1]["outcome"]) == (1, "never_seen")
+
+    def decide_meanwhile(stream: TopicStream) -> int:
+        """As if a processor had committed after the decisions were looked at."""
+        count = size(stream)
+        if stream.topic == decisions:
+            end = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": loaded.kafka.group_id})
+            places = [TopicPartition(payments, number, 1_000) for number in range(3)]
+            end.commit(offsets=places, asynchronous=False)
+            end.close()
+        return count
+
+    size, loaded = TopicStream.size, load_settings(None)
+    with monkeypatch.context() as patch:
+        patch.setattr(TopicStream, "size", decide_meanwhile)
+        assert told("waiting")[1]["outcome"] == "undecided"
+    assert told("waiting")[1]["outcome"] == "repeated_or_lost"
 
     forged = json.loads(by_event["evt-80"].value or b"") | {"score": 0.875}
     pay(kafka, decisions, json.dumps(forged, separators=(",", ":")).encode())
