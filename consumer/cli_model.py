@@ -132,13 +132,20 @@ def sign(
     key: Annotated[Path, typer.Option(metavar="KEY.pem", help="The private key.")],
     password_file: PasswordFile = None,
     password_env: PasswordVariable = None,
+    actor: Actor = None,
+    config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> int:
     """Vouch for a bundle: its manifest is signed, which holds the digest of every file. Sign first, then promote."""
+    from models.bundle import read_files
     from models.bundle_writer import sign as sign_bundle
     from models.manifest import SIGNATURE
 
-    name = sign_bundle(bundle, key, _password(password_file, password_env))
+    _, manifest, digest, _ = read_files(bundle)
+    password = _password(password_file, password_env)
+    subject = f"{manifest.name}@{manifest.version}"
+    with recorded(config, "model.sign", subject, actor=actor, detail={"digest": digest}) as more:
+        more["key"] = name = sign_bundle(bundle, key, password)
     print_mapping(f"Signed {bundle}", {"key": name, "signature": str(bundle / SIGNATURE)}, as_json=as_json)
     return 0
 

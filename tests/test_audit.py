@@ -145,9 +145,11 @@ def listed(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, An
 def test_promotions_policies_and_lists_are_audited(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert exit_status(["model", "keys", "--out", str(tmp_path / "keys")]) == 0
     one, two = make_bundle(tmp_path / "one", version="1"), make_bundle(tmp_path / "two", version="2", seed=2)
     registry, changed = str(tmp_path / "registry"), str(tmp_path / "changed")
     for words in (
+        ["model", "sign", str(one.path), "--key", str(tmp_path / "keys/signing-key.pem"), "--actor", "eve"],
         ["model", "promote", str(one.path), "--registry", registry, "--actor", "ada"],
         ["model", "promote", str(two.path), "--registry", registry],
         ["model", "rollback", "--registry", registry, "--actor", "bob"],
@@ -159,6 +161,7 @@ def test_promotions_policies_and_lists_are_audited(
     assert exit_status(["model", "promote", str(tmp_path), "--registry", registry]) != 0
     found = listed(capsys)
     assert [(each["action"], each["subject"], each["outcome"]) for each in found] == [
+        ("model.sign", "test@1", "done"),
         ("model.promote", "test@1", "done"),
         ("model.promote", "test@2", "done"),
         ("model.rollback", "champion", "done"),
@@ -166,13 +169,13 @@ def test_promotions_policies_and_lists_are_audited(
         ("lists.put", "deny:card:tok_1", "done"),
         ("lists.remove", "deny:card:tok_1", "done"),
     ]
-    assert found[0]["detail"]["digest"] == one.digest == found[2]["detail"]["digest"]
-    assert found[4]["detail"]["reason"] == "stolen"
+    assert found[0]["detail"]["digest"] == found[1]["detail"]["digest"] == one.digest == found[3]["detail"]["digest"]
+    assert found[5]["detail"]["reason"] == "stolen"
     assert Registry(registry).standing("champion").current.by == "bob"  # type: ignore[union-attr]
     outcomes = [each.outcome for each in place.read()]
-    assert outcomes == ["intended", "done"] * 4 + ["done"] * 2
+    assert outcomes == ["intended", "done"] * 5 + ["done"] * 2
     assert [each["actor"] for each in listed(capsys, "--actor", "ada")] == ["ada", "ada"]
-    assert len(listed(capsys, "--action", "model")) == 3
+    assert len(listed(capsys, "--action", "model")) == 4
     assert listed(capsys, "--since", "2100-01-01") == []
     assert exit_status(["audit", "list"]) == 0
     assert "deny:card:tok_1" in capsys.readouterr().out
