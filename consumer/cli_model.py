@@ -141,10 +141,9 @@ def sign(
     from models.bundle_writer import sign as sign_bundle
     from models.manifest import SIGNATURE
 
-    _, manifest, digest, _ = read_files(bundle)
-    password = _password(password_file, password_env)
-    subject = f"{manifest.name}@{manifest.version}"
-    with recorded(config, "model.sign", subject, actor=actor, detail={"digest": digest}) as more:
+    content, password = read_files(bundle), _password(password_file, password_env)
+    subject = f"{content.manifest.name}@{content.manifest.version}"
+    with recorded(config, "model.sign", subject, actor=actor, detail={"digest": content.digest}) as more:
         more["key"] = name = sign_bundle(bundle, key, password)
     print_mapping(f"Signed {bundle}", {"key": name, "signature": str(bundle / SIGNATURE)}, as_json=as_json)
     return 0

@@ -145,7 +145,7 @@ def listed(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, An
 def test_promotions_policies_and_lists_are_audited(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert exit_status(["model", "keys", "--out", str(tmp_path / "keys")]) == 0
+    assert exit_status(["model", "keygen", "--out", str(tmp_path / "keys")]) == 0
     one, two = make_bundle(tmp_path / "one", version="1"), make_bundle(tmp_path / "two", version="2", seed=2)
     registry, changed = str(tmp_path / "registry"), str(tmp_path / "changed")
     for words in (
