@@ -87,6 +87,15 @@ class Cluster:
             reader.wait_until(lambda seen: len(seen) >= at_least, DEADLINE_S)
             return [record.value for record in reader.read_to_end(DEADLINE_S)]
 
+    def await_record(self, topic: str) -> None:
+        """Wait until a topic holds a record, committed or not."""
+        asker = Consumer({"bootstrap.servers": self.settings.brokers, "group.id": "asker", "log_level": 0})
+        deadline = time.monotonic() + DEADLINE_S
+        partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
+        while not any(asker.get_watermark_offsets(each, timeout=DEADLINE_S)[1] for each in partitions):
+            assert time.monotonic() < deadline, f"nothing was written to {topic}"
+        asker.close()
+
     def committed(self) -> dict[int, int | None]:
         """Of the payments."""
         return {partition: extent.committed for (_, partition), extent in self.reader().extents().items()}
@@ -301,6 +310,7 @@ def test_a_transaction_carries_its_offsets(cluster: Cluster) -> None:
 def test_what_was_not_committed_is_never_seen(cluster: Cluster) -> None:
     publisher = cluster.publisher(TransactionalPublisher)
     publisher.publish(outgoing(cluster, b"lost"))
+    cluster.await_record(cluster.decisions)
     with ReadCommitted(cluster.settings.brokers, [cluster.decisions]) as reader:
         publisher.renew()  # which settles what the former producer left open
         publisher.publish(outgoing(cluster, b"kept"))

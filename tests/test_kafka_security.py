@@ -47,7 +47,7 @@ from tests.support.bundles import make_bundle
 pytestmark = pytest.mark.kafka
 WRONG = "wrong-Zq9canary"
 CANARY = "Zq9canary"
-DEADLINE_S = 40.0
+DEADLINE_S = 90.0
 GROUP, ID = "secured", "secured-tx"
 TOPICS = TopicSettings(
     payments="s.payments",

@@ -71,7 +71,7 @@ def test_a_new_champion_decides_from_the_next_batch_on_and_is_named() -> None:
     ] * 3
     assert [alert.model.version for alert in rig.alerts] == ["2"] * 3
     assert rig.count("fraudline_model_swaps_total", result="swapped") == 1
-    info = {"name": "test", "version": "2", "digest": "2".rjust(64, "0")}
+    info = {"name": "test", "version": "2", "digest": "2".rjust(64, "0"), "device": "cpu"}
     assert rig.telemetry.registry.get_sample_value("fraudline_model_info", info) == 1
 
 
