@@ -38,7 +38,7 @@ from consumer.state import StateKeeper
 from consumer.telemetry import Health, Telemetry, serve
 from features.catalog import Catalog
 from features.enrich import Enricher
-from features.errors import StoreUnavailable
+from features.errors import KafkaRefused, StoreUnavailable
 from features.grouping import Grouper
 from features.profiles import load_catalog
 from features.redis_store import RedisStore, Tls
@@ -84,7 +84,10 @@ class Processor:
         self.source.start(outputs)
         delivery = TransactionalPublisher if processing.delivery == "exactly_once" else AcknowledgedPublisher
         try:
-            require_rights(kafka, read=[topics.payments, topics.labels], write=outputs)
+            self._require_rights = partial(
+                require_rights, kafka, read=(topics.payments, topics.labels), write=tuple(outputs)
+            )
+            self._require_rights()
             self.publisher: Publisher = delivery(kafka, self.source, step)
         except BaseException:
             self.source.close()  # or the group waits for this member, and the client's end for the group
@@ -138,7 +141,11 @@ class Processor:
 
     def run(self) -> None:
         """Process until `stop`. Raises FraudlineError when going on would be wrong or pointless."""
-        self._loop.run()
+        try:
+            self._loop.run()
+        except KafkaRefused:
+            self._require_rights()  # says which topic it is about, which a refusal inside a transaction does not
+            raise
 
     def stop(self) -> None:
         """Finish the batch in flight and return from `run`."""

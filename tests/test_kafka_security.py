@@ -26,6 +26,7 @@ from consumer.judge import Model
 from consumer.kafka.client import common_config
 from consumer.kafka.compacted import CompactedReader
 from consumer.kafka.group import GroupReader
+from consumer.kafka.history import produce_history
 from consumer.kafka.tail import TailReader
 from consumer.kafka.topics import TopicAdmin
 from consumer.kafka.verdicts import LabelWriter
@@ -406,6 +407,26 @@ def test_an_acl_that_is_taken_away_ends_the_process(
         line = running.end()
     assert isinstance(running.ended_with[0], KafkaRefused)
     assert "docs/operations.md" in line
+    kind, name, operation = missing
+    assert kind != "topic" or f"{operation} the topic {name}" in line
+
+
+@pytest.mark.parametrize("right", ["describe", "write"])
+def test_a_history_that_may_not_be_sent_is_refused(secured: Secured, right: str) -> None:
+    """Without any right to write, the client fails for good, in the midst of it."""
+    settings = Settings(kafka=secured.kafka(), topics=TOPICS)
+    records = [(b"key", b"no payment", 0)] * 3_000
+    acls = [binding("topic", TOPICS.shadow, right)]
+    secured.broker.allow(acls)
+    try:
+        if right == "write":
+            assert produce_history(settings, TOPICS.shadow, records, lambda _count: None) == len(records)
+            return
+        with pytest.raises(KafkaUnavailable) as caught:
+            produce_history(settings, TOPICS.shadow, records, lambda _count: None)
+        assert "docs/operations.md" in line_of(caught.value)
+    finally:
+        secured.broker.forbid(acls)
 
 
 def test_without_an_authorizer_nothing_is_asked_for(secured: Secured) -> None:

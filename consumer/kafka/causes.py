@@ -26,7 +26,9 @@ _LOG: Final = logging.getLogger("fraudline.kafka")
 _LOCK: Final = threading.Lock()
 _HEARD: Final[dict[KafkaSettings, tuple[float, str]]] = {}
 
-_UNREACHED: Final = ("connect", "resolve", "timed out", "timeout")
+_LATE: Final = ("timed out", "timeout")
+_UNREACHED: Final = ("connect", "resolve")
+_UNTRUSTED: Final = ("ssl", "certificate", "trust anchors")
 _OF_THE_CLIENT: Final = ("bad certificate", "certificate required", "unknown ca", "certificate unknown")
 
 
@@ -114,12 +116,27 @@ def _of_sasl(kafka: KafkaSettings, text: str) -> str:
     return f"{where} refuses the user or the password: check kafka.sasl_username and kafka.sasl_password"
 
 
-def _of_token(kafka: KafkaSettings, text: str) -> str:
+def silence(kafka: KafkaSettings) -> str:
+    """Nobody answered in time, and nothing was heard of why; who waits for a token waits longer than a call may."""
+    where = f"no Kafka broker answers at {kafka.brokers}"
+    if kafka.sasl_mechanism == "OAUTHBEARER":
+        return (
+            f"{where}, or {_endpoint(kafka)} does not: check kafka.brokers, kafka.sasl_oauth_token_url and the network"
+        )
+    return f"{where}: check kafka.brokers and the network"
+
+
+def _endpoint(kafka: KafkaSettings) -> str:
     parts = urlsplit(kafka.sasl_oauth_token_url or "")
-    place = f"the token endpoint {parts.scheme}://{parts.netloc}{parts.path}"
-    if "ssl" in text or "certificate" in text:
+    return f"the token endpoint {parts.scheme}://{parts.netloc}{parts.path}"
+
+
+def _of_token(kafka: KafkaSettings, text: str) -> str:
+    place = _endpoint(kafka)
+    is_late = any(sign in text for sign in _LATE)
+    if not is_late and any(sign in text for sign in _UNTRUSTED):
         return f"{place} can't be trusted over TLS: check kafka.sasl_oauth_ca_file and kafka.sasl_oauth_token_url"
-    if any(sign in text for sign in _UNREACHED):
+    if is_late or any(sign in text for sign in _UNREACHED):
         return f"{place} does not answer: check kafka.sasl_oauth_token_url and the network"
     return (
         f"{place} gives no token: check kafka.sasl_oauth_client_id, kafka.sasl_oauth_client_secret and "

@@ -8,13 +8,14 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka import KafkaError as Code
 from confluent_kafka.admin import AdminClient, ClusterMetadata
 
-from consumer.kafka.causes import cause, forget, listener, sentence_of
+from consumer.kafka.causes import cause, forget, listener, sentence_of, silence
 from consumer.kafka.probe import look
 from consumer.settings import KafkaSettings
 from features.errors import ConfigError, KafkaRefused, KafkaUnavailable
@@ -33,6 +34,13 @@ DENIED: Final = {
 }
 """Codes of what an ACL does not allow, with what it is about."""
 FIRST_SLICE_S: Final = 0.5
+AUTHORITIES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+"""Where machines keep whom they believe: Debian, Red Hat, SUSE, Alpine."""
 _LOG: Final = logging.getLogger("librdkafka")
 
 
@@ -81,8 +89,17 @@ def _tokens(kafka: KafkaSettings) -> Config:
         "sasl.oauthbearer.client.id": kafka.sasl_oauth_client_id,
         "sasl.oauthbearer.client.secret": secret and secret.get_secret_value(),
         "sasl.oauthbearer.scope": kafka.sasl_oauth_scope,
-        "https.ca.location": kafka.sasl_oauth_ca_file and str(kafka.sasl_oauth_ca_file),
+        "https.ca.location": str(kafka.sasl_oauth_ca_file) if kafka.sasl_oauth_ca_file else _authorities(),
     }
+
+
+def _authorities() -> str | None:
+    """The machine's own authorities: what the client asks for tokens with looks in one place, that of who built it.
+
+    librdkafka's `probe` does not help where that place is not there.
+    """
+    own = ssl.get_default_verify_paths().cafile or ""  # `SSL_CERT_FILE`, if that is set
+    return next((path for path in (own, *AUTHORITIES) if Path(path).is_file()), None)
 
 
 def _check_files(kafka: KafkaSettings) -> None:
@@ -143,10 +160,7 @@ def unavailable(kafka: KafkaSettings, exception: KafkaException, topic: str | No
     if (denial := denied(kafka, error, topic)) is not None:
         return denial
     if error.code() in UNREACHABLE:
-        why = cause(kafka)
-        return KafkaUnavailable(
-            why or f"no Kafka broker answers at {kafka.brokers}: check kafka.brokers and the network"
-        )
+        return KafkaUnavailable(cause(kafka) or silence(kafka))
     return KafkaUnavailable(sentence_of(kafka, error) or f"Kafka at {kafka.brokers} refuses: {error.str()}")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka import KafkaError as Code
 
 from consumer.kafka.client import common_config, denied, flush, group_config, require_topics
@@ -35,19 +36,20 @@ def produce_history(
         | {"enable.idempotence": True, "linger.ms": 5, "delivery.report.only.error": True, "compression.type": "lz4"}
     )
     sent = 0
-    for key, value, _ in records:
-        while True:
-            try:
-                producer.produce(topic, value, key, on_delivery=delivered)
+    with suppress(KafkaException, SystemError):  # a fatal error, as in `flush`: that tells of it
+        for key, value, _ in records:
+            while True:
+                try:
+                    producer.produce(topic, value, key, on_delivery=delivered)
+                    break
+                except BufferError:
+                    producer.poll(0.1)
+            sent += 1
+            if sent % 1_000 == 0:
+                producer.poll(0)
+                progress(1_000)
+            if failed:
                 break
-            except BufferError:
-                producer.poll(0.1)
-        sent += 1
-        if sent % 1_000 == 0:
-            producer.poll(0)
-            progress(1_000)
-        if failed:
-            break
     left = flush(producer, settings.kafka.request_timeout_ms / 1000)
     if failed and (denial := denied(settings.kafka, failed[0], topic)) is not None:
         raise denial

@@ -10,7 +10,7 @@ from confluent_kafka.admin import AclOperation, AdminClient
 
 from consumer.kafka.client import common_config, unavailable
 from consumer.settings import KafkaSettings
-from features.errors import KafkaRefused
+from features.errors import KafkaRefused, KafkaUnavailable
 
 Right = Literal["read", "write"]
 _OPERATION: Final[Mapping[Right, AclOperation]] = {"read": AclOperation.READ, "write": AclOperation.WRITE}
@@ -21,20 +21,22 @@ def missing_rights(kafka: KafkaSettings, wanted: Mapping[str, Right]) -> list[tu
 
     Raises KafkaUnavailable.
     """
-    admin = AdminClient(common_config(kafka))
+    admin, timeout_s = AdminClient(common_config(kafka)), kafka.request_timeout_ms / 1000
     found: list[tuple[str, Right]] = []
     if not _has_controller(admin, kafka):
         return found
     futures = admin.describe_topics(
         TopicCollection(list(wanted)),
         include_authorized_operations=True,
-        request_timeout=kafka.request_timeout_ms / 1000,
+        request_timeout=timeout_s,
     )
     for topic, future in futures.items():
         try:
-            known = future.result().authorized_operations
+            known = future.result(2 * timeout_s).authorized_operations
         except KafkaException as exception:
             raise unavailable(kafka, exception, topic) from exception
+        except TimeoutError as error:
+            raise KafkaUnavailable(f"Kafka at {kafka.brokers} did not answer in time") from error
         if known and _OPERATION[wanted[topic]] not in known:
             found.append((topic, wanted[topic]))
     return found
