@@ -219,7 +219,7 @@ def score_files(
         built = _features(asked, bundle, catalog, work, progress)
         summary = Summary(**{name: built[name] for name in ("payments", "repeated", "labels")})
         summary.refused_payments, summary.refused_labels = built["refused_payments"], built["refused_labels"]
-        model = Model(asked.bundle, catalog, asked.trust)
+        model = Model(asked.bundle, bundle.digest, catalog, asked.trust)
         parts = parts_of([work.folder / "features.parquet"], work.folder, asked.out.suffix, GROUPS)
         for counts in _decided(parts, model, work, asked.threads, progress):
             for name, count in counts.items():

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from consumer.columns import decisions_of, features_of, fields_of, rules_of
 from consumer.threads import PerThread
 from features.catalog import Catalog
+from features.errors import BundleError
 from models.bundle import Bundle, load
 from models.policy import DECISIONS
 from models.score import Scorer
@@ -59,9 +60,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A bundle by its place: workers of other processes load it themselves."""
+    """A bundle by its place and digest: workers of other processes load it themselves."""
 
     bundle: Path
+    digest: str
     catalog: Catalog
     trust: Trust = ANYBODY
 
@@ -175,7 +177,10 @@ def _header() -> bytes:
 
 @cache
 def _bundle(model: Model) -> Bundle:
-    return load(model.bundle, model.catalog, model.trust)
+    found = load(model.bundle, model.catalog, model.trust)
+    if found.digest != model.digest:
+        raise BundleError(f"{model.bundle} was changed while it was used; start again.")
+    return found
 
 
 _scorers: Final = PerThread[Model, Scorer](lambda model: Scorer(_bundle(model), threads=1, compiled=True))

@@ -50,7 +50,7 @@ def score_spark(
         out.mkdir(parents=True, exist_ok=True)
         parts = parts_of(sorted(table.glob("part-*.parquet")), out.absolute(), suffix, 1, alone=True)
         progress("scoring", 0.7)
-        model = Model(asked.bundle.absolute(), catalog, asked.trust)
+        model = Model(asked.bundle.absolute(), bundle.digest, catalog, asked.trust)
         counts = spark.on_each(spark.session(master), parts, partial(score_part, model=model))
     finally:
         shutil.rmtree(table, ignore_errors=True)

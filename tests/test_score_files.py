@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import stat
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
@@ -23,12 +25,16 @@ from consumer.score_part import Model, parts_of, score_part
 from consumer.score_topic import Limits, sent, spooled
 from consumer.simulator import LABELS_FILE, PAYMENTS_FILE, Simulation, write
 from features.catalog import DEFAULT
-from features.errors import ConfigError, KafkaUnavailable
+from features.errors import BundleError, ConfigError, KafkaUnavailable
 from features.event import Payment
+from models.bundle import load
+from models.bundle_writer import sign
+from models.manifest import MANIFEST
 from models.policy import Rule
+from models.signature import PRIVATE_KEY, PUBLIC_KEY, make_keys, trust
 from tests.services.kafka import KafkaBroker
 from tests.services.reader import ReadCommitted
-from tests.support.bundles import make_bundle
+from tests.support.bundles import edit_manifest, make_bundle
 from tests.support.histories import history as short_history
 from tests.support.histories import table_of
 from tests.support.pipeline import in_production
@@ -104,6 +110,84 @@ def test_a_history_is_decided_as_the_pipeline_decides(
     if suffix == ".parquet":
         assert [row["score"] for row in rows] == [told["score"] for told in expected]  # to the bit
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.fixture
+def signed(bundle: Path, tmp_path: Path) -> Path:
+    """A copy of one's own, signed; its keys lie beside it."""
+    copy = Path(shutil.copytree(bundle, tmp_path / "signed"))
+    make_keys(tmp_path / "keys", None)
+    sign(copy, tmp_path / "keys" / PRIVATE_KEY, None)
+    return copy
+
+
+def _same_in_other_bytes(bundle: Path) -> None:
+    """What has the digest still, and is not what was signed."""
+    raw = (bundle / MANIFEST).read_bytes()
+    (bundle / MANIFEST).write_bytes(msgspec.json.encode(msgspec.json.decode(raw)))
+
+
+@pytest.mark.parametrize("on_spark", [False, True])
+def test_a_forged_bundle_is_refused_before_any_work(
+    history: Path, signed: Path, tmp_path: Path, on_spark: bool
+) -> None:
+    out = tmp_path / ("out" if on_spark else "out.csv")
+    made = asked(history, signed, out, trust=trust([tmp_path / "keys" / PUBLIC_KEY], required=True))
+    edit_manifest(signed, version="forged")
+    told: list[str] = []
+    score: Any = score_files.score_files
+    if on_spark:
+        pytest.importorskip("pyspark", reason="pyspark is not installed: pip install 'fraudline[spark]'")
+        from consumer.score_spark import score_spark  # noqa: PLC0415  after the skip
+
+        score = score_spark
+    with pytest.raises(BundleError, match="no signature of this"):
+        score(made, DEFAULT, progress=lambda stage, _: told.append(stage))
+    assert not told
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda path: make_bundle(path, seed=9), "is not signed"),
+        (_same_in_other_bytes, "no signature of this"),
+    ],
+)
+def test_a_bundle_is_held_to_its_signature_again_once_the_features_are_built(
+    history: Path, signed: Path, tmp_path: Path, change: Any, says: str
+) -> None:
+    made = asked(history, signed, tmp_path / "out.csv", trust=trust([tmp_path / "keys" / PUBLIC_KEY], required=True))
+    with pytest.raises(BundleError, match=says):
+        score_files.score_files(made, DEFAULT, _changes(lambda: change(signed)))
+    assert not made.out.exists()
+
+
+def _changes(change: Any) -> Any:
+    left = [change]
+
+    def progress(_stage: str, _done: float) -> None:
+        if left:
+            left.pop()()
+
+    return progress
+
+
+def test_a_bundle_that_is_replaced_meanwhile_decides_nothing(history: Path, signed: Path, tmp_path: Path) -> None:
+    """Its features may be others than those that were built."""
+    made = asked(history, signed, tmp_path / "out.csv")
+    with pytest.raises(BundleError, match="was changed while it was used"):
+        score_files.score_files(made, DEFAULT, _changes(lambda: make_bundle(signed, seed=9)))
+    assert not made.out.exists()
+
+
+def test_one_process_decides_with_what_lies_there_now(history: Path, signed: Path, tmp_path: Path) -> None:
+    before, after = tmp_path / "before.jsonl", tmp_path / "after.jsonl"
+    score_files.score_files(asked(history, signed, before), DEFAULT)
+    digest = make_bundle(signed, seed=9).digest
+    score_files.score_files(asked(history, signed, after), DEFAULT)
+    assert {row["bundle"] for row in read(after)} == {digest}
+    assert {row["bundle"] for row in read(before)} != {digest}
 
 
 class _Stopped(Exception):
@@ -271,7 +355,7 @@ def test_a_part_that_stands_alone_has_a_header(history: Path, bundle: Path, tmp_
     made = asked(history, bundle, tmp_path / "out.csv", work=tmp_path / "work")
     with pytest.raises(_Stopped):
         score_files.score_files(made, DEFAULT, _stops_at(0.71))
-    model = Model(bundle, DEFAULT)
+    model = Model(bundle, load(bundle, DEFAULT).digest, DEFAULT)
     [part] = parts_of([tmp_path / "work" / "features.parquet"], tmp_path, ".csv", 4, alone=True)
     score_part(part, model)
     score_files.score_files(made, DEFAULT)
