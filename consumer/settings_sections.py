@@ -55,7 +55,7 @@ class _Section(BaseModel):
 class KafkaSettings(_Section):
     """How the brokers are reached, and the client's patience. Times are milliseconds."""
 
-    brokers: Annotated[str, Field(pattern=r"^[^\s,]+(,[^\s,]+)*$")] = "localhost:9092"
+    brokers: Annotated[str, Field(pattern=r"^[^\s,@]+(,[^\s,@]+)*$")] = "localhost:9092"  # no user: it is shown
     group_id: Name = "fraudline"
     transactional_id: Name = Field(default_factory=lambda known: f"{known['group_id']}-{socket.gethostname()}")
     security_protocol: Annotated[Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"], BeforeValidator(_lower)] = (

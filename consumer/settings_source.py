@@ -19,7 +19,7 @@ SECRET_FILE_SUFFIX: Final = "_file"  # noqa: S105  the end of a name, not a secr
 MAX_SECRET_BYTES: Final = 65_536
 MASK: Final = "********"
 
-_USER: Final = re.compile(r"(\w://)\S*@")
+_USER: Final = re.compile(r"(\w://)\S*@|(?<![^\s,])[^\s:/@]+:(?!//)[^\s,]*@")
 
 # Kubernetes describes every Service to every pod; one called `fraudline` would otherwise look like wrong settings.
 _SERVICE_LINK: Final = re.compile(r"FRAUDLINE_([A-Z0-9]+_)*(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9]+)*|PORT(_\d+_\w+)?)")
@@ -147,8 +147,8 @@ def read_secret(path: Path, dotted: str) -> str:
 
 
 def without_user(text: str) -> str:
-    """`text`, and if it is a URL with a user or a password in it, which such settings should not have, these masked."""
-    return _USER.sub(rf"\1{MASK}@", text)
+    """`text`, and if it is an address with a user or a password, which such settings should not have, these masked."""
+    return _USER.sub(lambda found: f"{found[1] or ''}{MASK}@", text)
 
 
 def shown_url(url: str) -> str:

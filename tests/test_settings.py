@@ -372,6 +372,14 @@ def test_credentials_in_the_address_of_a_registry_never_show(monkeypatch: pytest
     assert values["model.registry"] == f"s3://{MASK}@bucket/models"
 
 
+@pytest.mark.parametrize("brokers", [f"kafka://user:{SECRET}@broker:9092", f"broker:9092,user:a/{SECRET}@broker:9092"])
+def test_brokers_take_no_password_and_it_does_not_show(monkeypatch: pytest.MonkeyPatch, brokers: str) -> None:
+    monkeypatch.setenv("FRAUDLINE_KAFKA__BROKERS", brokers)
+    with pytest.raises(ConfigError, match=r"kafka\.brokers") as caught:
+        load()
+    assert SECRET not in str(caught.value)
+
+
 @pytest.mark.parametrize("url", ["redis://h", "rediss://h:6380/2", "redis://user@h", "redis://[::1]:1/0", "unix:///s"])
 def test_a_url_without_a_password_shows_as_it_is(url: str) -> None:
     assert shown_url(url) == url
