@@ -454,6 +454,27 @@ def test_an_address_that_is_none_is_a_config_error(url: str) -> None:
     assert_one_sentence(caught.value)
 
 
+@pytest.mark.parametrize(
+    "behind",
+    [
+        "0?socket_timeout=0",
+        "0?socket_timeout=3600",
+        "0?decode_responses=true",
+        "0?retry_on_timeout=true",
+        "0?protocol=3",
+        "0?db=1&health_check_interval=1",
+        "payments",
+        "1/2",
+    ],
+)
+def test_an_address_does_not_change_how_the_server_is_spoken_to(behind: str) -> None:
+    """What stands behind a ? would win over `timeout_ms`; a database that is no number would be database 0."""
+    RedisStore("redis://h/0?db=3&client_name=fraudline", namespace="ns", timeout_ms=50).close()
+    with pytest.raises(ConfigError, match=r"store\.url") as caught:
+        RedisStore(f"redis://h/{behind}", namespace="ns", timeout_ms=50)
+    assert_one_sentence(caught.value)
+
+
 def test_a_user_without_permission_is_told_so(server: RedisServer, client: Redis) -> None:
     client.acl_setuser(
         "guest",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
+from urllib.parse import parse_qsl, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -17,6 +19,7 @@ from features.errors import ConfigError, StoreUnavailable, StoreUnsuitable
 from features.redis_store.node import Node
 
 Address = tuple[str, int]
+URL_OPTIONS: Final = frozenset({"db", "username", "password", "client_name"})
 READ_BYTES: Final = 1 << 20  # at once: the logs of a batch are some hundred kilobytes
 
 
@@ -57,6 +60,7 @@ class Connector:
     def __init__(self, url: str, timeout_ms: int, tls: Tls) -> None:
         """Nothing is opened yet. Raises ConfigError: the URL can't be used."""
         timeout_s = timeout_ms / 1000
+        _check_url(url)
         try:
             pool = redis.ConnectionPool.from_url(
                 url,
@@ -68,8 +72,6 @@ class Connector:
             )
             self._class: Any = pool.connection_class
             self._options: dict[str, Any] = dict(pool.connection_kwargs)
-            if own := sorted(name for name in self._options if name.startswith("ssl")):
-                raise ConfigError(f"store.url has {own[0]} in it: TLS always verifies, and store.tls_* say by what")
             if issubclass(pool.connection_class, redis.SSLConnection):
                 self._options |= _verified(tls)
             self._class(**self._options)  # opens nothing, but refuses an option that there is not
@@ -88,6 +90,24 @@ class Connector:
         options = self._options if address is None else self._options | {"host": address[0], "port": address[1]}
         host, port = self.address if address is None else address
         return Node(self._class(**options), f"Redis at {self.path or f'{host}:{port}'}")
+
+
+def _check_url(url: str) -> None:
+    """Refuse what a URL may say beside the place and who we are: it would win over our own. Raises ConfigError."""
+    try:
+        parts = urlsplit(url)
+        names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    except ValueError:
+        return  # it is refused as a whole
+    if any(name.startswith("ssl") for name in names):
+        raise ConfigError("store.url says ssl_* behind its ?: TLS always verifies, and store.tls_* say by what")
+    if set(names) - URL_OPTIONS:
+        raise ConfigError(
+            f"store.url has an option behind its ? that is not taken (there are {', '.join(sorted(URL_OPTIONS))}): "
+            "remove it; the patience is store.timeout_ms"
+        )
+    if parts.scheme != "unix" and not re.fullmatch(r"/?[0-9]*", parts.path):
+        raise ConfigError("store.url names a database that is no number: end it with /0, or with the host and port")
 
 
 def _verified(tls: Tls) -> dict[str, Any]:
