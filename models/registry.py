@@ -39,7 +39,7 @@ ROLE_LIMIT_BYTES: Final = 1 << 20
 DIGEST_SHOWN: Final = 12
 DIGEST_LEAST: Final = 4  # digits that name a bundle
 _FOLDER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_PASSWORD: Final = re.compile(r"(//[^/:@]*):[^/@]*@")
+_PASSWORD: Final = re.compile(r"(//[^/:@\s]*):\S*@")
 _T = TypeVar("_T")
 
 Folder = Annotated[str, msgspec.Meta(pattern=f"^{_FOLDER.pattern}$")]
@@ -91,10 +91,11 @@ class Registry:
 
     Raises:
         ConfigError: nothing here can reach such a URL.
+        RegistryUnavailable: it does not answer, of the protocols that ask at once.
     """
 
     def __init__(self, url: str) -> None:
-        self.url = _PASSWORD.sub(r"\1:***@", url)  # it is shown, and audited
+        self.url = _hidden(url)  # it is shown, and audited
         try:
             self._files, root = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as error:
@@ -102,6 +103,8 @@ class Registry:
                 f"The model registry {self.url} can't be reached from here ({error}); give a directory, or install the "
                 "fsspec package of that protocol."
             ) from None
+        except Exception as error:  # some protocols connect at once
+            raise self._silent(error) from error
         self._root = root.rstrip("/")
         self._is_local = "file" in _protocols(self._files)
 
@@ -110,7 +113,7 @@ class Registry:
         data = self._asked(lambda: self._content(f"{role}.json", ROLE_LIMIT_BYTES))
         if data is None:
             return Standing()
-        where = f"{self._root}/{role}.json"
+        where = f"{self.url}/{role}.json"
         try:
             standing = msgspec.json.decode(data, type=Standing)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -145,7 +148,7 @@ class Registry:
         place = f"{BUNDLES}/{folder}/{name}"
         data = self._asked(partial(self._content, place, MAX_BYTES[name]))
         if data is None:
-            raise BundleError(f"{self._root}/{place} is missing; promote the bundle again.")
+            raise BundleError(f"{self.url}/{place} is missing; promote the bundle again.")
         (to / name).write_bytes(data)
 
     def entries(self) -> list[Entry]:
@@ -289,7 +292,7 @@ class Registry:
         except FileNotFoundError:
             return None
         if len(data) > limit:
-            raise BundleError(f"{self._root}/{name} is larger than {limit:,} bytes; it can't be a bundle's.")
+            raise BundleError(f"{self.url}/{name} is larger than {limit:,} bytes; it can't be a bundle's.")
         return data
 
     def _store_all(self, folder: str, files: dict[str, bytes]) -> None:
@@ -318,10 +321,18 @@ class Registry:
         except (BundleError, ConfigError):
             raise
         except Exception as error:
-            why = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-            raise RegistryUnavailable(
-                f"The model registry {self.url} does not answer ({why}); check its address and credentials."
-            ) from error
+            raise self._silent(error) from error
+
+    def _silent(self, error: Exception) -> RegistryUnavailable:
+        why = _hidden(getattr(error, "strerror", None) or f"{type(error).__name__}: {error}")
+        return RegistryUnavailable(
+            f"The model registry {self.url} does not answer ({why}); check its address and credentials."
+        )
+
+
+def _hidden(text: str) -> str:
+    """A text without the passwords of the addresses in it."""
+    return _PASSWORD.sub(r"\1:***@", text)
 
 
 def _protocols(files: Any) -> tuple[str, ...]:

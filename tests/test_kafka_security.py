@@ -424,7 +424,7 @@ def test_a_history_that_may_not_be_sent_is_refused(secured: Secured, right: str)
             return
         with pytest.raises(KafkaUnavailable) as caught:
             produce_history(settings, TOPICS.shadow, records, lambda _count: None)
-        assert "docs/operations.md" in line_of(caught.value)
+        assert f"write the topic {TOPICS.shadow}: give it the ACLs" in line_of(caught.value)
     finally:
         secured.broker.forbid(acls)
 

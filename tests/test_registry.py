@@ -7,6 +7,7 @@ import threading
 import uuid
 from pathlib import Path
 
+import fsspec
 import msgspec
 import pytest
 
@@ -16,6 +17,7 @@ from features.errors import BundleError, ConfigError, RegistryUnavailable
 from models.bundle import Bundle, load
 from models.manifest import MODEL
 from models.registry import Registry, Standing
+from tests.services.process import free_ports
 from tests.support.bundles import make_bundle
 
 
@@ -242,3 +244,17 @@ def test_a_password_in_a_registry_s_address_is_never_shown() -> None:
     with pytest.raises(ConfigError) as refused:
         Registry("nosuch://ada:s3cret@host/models")
     assert "s3cret" not in str(refused.value)
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/ada:s3cret@host/models/champion.json", b"{")
+    with pytest.raises(BundleError) as damaged:
+        Registry("memory://ada:s3cret@host/models").standing("champion")
+    memory.store.clear()
+    assert "s3cret" not in str(damaged.value)
+
+
+def test_a_registry_that_is_away_from_the_first_is_no_bug_of_ours() -> None:
+    """As with protocols that connect at once; a password may have anything in it."""
+    [port] = free_ports(1)
+    with pytest.raises(RegistryUnavailable, match="does not answer") as silent:
+        Registry(f"ftp://ada:s3c@ret@127.0.0.1:{port}/models")
+    assert "ret" not in str(silent.value).replace("credentials", "")

@@ -8,7 +8,8 @@ from contextlib import suppress
 from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka import KafkaError as Code
 
-from consumer.kafka.client import common_config, denied, flush, group_config, require_topics
+from consumer.kafka.client import common_config, flush, group_config, require_topics
+from consumer.kafka.rights import require_rights
 from consumer.settings import Settings
 from features.errors import KafkaUnavailable
 
@@ -51,9 +52,10 @@ def produce_history(
             if failed:
                 break
     left = flush(producer, settings.kafka.request_timeout_ms / 1000)
-    if failed and (denial := denied(settings.kafka, failed[0], topic)) is not None:
-        raise denial
     if left or failed:
+        require_rights(
+            settings.kafka, read=(), write=[topic]
+        )  # a fatal error drops all that waits, and not by its name
         why = failed[0].str() if failed else "records were not acknowledged in time"
         raise KafkaUnavailable(f"Kafka at {settings.kafka.brokers} did not take every record of {topic}: {why}")
     progress(sent % 1_000)
