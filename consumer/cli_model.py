@@ -144,8 +144,9 @@ def sign(
     content, password = read_files(bundle), _password(password_file, password_env)
     subject = f"{content.manifest.name}@{content.manifest.version}"
     with recorded(config, "model.sign", subject, actor=actor, detail={"digest": content.digest}) as more:
-        more["key"] = name = sign_bundle(bundle, key, password)
-    print_mapping(f"Signed {bundle}", {"key": name, "signature": str(bundle / SIGNATURE)}, as_json=as_json)
+        more["key"] = name = sign_bundle(bundle, key, password, content.digest)
+    facts = {"digest": content.digest, "key": name, "signature": str(bundle / SIGNATURE)}
+    print_mapping(f"Signed {bundle}, {subject}", facts, as_json=as_json)
     return 0
 
 

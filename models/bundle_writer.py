@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import xgboost
 
-from features.errors import ConfigError
+from features.errors import BundleError, ConfigError
 from models import golden
 from models.bundle import Bundle, CatalogLike, Content, GoldenRows, Values, checked, read_files
 from models.manifest import (
@@ -120,14 +120,17 @@ def write_with_policy(
     return made, known.signature is not None
 
 
-def sign(bundle: Path, key: Path, password: str | None) -> str:
+def sign(bundle: Path, key: Path, password: str | None, expected: str | None = None) -> str:
     """Sign a bundle whose files are what its manifest vouches for; an older signature is replaced. The key's name.
 
     Raises:
-        BundleError: the bundle is damaged.
+        BundleError: the bundle is damaged, or not the one of the digest that is `expected`.
         ConfigError: the key can't be used, or the signature can't be written.
     """
-    signature = signed(read_files(bundle).raw, private_key(key, password))
+    content = read_files(bundle)
+    if expected not in (None, content.digest):
+        raise BundleError(f"{bundle} was changed while it was looked at; sign it again.")
+    signature = signed(content.raw, private_key(key, password))
     beside = bundle / f".{SIGNATURE}.{uuid.uuid4().hex}"
     try:
         try:

@@ -218,6 +218,17 @@ def test_a_damaged_bundle_is_not_signed(bundle: Path, keys: Path) -> None:
     assert (bundle / SIGNATURE).read_bytes() == before
 
 
+def test_only_what_was_looked_at_is_signed(bundle: Path, keys: Path) -> None:
+    """What is audited is what is signed, whoever may write there."""
+    (bundle / SIGNATURE).unlink()
+    digest = read_files(bundle).digest
+    edit_manifest(bundle, version="forged")
+    with pytest.raises(BundleError, match="was changed while it was looked at"):
+        sign(bundle, keys / PRIVATE_KEY, None, digest)
+    assert not (bundle / SIGNATURE).exists()
+    sign(bundle, keys / PRIVATE_KEY, None, read_files(bundle).digest)
+
+
 def test_the_context_is_part_of_what_is_signed() -> None:
     assert CONTEXT.endswith(b"\0")
 
