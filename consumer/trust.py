@@ -6,12 +6,16 @@ from pathlib import Path
 
 from consumer import settings
 from consumer.settings_sections import ModelSettings
+from features.errors import ConfigError
 from models.signature import Trust, trust
 
 
 def trust_of(model: ModelSettings) -> Trust:
     """What `model.signature` and `model.trusted_keys` ask for. Raises ConfigError for a file that is no public key."""
-    return trust(model.trusted_keys, required=model.signature == "required")
+    try:
+        return trust(model.trusted_keys, required=model.signature == "required")
+    except ConfigError as error:
+        raise ConfigError(f"model.trusted_keys: {error}") from None
 
 
 def configured(config: Path | None = None) -> Trust:

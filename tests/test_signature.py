@@ -28,6 +28,7 @@ from consumer.doctor import model as doctor
 from consumer.model_loader import ModelLoader
 from consumer.settings import ModelSettings, Settings
 from consumer.telemetry import Telemetry
+from consumer.trust import trust_of
 from features.catalog import DEFAULT
 from features.errors import BundleError, ConfigError
 from models.bundle import load, read_files
@@ -272,6 +273,15 @@ class TestKeys:
         with pytest.raises(ConfigError, match=str(path)) as caught:
             trust([path], required=True)
         assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("signature", ["optional", "required"])
+    def test_an_empty_file_among_the_trusted_keys_names_the_setting(
+        self, signature: Any, keys: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "empty.pem").touch()
+        options = ModelSettings(signature=signature, trusted_keys=(keys / PUBLIC_KEY, tmp_path / "empty.pem"))
+        with pytest.raises(ConfigError, match=r"model\.trusted_keys: .*empty\.pem holds no Ed25519 public key"):
+            trust_of(options)
 
     @pytest.mark.parametrize("what", ["public", "rsa", "junk"])
     def test_what_is_no_ed25519_private_key_signs_nothing(self, what: str, bundle: Path, keys: Path) -> None:
