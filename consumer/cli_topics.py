@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415  heavy imports stay inside the commands, so that `fraudline --help` answers at once
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -117,24 +118,28 @@ def apply(
         return _steps(settings, admin, options, add_partitions=add_partitions)
 
     if ours:
-        first = [step for step in ours if step.role == "audit"]  # or nothing could be written of the others
-        _carry_out(first, admin, lambda: [step for step in look() if step.role == "audit"])
+        # first the audit topic, or nothing could be written of the others
+        _carry_out(admin, lambda: [step for step in look() if step.role == "audit"])
         names = ", ".join(sorted({step.topic for step in ours}))
         with recorded(config, "topics.apply", names, actor=actor, detail={"changes": len(ours)}):
-            _carry_out([step for step in ours if step not in first], admin, look)
+            _carry_out(admin, look)
     _show("Done" if ours else "There was nothing to do", steps, as_json=as_json)
     return 0
 
 
-def _carry_out(ours: list[Step], admin: TopicAdmin, look: Callable[[], list[Step]]) -> None:
-    """Do it, until it is seen: brokers hear of a change one after the other, and somebody else may be at it too."""
+def _carry_out(admin: TopicAdmin, look: Callable[[], list[Step]]) -> None:
+    """Do it, until it is seen: brokers hear of a change one after the other, and somebody else may be at it too.
+
+    What is done is what was seen just before: a plan that waited for its answer may be old, and would shorten again
+    what somebody has lengthened since.
+    """
     for _ in range(SETTLE_TRIES):
+        ours = [step for step in look() if step.by_us]
         if not ours:
             return
         admin.carry_out(ours)
         time.sleep(SETTLE_S)
-        ours = [step for step in look() if step.by_us]
-    if ours:
+    if ours := [step for step in look() if step.by_us]:
         raise KafkaUnavailable(f"{ours[0].topic} did not become what it was set to: look at the brokers, and repeat it")
 
 
@@ -148,6 +153,8 @@ def _options(
     from consumer.topics import Options, parse_overrides
     from features.catalog import DAY_MS
 
+    if not all(math.isfinite(days) for days in (retention_days or 0.0, outage_days)):
+        raise ConfigError("--retention-days and --outage-days are numbers of days.")
     return Options(
         partitions=partitions,
         copies=copies,

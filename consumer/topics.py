@@ -127,8 +127,10 @@ def declared(
     for role, name in topics:
         count = 1 if role in {"journal", "lists", "audit"} else partitions
         asked = options.partitions is not None and role not in {"journal", "lists", "audit"}
-        made = Wanted(role, name, count, copies, _settings(role, kept_ms, needed_ms, copies), grows=asked)
-        wanted.append(_overridden(made, options.overrides.get(role, {})))
+        changes = options.overrides.get(role, {})
+        own_copies = int(changes.get(COPIES_WORD, copies))
+        made = Wanted(role, name, count, own_copies, _settings(role, kept_ms, needed_ms, own_copies), grows=asked)
+        wanted.append(_sound(_overridden(made, changes), reach_ms(catalog)))
     return wanted
 
 
@@ -209,16 +211,30 @@ def _retention(role: str, kept_ms: int, needed_ms: int) -> Setting:
 
 def _overridden(wanted: Wanted, changes: Mapping[str, str]) -> Wanted:
     settings = dict(wanted.settings)
-    partitions, copies, grows = wanted.partitions, wanted.copies, wanted.grows
+    partitions, grows = wanted.partitions, wanted.grows
     for name, value in changes.items():
         if name == PARTITIONS_WORD:
             partitions, grows = int(value), True
-        elif name == COPIES_WORD:
-            copies = int(value)
-        else:
+        elif name != COPIES_WORD:
             known = settings.get(name)
             settings[name] = replace(known or Setting(value, "asked for by --set"), value=value, asked=True)
-    return replace(wanted, partitions=partitions, copies=copies, grows=grows, settings=settings)
+    return replace(wanted, partitions=partitions, grows=grows, settings=settings)
+
+
+def _sound(wanted: Wanted, reach_ms: int) -> Wanted:
+    """Raises ConfigError where a topic could not be written, or the state not be built anew from it."""
+    if int(wanted.settings[IN_STEP].value) > wanted.copies:
+        raise ConfigError(
+            f"{IN_STEP} of {wanted.role} is above its {wanted.copies} copies: every write would be refused; ask for "
+            "fewer in step, or more copies."
+        )
+    kept = wanted.settings.get(RETENTIONS[0])
+    if wanted.role in _REBUILT and kept is not None and amount(kept.value) < reach_ms:
+        raise ConfigError(
+            f"{RETENTIONS[0]} of {wanted.role} is shorter than what features look back on, {_days(reach_ms)}: the "
+            "state could not be built anew; ask for more."
+        )
+    return wanted
 
 
 def _days(ms: int) -> str:

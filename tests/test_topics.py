@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from confluent_kafka.admin import ConfigResource
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +35,7 @@ from tests.services.kafka import KafkaBroker
 
 TOPICS = TopicSettings()
 ROLES = tuple(TopicSettings.model_fields)
+REBUILT = ("payments", "labels", "journal")
 DEFAULTS = {
     "cleanup.policy": "delete",
     "retention.ms": "604800000",
@@ -90,6 +92,11 @@ def topics_found(draw: st.DrawFn) -> dict[str, Found]:
     return found
 
 
+def can_be_rebuilt(role: str, changes: dict[str, str]) -> bool:
+    """Other overrides are refused."""
+    return role not in REBUILT or int(changes.get("retention.ms", 38 * DAY_MS)) >= 38 * DAY_MS
+
+
 options_given = st.builds(
     Options,
     partitions=st.none() | st.integers(1, 12),
@@ -103,7 +110,7 @@ options_given = st.builds(
             max_size=2,
         ),
         max_size=3,
-    ),
+    ).filter(lambda overrides: all(can_be_rebuilt(role, each) for role, each in overrides.items())),
 )
 
 
@@ -163,6 +170,30 @@ def test_what_is_kept_covers_every_window_and_the_logs(catalog: Catalog) -> None
 def test_a_retention_below_the_windows_is_refused() -> None:
     with pytest.raises(ConfigError, match="38 days"):
         wanted(Options(retention_ms=37 * DAY_MS))
+
+
+@pytest.mark.parametrize("role", REBUILT)
+def test_a_retention_below_the_windows_is_refused_for_one_topic_too(role: str) -> None:
+    with pytest.raises(ConfigError, match=f"{role} is shorter than .* 38 days"):
+        wanted(Options(overrides={role: {"retention.ms": str(37 * DAY_MS)}}))
+    wanted(Options(overrides={role: {"retention.ms": str(38 * DAY_MS)}, "alerts": {"retention.ms": "1000"}}))
+
+
+def test_a_topic_with_its_own_copies_can_be_written() -> None:
+    """So many have to be in step as suits the copies of this topic, not those of the others."""
+    found = by_role(Options(overrides={"journal": {COPIES_WORD: "1"}, "alerts": {COPIES_WORD: "2"}}))
+    in_step = {role: int(each.settings["min.insync.replicas"].value) for role, each in found.items()}
+    assert (in_step["journal"], in_step["alerts"], in_step["payments"]) == (1, 1, 2)
+    with pytest.raises(ConfigError, match=r"min\.insync\.replicas of alerts is above its 2 copies"):
+        wanted(Options(overrides={"alerts": {COPIES_WORD: "2", "min.insync.replicas": "3"}}))
+
+
+@pytest.mark.parametrize("option", ["--retention-days", "--outage-days"])
+@pytest.mark.parametrize("days", ["inf", "nan"])
+def test_days_are_a_number(capsys: pytest.CaptureFixture[str], option: str, days: str) -> None:
+    assert exit_status(["topics", "plan", option, days]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert days == "nan" or "numbers of days" in line
 
 
 def test_roles_have_what_they_need() -> None:
@@ -328,6 +359,28 @@ def test_apply_mends_what_is_safe_and_says_what_it_left(
     assert {step["action"] for step in steps} == {"leave alone"}
     assert said(capsys, "apply", "--yes", "--partitions", "4", "--add-partitions")[0] == 0
     assert len(kafka.admin.list_topics(timeout=10).topics[named["payments"]].partitions) == 4
+
+
+def test_what_was_lengthened_while_apply_waited_for_its_answer_stays(
+    named: dict[str, str], kafka: KafkaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kafka.create_topics({named["payments"]: 1}, {"retention.ms": "1000000000"})
+
+    class Person(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+        def readline(self, _size: int | None = -1, /) -> str:  # type: ignore[override]
+            entry = ConfigEntry("retention.ms", "-1", incremental_operation=AlterConfigOpType.SET)
+            resource = ConfigResource(ConfigResource.Type.TOPIC, named["payments"], incremental_configs=[entry])
+            [future] = kafka.admin.incremental_alter_configs([resource]).values()
+            future.result(10)
+            return "y\n"
+
+    monkeypatch.setattr("sys.stdin", Person())
+    assert exit_status(["topics", "apply"]) == 0
+    payments = settings_of(kafka, named["payments"])
+    assert (payments["retention.ms"], payments["message.timestamp.type"]) == ("-1", "LogAppendTime")
 
 
 def test_two_at_once_agree(named: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
