@@ -46,7 +46,7 @@ def doctor(
             if (begins := finding.check.partition(".")[0]) != group:
                 typer.echo(f"{chr(10) if group else ''}{begins}")
                 group = begins
-            typer.echo(_lines(finding))
+            typer.echo(lines_of(finding))
             sys.stdout.flush()
     if as_json:
         print_json([{"check": f.check, "status": f.status, "seen": f.seen, "mend": f.mend or None} for f in found])
@@ -55,7 +55,7 @@ def doctor(
     return EXIT_NOT_WELL if any(each.status == "fail" for each in found) else 0
 
 
-def _lines(finding: Finding) -> str:
+def lines_of(finding: Finding) -> str:
     """A check as people read it: what was seen, and below it the mend."""
     name = finding.check.partition(".")[2]
     word = finding.status if finding.status != "fail" else "FAIL"
@@ -65,8 +65,10 @@ def _lines(finding: Finding) -> str:
 
 
 def _wrapped(text: str) -> list[str]:
+    from consumer.masking import printable
+
     indent = "   " if text.startswith("-> ") else ""
-    return textwrap.wrap(text, _WIDTH - len(_MARGIN), break_long_words=False, subsequent_indent=indent)
+    return textwrap.wrap(printable(text), _WIDTH - len(_MARGIN), break_long_words=False, subsequent_indent=indent)
 
 
 def _summary(found: list[Finding]) -> str:

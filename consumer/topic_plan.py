@@ -22,12 +22,16 @@ _ORDER: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A topic as it is: partitions, copies of the one that has fewest, how many of those are in step, settings."""
+    """A topic as it is: partitions, copies of the one that has fewest, how many of those are in step, settings.
+
+    `leaderless` are the partitions that nobody can write or read now.
+    """
 
     partitions: int
     copies: int
     in_step: int
     settings: Mapping[str, str]
+    leaderless: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
+import socketserver
 import threading
+import time
+from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,13 +18,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.cli import exit_status
+from consumer.cli_doctor import lines_of
 from consumer.doctor import environment, topics
 from consumer.group_lag import GroupLag, Member, PartitionLag
 from consumer.kafka.examine import addresses
+from consumer.kafka.logreader import Extent
+from consumer.kafka.topics import Topics
 from consumer.settings import DashboardSettings, ModelSettings, Settings, TelemetrySettings, load
 from consumer.telemetry import Health, Telemetry, serve
-from features.checkup import Check, Status, Verdict, bad, doubtful, examine, good, left_out, reached, worst
+from consumer.topic_plan import Found
+from features.catalog import DAY_MS, DEFAULT
+from features.checkup import Check, Finding, Status, Verdict, bad, doubtful, examine, good, left_out, reached, worst
 from features.errors import ConfigError
+from features.redis_store import Tls
+from features.redis_store.examine import ROUNDS, RedisExamination
+from features.store import Position
 from tests.services.process import free_ports
 
 SECRET = "4111111111111111"
@@ -159,23 +171,110 @@ def test_a_processor_of_labels_only_is_noticed() -> None:
     assert "c1" in verdict.seen
 
 
+def test_who_reads_what_is_not_judged_while_it_is_shared_out() -> None:
+    joined = Member("m", "c", "h", frozenset())
+    verdict = topics.partitions(GroupLag("g", "preparing rebalancing", [joined], [at(0)]), "payments")
+    assert verdict.status == "skip"
+
+
+class Slow(socketserver.StreamRequestHandler):
+    """A Redis that takes its time."""
+
+    def handle(self) -> None:
+        while line := self.rfile.readline():
+            for _ in range(2 * int(line[1:])):
+                self.rfile.readline()
+            time.sleep(0.01)
+            self.wfile.write(b"+OK\r\n")
+
+
+def test_a_slow_redis_is_not_asked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that is given up still has the connection, on which the next one would read its answers."""
+    monkeypatch.setattr("features.redis_store.examine.LATENCY_LIMIT_S", 0.05)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Slow) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        examination = RedisExamination(
+            f"redis://127.0.0.1:{server.server_address[1]}/0",
+            namespace="n",
+            timeout_ms=5,
+            owner="o",
+            catalog=lambda: DEFAULT,
+            shards=1,
+            cluster=False,
+            tls=Tls(),
+        )
+        with closing(examination):
+            verdict = examination.latency()
+        server.shutdown()
+    assert verdict.status == "fail"
+    assert int(verdict.seen.split()[0]) < ROUNDS
+
+
+def test_foreign_text_steers_no_terminal() -> None:
+    """Others chose what a namespace's owner or a member is called."""
+    shown = lines_of(Finding("redis.namespace", "fail", "that of \x1b[2Jnobody", "mend \x07it"))
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    assert "nobody" in shown
+
+
 SOURCE = ("payments", 0)
 
 
+def state(marker: int | None, floor: int = 0) -> Position:
+    return Position(7, {} if marker is None else {SOURCE: marker}, {SOURCE: floor} if floor else {})
+
+
 @pytest.mark.parametrize(
-    ("partition", "shards", "status", "part"),
+    ("extent", "shards", "status", "part"),
     [
-        (at(5), [{}], "skip", "no state yet"),
-        (at(5), [{SOURCE: 5}], "pass", "everything"),
-        (at(5), [{SOURCE: 5}, {SOURCE: 2}], "pass", "lacks 3 decided offsets"),
-        (at(5, low=4), [{SOURCE: 2}], "fail", "no longer holds"),
-        (at(5), [{SOURCE: 10}], "fail", "ahead of payments/0"),
+        (Extent(0, 9, None), [state(None)], "skip", "no state yet"),
+        (Extent(0, 9, 5), [state(5)], "pass", "everything"),
+        (Extent(0, 9, 5), [state(5), state(2)], "warn", "lacks 3 decided offsets"),
+        (Extent(0, 9, 5), [state(5), state(None)], "warn", "lacks 5 decided offsets"),  # a shard was lost
+        (Extent(0, 9, 5), [state(None)], "warn", "lacks 5 decided offsets"),  # Redis was emptied
+        (Extent(4, 9, 5), [state(2)], "fail", "history is lost"),
+        (Extent(0, 9, 5), [state(10)], "fail", "was recreated"),
+        (Extent(0, 9, 5), [state(7, floor=7)], "fail", "its offsets were reset"),
     ],
 )
-def test_the_state_against_the_log(
-    partition: PartitionLag, shards: list[dict[tuple[str, int], int]], status: str, part: str
-) -> None:
-    verdict = topics.markers(lag(partition), shards)
+def test_the_state_against_the_log(extent: Extent, shards: list[Position], status: str, part: str) -> None:
+    verdict = topics.markers({SOURCE: extent}, shards, allow_cold_state=False)
+    assert verdict.status == status
+    assert part in verdict.seen
+    assert bool(verdict.mend) == (status in {"warn", "fail"})
+
+
+def test_history_that_may_be_missing_is_no_failure() -> None:
+    verdict = topics.markers({SOURCE: Extent(4, 9, 5)}, [state(2)], allow_cold_state=True)
+    assert verdict.status == "warn"
+
+
+@dataclass
+class Brokers:
+    """Answers as the brokers do that have these topics."""
+
+    found: dict[str, Found]
+
+    def look(self, _names: Sequence[str]) -> Topics:
+        return Topics(3, self.found)
+
+
+@pytest.mark.parametrize(
+    ("days", "leaderless", "status", "part"),
+    [
+        (45, (), "pass", "right settings"),
+        (40, (), "warn", "retention.ms"),  # less of an outage is the operator's choice
+        (30, (), "fail", "retention.ms"),
+        (45, (1,), "fail", "nobody leads partition 1 of payments"),
+        (30, (1,), "fail", "nobody leads partition 1 of payments"),
+    ],
+)
+def test_a_topic_as_it_has_to_be(days: int, leaderless: tuple[int, ...], status: str, part: str) -> None:
+    settings = {"retention.ms": str(days * DAY_MS), "cleanup.policy": "delete"}
+    there = Brokers({"payments": Found(2, 3, 3, settings, leaderless)})
+    verdict = topics.topic(there, Settings(), DEFAULT, "payments")
     assert verdict.status == status
     assert part in verdict.seen
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from consumer.doctor import environment, model, topics
 from consumer.group_lag import GroupLag
 from consumer.kafka.examine import KafkaExamination
 from consumer.kafka.group import GroupReader
+from consumer.kafka.logreader import LogReader
 from consumer.kafka.topics import TopicAdmin
 from consumer.settings import Settings
+from consumer.survey import ahead
 from consumer.topics import used_roles
 from features.catalog import Catalog
 from features.checkup import Check, Verdict, good
@@ -53,7 +56,6 @@ class Surgery:
             cluster=store.cluster,
             tls=Tls(store.tls_ca_file, store.tls_certificate_file, store.tls_key_file),
         )
-        self._reader: GroupReader | None = None
         self._found: GroupLag | None = None
 
     def checks(self) -> list[Check]:
@@ -71,8 +73,6 @@ class Surgery:
         """Release the clients; none is waited for longer than a few seconds."""
         self._kafka.close()
         self._redis.close()
-        if self._reader is not None:
-            self._reader.close()
 
     @cached_property
     def _catalog(self) -> Catalog:
@@ -167,15 +167,20 @@ class Surgery:
         """How far the group is behind, asked once."""
         if self._found is None:
             names = self.settings.topics
-            self._reader = GroupReader(self.settings.kafka, [names.payments, names.labels])
-            self._found = self._reader.look()
+            self._found = GroupReader(self.settings.kafka, [names.payments, names.labels]).look()
         return self._found
 
     def _group(self) -> Verdict:
         return topics.group(self._lag, _now_ms())
 
     def _markers(self) -> Verdict:
-        return topics.markers(self._lag, [shard.markers for shard in self._redis.shards()])
+        settings, names = self.settings, self.settings.topics
+        with closing(LogReader(settings.kafka, names.payments, names.labels)) as log:
+            extents = log.extents()  # anew, and first: processors go on meanwhile
+            positions = self._redis.positions()
+            if ahead(extents, positions):  # as a processor does: only a newer look at the log can convict
+                extents = log.extents()
+        return topics.markers(extents, positions, allow_cold_state=settings.store.allow_cold_state)
 
 
 def _now_ms() -> float:

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from consumer.group_lag import GroupLag
-from consumer.kafka.topics import SettingsHidden, TopicAdmin
+from consumer.kafka.logreader import Extent
+from consumer.kafka.topics import SettingsHidden, Topics
 from consumer.settings import Settings
+from consumer.survey import ahead, standing
 from consumer.topic_plan import Found, Step, plan
-from consumer.topics import Options, declared
+from consumer.topics import Options, amount, declared, reach_ms
 from features.catalog import Catalog
 from features.checkup import Verdict, bad, doubtful, good, left_out, worst
+from features.errors import StoreUnsuitable
+from features.store import Position, Source
 
 APPLY = "fraudline topics apply"
 LONG_S = 60.0
 AHEAD_S = 1.0
 
 
-def topic(admin: TopicAdmin, settings: Settings, catalog: Catalog, role: str) -> Verdict:
+class Admin(Protocol):
+    """Who is asked about topics."""
+
+    def look(self, names: Sequence[str], /) -> Topics:
+        """These topics, as far as they are there. Raises KafkaUnavailable."""
+
+
+def topic(admin: Admin, settings: Settings, catalog: Catalog, role: str) -> Verdict:
     """One topic. Raises KafkaUnavailable."""
     name = str(getattr(settings.topics, role))
     try:
@@ -27,22 +39,30 @@ def topic(admin: TopicAdmin, settings: Settings, catalog: Catalog, role: str) ->
         return doubtful(seen, mend)
     wanted = declared(settings.topics, catalog, Options(), brokers=max(1, there.brokers), payments_partitions=None)
     steps = plan([each for each in wanted if each.role == role], there.found)
-    return worst([_verdict(step) for step in steps]) if steps else _well(name, there.found[name])
+    verdicts = [_verdict(step, reach_ms(catalog)) for step in steps]
+    if (found := there.found.get(name)) is not None:
+        verdicts.append(_shape(name, found))
+    return worst(verdicts)
 
 
-def _well(name: str, found: Found) -> Verdict:
+def _shape(name: str, found: Found) -> Verdict:
+    if found.leaderless:
+        numbers = ", ".join(map(str, found.leaderless))
+        return bad(f"nobody leads partition {numbers} of {name}", "bring the brokers back that hold them")
     partitions, copies = _count(found.partitions, "partition"), _count(found.copies, "copy", "copies")
     if found.in_step < found.copies:
         return doubtful(f"{name} has {found.in_step} of {copies} in step", "see which broker is away, or can't follow")
     return good(f"{name} has {partitions}, {copies}, and the right settings")
 
 
-def _verdict(step: Step) -> Verdict:
+def _verdict(step: Step, reach_ms: int) -> Verdict:
     if step.action == "create":
         return bad(f"there is no topic {step.topic}", f"create it: {APPLY}")
     seen = f"{step.topic} has {step.setting} {step.has} and should have {step.wants}: {step.why}"
     mend = step.left or APPLY
-    return bad(seen, mend) if step.needed else doubtful(seen, mend)
+    # how long an outage may be is the operator's choice: what windows need is not
+    is_enough = step.setting == "retention.ms" and amount(step.has or "") >= reach_ms and step.role != "audit"
+    return bad(seen, mend) if step.needed and not is_enough else doubtful(seen, mend)
 
 
 def partitions(found: GroupLag, payments: str) -> Verdict:
@@ -51,6 +71,8 @@ def partitions(found: GroupLag, payments: str) -> Verdict:
     members = len(found.members)
     if not count:
         return left_out(f"there is no topic {payments}")
+    if members and found.state != "stable":
+        return left_out(f"group {found.group} is {found.state}, and shares them out anew: look again")
     if members > count:
         return doubtful(
             f"{members} processors share {_count(count, 'partition')} of {payments}: {members - count} stand by",
@@ -113,33 +135,24 @@ def clock(found: GroupLag, payments: str, now_ms: float) -> Verdict:
     return good(f"the newest payment is stamped {-ahead_s:,.1f} s before now, so the clocks don't contradict")
 
 
-def markers(found: GroupLag, shards: Sequence[Mapping[tuple[str, int], int]]) -> Verdict:
-    """The state's markers against the log and what the group committed: whether it can be caught up."""
-    if not any(shards):
-        return left_out("there is no state yet")
-    behind, gone, ahead = 0, [], []
-    for each in found.partitions:
-        known = [held[each.topic, each.partition] for held in shards if (each.topic, each.partition) in held]
-        if not known:
-            continue
-        marker, committed = min(known), each.committed or 0
-        if max(known) > each.end:
-            ahead.append(f"{each.topic}/{each.partition}")
-        elif marker < each.low and marker < committed:
-            gone.append(f"{each.topic}/{each.partition}")
-        behind += max(0, committed - marker)
-    if ahead:
-        return bad(
-            f"the state is ahead of {', '.join(ahead)}: the topic was made anew",
-            "take a new store.namespace, and reset the group's offsets",
-        )
-    if gone:
-        return bad(
-            f"Kafka no longer holds what the state lacks of {', '.join(gone)}",
-            "keep records longer; to go on without that history, fraudline run --allow-cold-state",
-        )
+def markers(extents: Mapping[Source, Extent], positions: Sequence[Position], *, allow_cold_state: bool) -> Verdict:
+    """Whether the state can be caught up, as a processor finds out. `extents` are older than `positions`."""
+    if why := ahead(extents, positions):
+        seen, _, mend = why.rpartition("; ")
+        return bad(seen, mend)
+    try:
+        found = standing(extents, positions, {}, allow_cold_state=allow_cold_state)
+    except StoreUnsuitable as error:
+        seen, _, mend = str(error).partition("; ")
+        return bad(seen, f"keep records longer; {mend}")
+    behind = sum(end - start for start, end in found.behind.values())
     if behind:
-        return good(f"the state lacks {behind:,} decided offsets, which Kafka still holds: processors catch up")
+        return doubtful(
+            f"the state lacks {behind:,} decided offsets, which Kafka still holds",
+            "let processors run: they catch up by themselves, and decide without the state until then",
+        )
+    if not any(each.markers for each in positions):
+        return left_out("there is no state yet")
     return good("the state has everything that the group has decided")
 
 

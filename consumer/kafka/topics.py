@@ -107,6 +107,7 @@ class TopicAdmin:
                 copies=min((len(each.replicas) for each in partitions), default=0),
                 in_step=min((len(each.isr) for each in partitions), default=0),
                 settings={entry.name: entry.value for entry in settings.values() if entry.value is not None},
+                leaderless=tuple(each.id for each in partitions if each.leader is None or each.leader.id < 0),
             )
         return found
 

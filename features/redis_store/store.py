@@ -157,13 +157,7 @@ class RedisStore:
                 f"{where}: the state in this namespace was made with other limits, entities or another number of "
                 "shards: use what it was made with, another store.namespace, or fraudline state rebuild"
             )
-        found: dict[bytes, dict[Source, int]] = {b"m:": {}, b"f:": {}, b"b:": {}}
-        for name, value in held.items():
-            if name[:2] in found:
-                topic, _, partition = name[2:].decode().rpartition(":")
-                found[name[:2]][topic, int(partition)] = int(value)
-        parent = (int(held[b"parent"]), int(held[b"since"])) if b"parent" in held else None
-        return Position(int(held[b"epoch"]), found[b"m:"], found[b"f:"], found[b"b:"], parent)
+        return position_of(held)
 
     def _refuse_foreign(self, where: str, owner: bytes) -> None:
         if owner != self._owner:
@@ -284,6 +278,17 @@ class RedisStore:
         except StoreError:
             self.close()
             raise
+
+
+def position_of(held: Mapping[bytes, bytes]) -> Position:
+    """Where a shard stands, from its hash."""
+    found: dict[bytes, dict[Source, int]] = {b"m:": {}, b"f:": {}, b"b:": {}}
+    for name, value in held.items():
+        if name[:2] in found:
+            topic, _, partition = name[2:].decode().rpartition(":")
+            found[name[:2]][topic, int(partition)] = int(value)
+    parent = (int(held[b"parent"]), int(held[b"since"])) if b"parent" in held else None
+    return Position(int(held[b"epoch"]), found[b"m:"], found[b"f:"], found[b"b:"], parent)
 
 
 def prefixes(namespace: str, shards: int) -> list[bytes]:
