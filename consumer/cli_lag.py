@@ -3,18 +3,20 @@
 # ruff: noqa: PLC0415  heavy imports stay inside the commands, so that `fraudline --help` answers at once
 from __future__ import annotations
 
+import math
 import sys
 import time
-from contextlib import closing
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from consumer.cli_options import AsJson, ConfigFile
-from consumer.cli_output import print_table
+from consumer.cli_output import error_line, only_one, print_table
+from features.errors import ConfigError, KafkaRefused, KafkaUnavailable
 
 if TYPE_CHECKING:
     from consumer.group_lag import GroupLag, PartitionLag
+    from consumer.kafka.group import GroupReader
 
 EXIT_BEHIND = 1
 
@@ -35,18 +37,31 @@ def lag(
     from consumer import logs, settings
     from consumer.kafka.group import GroupReader
 
+    only_one({"--watch": watch, "--max-seconds": max_seconds})
+    if not all(math.isfinite(each) for each in (watch, max_seconds) if each is not None):
+        raise ConfigError("--watch and --max-seconds are numbers of seconds.")
     loaded = settings.load(config)
     logs.configure_command()
-    with closing(GroupReader(loaded.kafka, [loaded.topics.payments, loaded.topics.labels])) as reader:
-        while True:
-            found, now_ms = reader.look(), time.time() * 1_000
-            _show(found, now_ms, as_json=as_json, on_one_line=watch is not None)
-            if watch is None:
-                break
-            sys.stdout.flush()
-            time.sleep(watch)
+    reader = GroupReader(loaded.kafka, [loaded.topics.payments, loaded.topics.labels])
+    if watch is not None:
+        _watch(reader, watch, as_json=as_json)
+    found, now_ms = reader.look(), time.time() * 1_000
+    _show(found, now_ms, as_json=as_json, on_one_line=False)
     waits_s = found.seconds(now_ms)
     return EXIT_BEHIND if max_seconds is not None and (waits_s is None or waits_s > max_seconds) else 0
+
+
+def _watch(reader: GroupReader, every_s: float, *, as_json: bool) -> NoReturn:
+    """Tell again and again: also when brokers are away, since that is when it is watched."""
+    while True:
+        try:
+            _show(reader.look(), time.time() * 1_000, as_json=as_json, on_one_line=True)
+        except KafkaRefused:  # no patience cures that
+            raise
+        except KafkaUnavailable as error:
+            error_line(str(error))
+        sys.stdout.flush()
+        time.sleep(every_s)
 
 
 def _show(found: GroupLag, now_ms: float, *, as_json: bool, on_one_line: bool) -> None:
@@ -94,6 +109,8 @@ def _remark(partition: PartitionLag) -> str:
         return f"{partition.lost:,} records were deleted before they were decided: reset the group's offsets"
     if partition.above_end:
         return "the group stands above the end: the topic was made anew"
+    if partition.held_back:
+        return "held back by an open transaction"
     return ""
 
 

@@ -27,6 +27,7 @@ class PartitionLag:
         next_ms: the Kafka timestamp of the next record that is not decided; None where there is none.
         newest_ms: the newest Kafka timestamp in the partition; None where it is not known.
         is_told: whether the partition was read as far as that; what was not told in time counts as behind.
+        held_back: whether what is next lies in a transaction that its producer has left open: nobody can read on.
     """
 
     topic: str
@@ -37,6 +38,7 @@ class PartitionLag:
     next_ms: int | None = None
     newest_ms: int | None = None
     is_told: bool = True
+    held_back: bool = False
 
     @property
     def start(self) -> int:
@@ -125,6 +127,7 @@ class GroupLag:
             "seconds_behind_newest": each.seconds_behind_newest(),
             "deleted_before_decided": each.lost,
             "committed_above_end": each.above_end,
+            "held_back": each.held_back,
             "owner": None
             if owner is None
             else {"client_id": owner.client_id, "host": owner.host, "member_id": owner.member_id},

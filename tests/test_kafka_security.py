@@ -519,11 +519,7 @@ def test_the_documented_acls_are_enough_and_each_is_needed(secured: Secured, rol
 
 
 def look(kafka: KafkaSettings) -> GroupLag:
-    reader = GroupReader(kafka, [TOPICS.payments])
-    try:
-        return reader.look()
-    finally:
-        reader.close()
+    return GroupReader(kafka, [TOPICS.payments]).look()
 
 
 @pytest.mark.parametrize("ask", [lambda kafka: TopicAdmin(kafka).look([TOPICS.payments]), look])

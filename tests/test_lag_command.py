@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +23,7 @@ from consumer.settings_source import variable
 from tests.services.kafka import KafkaBroker
 
 DEADLINE_S = 30.0
+COMMAND = (sys.executable, "-c", "from consumer.cli import main; main()", "lag")
 offsets = st.integers(0, 50)
 
 
@@ -194,6 +198,69 @@ def test_marks_of_transactions_are_no_wait(
     commit(kafka, unique, names["payments"], 1)
     found = row(told(capsys)[1], names["payments"])
     assert (found["records"], found["seconds"]) == (1, 0.0)
+
+
+def test_what_an_open_transaction_holds_back_waits(
+    names: dict[str, str], unique: str, kafka: KafkaBroker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A processor can't read on behind the first record of a transaction that its producer left open."""
+    produce(kafka, names["payments"], 1)
+    commit(kafka, unique, names["payments"], 1)
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": f"{unique}-tx", "log_level": 0})
+    producer.init_transactions(DEADLINE_S)
+    producer.begin_transaction()
+    producer.produce(names["payments"], b"v", b"k", partition=0)
+    assert producer.flush(DEADLINE_S) == 0
+    produce(kafka, names["payments"], 1)
+    found = row(told(capsys)[1], names["payments"])
+    assert (found["records"], found["held_back"]) == (2, True)
+    assert found["seconds"] > 0
+    assert told(capsys, "--max-seconds", "0")[0] == 1
+    assert exit_status(["lag"]) == 0
+    assert "held back by an open transaction" in capsys.readouterr().out
+    producer.abort_transaction(DEADLINE_S)
+    found = row(told(capsys)[1], names["payments"])
+    assert (found["records"], found["held_back"]) == (3, False)
+
+
+def test_watching_goes_on_until_it_is_stopped(names: dict[str, str], kafka: KafkaBroker) -> None:
+    """Each look is one line of JSON, the partition that was read once is read again, and Ctrl-C is no traceback."""
+    produce(kafka, names["payments"], 2)
+    words = [*COMMAND, "--json", "--watch", "0.5"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        looks = [json.loads(watching.stdout.readline()) for _ in range(3)]
+        produce(kafka, names["payments"], 1)
+        while (last := json.loads(watching.stdout.readline()))["records"] == 2:
+            looks.append(last)
+        watching.send_signal(signal.SIGINT)
+        _, complaints = watching.communicate(timeout=DEADLINE_S)
+    assert (watching.returncode, complaints) == (130, "")
+    waits_s = [row(each, names["payments"])["seconds"] for each in looks]
+    assert None not in waits_s
+    assert waits_s == sorted(set(waits_s))
+    assert last["records"] == 3
+
+
+def test_watching_outlasts_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable("kafka.brokers"), "127.0.0.1:1")
+    monkeypatch.setenv(variable("kafka.request_timeout_ms"), "1000")
+    words = [*COMMAND, "--watch", "0.5"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stderr is not None
+        told_of = [watching.stderr.readline() for _ in range(2)]
+        watching.terminate()
+        watching.communicate(timeout=DEADLINE_S)
+    assert all("127.0.0.1:1" in line for line in told_of)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--watch", "inf"), ("--watch", "nan"), ("--max-seconds", "nan"), ("--watch", "5", "--max-seconds", "5")],
+)
+def test_what_makes_no_sense_is_refused(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+    assert exit_status(["lag", *words]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_no_broker_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

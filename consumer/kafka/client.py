@@ -194,7 +194,7 @@ def require_topics(consumer: Consumer, kafka: KafkaSettings, topics: Iterable[st
     wanted = list(topics)
     missing = [topic for topic in wanted if topic not in known or known[topic].error is not None]
     for topic in missing:
-        _check_hidden(consumer, kafka, topic)
+        check_hidden(consumer, kafka, topic)
     if missing:
         names = ", ".join(missing)
         raise KafkaUnavailable(f"Kafka at {kafka.brokers} has no topic {names}: create it, or mend the settings")
@@ -237,10 +237,13 @@ def _tell_cause(client: Consumer | AdminClient) -> None:
         _LOG.disabled = before
 
 
-def _check_hidden(consumer: Consumer, kafka: KafkaSettings, topic: str) -> None:
-    """A topic that we may not know of is left out of the list of all; asked for by name, the broker says so."""
+def check_hidden(client: Consumer | AdminClient, kafka: KafkaSettings, topic: str) -> None:
+    """A topic that we may not know of is left out of the list of all; asked for by name, the broker says so.
+
+    Raises KafkaRefused for such a one, KafkaUnavailable.
+    """
     try:
-        found = consumer.list_topics(topic, timeout=kafka.request_timeout_ms / 1000).topics[topic]
+        found = client.list_topics(topic, timeout=kafka.request_timeout_ms / 1000).topics[topic]
     except KafkaException as exception:
         raise unavailable(kafka, exception, topic) from exception
     if found.error is not None and (denial := denied(kafka, found.error, topic)) is not None:

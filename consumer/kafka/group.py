@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError as Code
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from consumer.group_lag import GroupLag, Member, PartitionLag
-from consumer.kafka.client import cluster, common_config, error_of, group_config, unavailable, within
+from consumer.kafka.client import check_hidden, cluster, common_config, error_of, group_config, unavailable, within
 from consumer.settings import KafkaSettings
 from features.errors import KafkaUnavailable
 
@@ -21,6 +21,7 @@ Source = tuple[str, int]
 NEVER: Final = "never seen"
 CLOSE_LIMIT_S: Final = 2.0
 PAUSE_S: Final = 0.1
+_DELETED_MEANWHILE: Final = frozenset({Code._AUTO_OFFSET_RESET, Code.OFFSET_OUT_OF_RANGE})
 _MOVING: Final = frozenset({Code.NOT_COORDINATOR, Code.COORDINATOR_NOT_AVAILABLE, Code.COORDINATOR_LOAD_IN_PROGRESS})
 
 
@@ -32,7 +33,6 @@ class GroupReader:
         self._kafka, self._topics = kafka, topics
         self._timeout_s = kafka.request_timeout_ms / 1000
         self._admin = AdminClient(common_config(kafka))
-        self._consumer: Consumer | None = None
 
     def look(self) -> GroupLag:
         """Where the group stands now. Raises KafkaUnavailable."""
@@ -44,26 +44,25 @@ class GroupReader:
             committed = self._committed(there)
             lags = [PartitionLag(*source, *bounds[source], committed.get(source)) for source in there]
             newest = self._newest(there)
-            nexts = self._next_timestamps([each for each in lags if each.records])
+            nexts = self._next([each for each in lags if each.records])
         except KafkaException as exception:
             raise unavailable(self._kafka, exception) from exception
         except TimeoutError as error:
             raise KafkaUnavailable(f"Kafka at {self._kafka.brokers} did not answer in time") from error
-        told = [
-            replace(
-                each,
-                next_ms=nexts.get((each.topic, each.partition)),
-                newest_ms=newest.get((each.topic, each.partition)),
-                is_told=not each.records or (each.topic, each.partition) in nexts,
+        told = []
+        for each in lags:
+            source = (each.topic, each.partition)
+            known = nexts.get(source)
+            told.append(
+                replace(
+                    each,
+                    next_ms=None if known is None else known.time_ms,
+                    newest_ms=newest.get(source),
+                    is_told=not each.records or known is not None,
+                    held_back=known is not None and known.is_held,
+                )
             )
-            for each in lags
-        ]
         return GroupLag(self._kafka.group_id, state, members, told, missing)
-
-    def close(self) -> None:
-        """Release the connections."""
-        if self._consumer is not None:
-            within(self._consumer.close, CLOSE_LIMIT_S)
 
     def _described(self) -> tuple[str, list[Member]]:
         group = self._kafka.group_id
@@ -91,6 +90,8 @@ class GroupReader:
 
     def _partitions(self, known: Mapping[str, Any]) -> tuple[list[Source], list[str]]:
         missing = [name for name in self._topics if name not in known or known[name].error is not None]
+        for name in missing:
+            check_hidden(self._admin, self._kafka, name)
         there = [
             (name, number) for name in self._topics if name not in missing for number in sorted(known[name].partitions)
         ]
@@ -130,42 +131,72 @@ class GroupReader:
                 raise KafkaException(each.error)
         return {(each.topic, each.partition): each.offset for each in found if each.offset >= 0}
 
-    def _next_timestamps(self, lags: Sequence[PartitionLag]) -> dict[Source, int | None]:
-        """The Kafka timestamp of the first committed record from `start` on; None where only marks are left.
+    def _next(self, lags: Sequence[PartitionLag]) -> dict[Source, _Next]:
+        """The first record from `start` on: the first committed one, else the first of a transaction that is open.
 
         What did not come in time has no entry. Values are never looked at.
         """
-        waiting = {(each.topic, each.partition) for each in lags}
-        found: dict[Source, int | None] = {}
-        if not waiting:
+        found = self._first({(each.topic, each.partition): each.start for each in lags}, "read_committed")
+        ends = {(each.topic, each.partition): each.end for each in lags}
+        stops = {source: each.offset for source, each in found.items() if each.is_end and each.offset < ends[source]}
+        opened = self._first(stops, "read_uncommitted")
+        return found | {source: replace(each, is_held=not each.is_end) for source, each in opened.items()}
+
+    def _first(self, starts: Mapping[Source, int], isolation: str) -> dict[Source, _Next]:
+        """The first record of each partition from its offset on, or where reading ends without one."""
+        found: dict[Source, _Next] = {}
+        if not starts:
             return found
-        consumer = self._consumer = self._consumer or self._reader()
-        consumer.assign([TopicPartition(each.topic, each.partition, each.start) for each in lags])
-        deadline_s = time.monotonic() + self._timeout_s
-        while waiting and time.monotonic() < deadline_s:
-            message = consumer.poll(0.1)
-            if message is None or (message.topic(), message.partition()) not in waiting:
-                continue
-            source, error = (message.topic(), message.partition()), message.error()
-            if error is not None and error.code() != Code._PARTITION_EOF:
-                raise KafkaException(error)
-            found[source] = None if error is not None else message.timestamp()[1]
-            waiting.discard(source)
-            consumer.pause([TopicPartition(*source)])
-        consumer.unassign()
+        waiting = set(starts)
+        consumer = self._reader(isolation)
+        try:
+            consumer.assign([TopicPartition(*source, offset) for source, offset in starts.items()])
+            deadline_s = time.monotonic() + self._timeout_s
+            while waiting and time.monotonic() < deadline_s:
+                message = consumer.poll(0.1)
+                if message is None or (message.topic(), message.partition()) not in waiting:
+                    continue
+                source, error = (message.topic(), message.partition()), message.error()
+                waiting.discard(source)
+                consumer.pause([TopicPartition(*source)])
+                if error is None:
+                    found[source] = _Next(message.offset(), message.timestamp()[1])
+                elif error.code() == Code._PARTITION_EOF:
+                    found[source] = _Next(message.offset())
+                elif error.code() not in _DELETED_MEANWHILE:
+                    raise KafkaException(error)
+        finally:
+            within(consumer.close, CLOSE_LIMIT_S)
         return found
 
-    def _reader(self) -> Consumer:
-        """A consumer that fetches little: one record of each partition is wanted."""
+    def _reader(self, isolation: str) -> Consumer:
+        """A consumer that fetches little: one record of each partition is wanted.
+
+        It is a new one each time: a partition that was paused stays paused when it is assigned anew.
+        """
         return Consumer(
             group_config(self._kafka)
             | {
+                "isolation.level": isolation,
                 "enable.partition.eof": True,
                 "fetch.min.bytes": 1,
                 "max.partition.fetch.bytes": 65_536,
                 "queued.min.messages": 1,
             }
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Next:
+    """What comes next: a record and its time, or an end and none."""
+
+    offset: int
+    time_ms: int | None = None
+    is_held: bool = False
+
+    @property
+    def is_end(self) -> bool:
+        return self.time_ms is None
 
 
 def _member(found: Any) -> Member:
