@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SHOWN: Final = (
     "decisions", "equal", "different", "unverifiable", "differences", "why_unverifiable", "published_again",
     "scores_inside_band", "flipped_inside_band", "payments_without_decision", "alerts_of_payments_not_read",
+    "refused_as_told",
 )  # fmt: skip
 EXIT_OF: Final = {"equal": 0, "different": 3, "unverifiable": 4}
 
@@ -38,6 +39,10 @@ def certify(
     ] = None,
     alerts: Annotated[
         str | None, typer.Option(metavar="TOPIC|FILE", help="Also compare the alerts, their reasons included.")
+    ] = None,
+    dead_letters: Annotated[
+        str | None,
+        typer.Option(metavar="TOPIC|FILE", help="Take what was refused from here, not from today's limits."),
     ] = None,
     bundles: Annotated[
         list[Path] | None, typer.Option("--bundle", metavar="BUNDLE", help="A bundle that decided; repeatable.")
@@ -69,6 +74,7 @@ def certify(
     """
     from consumer import logs, settings
     from consumer.certificate.certify import Asked, Certification
+    from consumer.certificate.refused import Refused, read_refused
     from consumer.streams import Stream, open_stream
     from consumer.trust import trust_of
     from features.history.files import check_output
@@ -83,7 +89,8 @@ def certify(
     if out is not None:
         if not out.absolute().parent.is_dir():
             raise ConfigError(f"The folder of {out} does not exist; make it first.")
-        check_output(out, *(Path(each) for each in (decisions, payments, labels, journal, alerts) if each is not None))
+        given = (decisions, payments, labels, journal, alerts, dead_letters)
+        check_output(out, *(Path(each) for each in given if each is not None))
     loaded = settings.load(config)
     topics = loaded.topics
     with ExitStack() as stack:
@@ -97,7 +104,7 @@ def certify(
 
         of_decisions, of_payments = stream(decisions, topics.decisions), stream(payments, topics.payments)
         assert of_decisions is not None and of_payments is not None  # noqa: S101, PT018  both are required
-        of_labels = stream(labels, topics.labels)
+        of_labels, letters = stream(labels, topics.labels), stream(dead_letters, topics.dead_letters)
         progress = stack.enter_context(progress_stages())
         asked = Asked(
             decisions=of_decisions,
@@ -105,6 +112,7 @@ def certify(
             labels=of_labels,
             journal=stream(journal, topics.journal),
             alerts=stream(alerts, topics.alerts),
+            refused=Refused() if letters is None else read_refused(letters),
             bundles=tuple(bundles or ()),
             registry=registry,
             shards=loaded.store.shards,

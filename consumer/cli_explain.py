@@ -98,7 +98,7 @@ def explain(
         checks = None
         if found.decisions and not no_check:
             asked = _asked(sources, loaded, bundles, registry, threads or cores(), memory_mb)
-            checks = _checked(found, asked, catalog)
+            checks = _checked(found, asked, catalog, sources.dead_letters)
     told = document(found, standing, checks)
     show(told, as_json=as_json)
     if standing is not None:
@@ -191,9 +191,9 @@ def _asked(
     )
 
 
-def _checked(found: Dossier, asked: Asked, catalog: str) -> Checks:
+def _checked(found: Dossier, asked: Asked, catalog: str, dead_letters: Stream | None) -> Checks:
     from consumer.dossier_check import check
     from features.profiles import load_catalog
 
     with progress_stages() as progress:
-        return check(found, asked, load_catalog(catalog), progress)
+        return check(found, asked, load_catalog(catalog), progress, dead_letters)

@@ -53,7 +53,8 @@ class Dossier:
     Attributes:
         decisions: several where it was decided again under at_least_once, or where several cards use the id.
         alerts: likewise.
-        payments: the records of payments of this id; only those that a decision is about, if there is one.
+        payments: the records of payments of this id; only those that a decision is about, if there is one; and none
+            that the dead letters tell to have been refused, whatever today's limits say.
         letters: dead letters whose bytes name the id, and which of them were sent again.
     """
 
@@ -100,6 +101,15 @@ def find(
             found.payments.append((message, payment))
     if sources.dead_letters is not None:
         found.letters = _letters(sources.dead_letters, event_id, seen)
+    refused = {(letter.topic, *letter.origin) for letter, _ in found.letters}
+    refused -= {
+        (source.topic, source.partition, source.offset) for source in (e.decision.source for e in found.decisions)
+    }
+    found.payments = [
+        (message, payment)
+        for message, payment in found.payments
+        if (message.topic(), message.partition(), message.offset()) not in refused
+    ]
     return found
 
 

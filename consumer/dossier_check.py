@@ -16,10 +16,11 @@ import numpy as np
 
 from consumer.certificate.certify import Asked, Certification
 from consumer.certificate.outcome import Certificate, Compared
+from consumer.certificate.refused import Refused, read_refused
 from consumer.decode import Message
 from consumer.dossier import ESCAPE, Dossier, needle
 from consumer.lines import Line
-from consumer.records import Alert, Decision, alert_id
+from consumer.records import Alert, Decision, Source, alert_id
 from consumer.streams import CHUNK, Stream
 from features.catalog import Catalog
 from features.errors import BundleError
@@ -68,7 +69,9 @@ class Checks:
         return next((each for each in ("different", "unverifiable") if each in known), "equal")
 
 
-def check(found: Dossier, asked: Asked, catalog: Catalog, progress: Progress) -> Checks:
+def check(
+    found: Dossier, asked: Asked, catalog: Catalog, progress: Progress, dead_letters: Stream | None = None
+) -> Checks:
     """Make all decisions of a dossier again.
 
     Args:
@@ -76,6 +79,7 @@ def check(found: Dossier, asked: Asked, catalog: Catalog, progress: Progress) ->
         asked: as for a certificate of everything.
         catalog: of which bundles may need a part.
         progress: is told a stage and its share.
+        dead_letters: which tell what was refused; None for today's limits.
 
     Raises:
         ConfigError, KafkaUnavailable: as for a certificate.
@@ -91,6 +95,7 @@ def check(found: Dossier, asked: Asked, catalog: Catalog, progress: Progress) ->
         payments=payments,
         labels=None if asked.labels is None else _Related(asked.labels, sought),
         alerts=None if asked.alerts is None or not found.alerts else _Few(asked.alerts, found.alerts),
+        refused=Refused() if dead_letters is None else _refused(dead_letters, asked.decisions, sought),
         memory_mb=max(asked.memory_mb // 4, 16),
     )
     compared: list[tuple[Compared, Catalog]] = []
@@ -107,10 +112,37 @@ def check(found: Dossier, asked: Asked, catalog: Catalog, progress: Progress) ->
     cards = {each.card_id for each in decisions}
     again = {
         (message.partition(), message.offset())
-        for message in payments.noted
+        for message in narrowed.refused.without(payments.noted, {each.source.topic for each in decisions})
         if _who(message) in {(found.event_id, card) for card in cards}
     }
     return Checks(tuple(made.check(each) for each in decisions), tuple(sorted(again - own)))
+
+
+def _refused(letters: Stream, decisions: Stream, sought: Sequence[bytes]) -> Refused:
+    """What was refused of that which names somebody who is sought, and was not decided all the same."""
+    refused = read_refused(letters, lambda letter: bool(letter.cut) or _holds(letter.message.value(), sought))
+    if not refused:
+        return refused
+    decode = msgspec.json.Decoder(_Decided).decode
+    for _, values in decisions.values():
+        for value in values:
+            try:
+                source = decode(value).source
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue  # what is no record of ours says nothing
+            refused.release(source.topic, source.partition, source.offset)
+    return refused
+
+
+class _Decided(msgspec.Struct, frozen=True, gc=False):
+    """Of a decision only what it is about."""
+
+    source: Source
+
+
+def _holds(value: bytes | None, sought: Sequence[bytes]) -> bool:
+    """Whether bytes name one of them, or have escapes that may."""
+    return value is not None and (ESCAPE in value or any(each in value for each in sought))
 
 
 class _Made:
@@ -243,7 +275,7 @@ class _Related:
 
     def _is_related(self, message: Message) -> bool:
         value = message.value()
-        if value is None or not (ESCAPE in value or any(each in value for each in self._sought)):
+        if value is None or not _holds(value, self._sought):
             return False
         if self._event is not None and self._event in value:
             self.noted.append(message)

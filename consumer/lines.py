@@ -27,6 +27,7 @@ class Line(NamedTuple):
     as_of_ms: int | None = None
     of_topic: str = TOPIC
     of_partition: int = 0
+    of_headers: list[tuple[str, bytes | None]] | None = None
 
     def topic(self) -> str:
         """`stdin`, `labels` for a line of the labels file, or what a dump is of."""
@@ -49,8 +50,8 @@ class Line(NamedTuple):
         return self.content
 
     def headers(self) -> list[tuple[str, bytes | None]] | None:
-        """A line has none."""
-        return None
+        """A line has none, unless a dump tells them."""
+        return self.of_headers
 
     def timestamp(self) -> tuple[int, int]:
         """The time that event times are held against, if one was given: of all lines, or of this one by its dump."""

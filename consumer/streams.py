@@ -6,6 +6,7 @@ them, an object with `partition`, `offset`, `ts`, `key` and the value as text in
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ CHUNK: Final = 8_192
 READ_S: Final = 1.0
 PATIENCE_S: Final = 60.0
 SUFFIX: Final = ".jsonl"
+AS_BYTES: Final = "surrogateescape"
 NO_TOPICS: Final = frozenset((".parquet", ".csv", ".json", ".gz", ".zst"))  # what topics are hardly called
 _T = TypeVar("_T")
 
@@ -142,6 +144,7 @@ class _Envelope(msgspec.Struct, frozen=True, gc=False):
     offset: int
     ts: int = 0
     tstype: str = "unknown"
+    headers: list[str | None] | None = None  # names and contents in turn
 
 
 @dataclass(slots=True)
@@ -214,12 +217,12 @@ class FileStream:
 
     def _enveloped(self, line: bytes, number: int, decode: Callable[[bytes], _Envelope]) -> Line:
         try:
-            known = decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            known = _envelope(line, decode)
+        except ValueError:
             raise ConfigError(f"{self.path} line {number + 1} is not as the first one; dump the topic again.") from None
-        value = None if known.payload is None else known.payload.encode()
+        value = None if known.payload is None else _bytes(known.payload)
         time_ms = None if known.tstype == "unknown" else known.ts
-        return Line(known.offset, value, time_ms, self.topic, known.partition)
+        return Line(known.offset, value, time_ms, self.topic, known.partition, _headers(known))
 
     def _check(self, partition: int, messages: list[Message]) -> None:
         """Offsets of a partition rise, or the dump is not the log. Raises ConfigError."""
@@ -274,10 +277,35 @@ def _values(chunks: Iterator[list[Message]]) -> Iterator[tuple[int, list[bytes]]
 
 def _is_envelope(line: bytes, decode: Callable[[bytes], _Envelope]) -> bool:
     try:
-        decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        _envelope(line, decode)
+    except ValueError:
         return False
     return True
+
+
+def _envelope(line: bytes, decode: Callable[[bytes], _Envelope]) -> _Envelope:
+    """A line of a dump, also where a record's bytes are no UTF-8: `kcat` writes them as they are.
+
+    Raises ValueError when it is none.
+    """
+    try:
+        return decode(line)
+    except UnicodeDecodeError:
+        known = msgspec.convert(json.loads(line.decode(errors=AS_BYTES)), _Envelope)
+        for each in (known.payload, *(known.headers or ())):
+            _bytes(each or "")
+        return known
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors=AS_BYTES)
+
+
+def _headers(known: _Envelope) -> list[tuple[str, bytes | None]] | None:
+    if known.headers is None:
+        return None
+    contents = (None if each is None else _bytes(each) for each in known.headers[1::2])
+    return [(name or "", content) for name, content in zip(known.headers[::2], contents, strict=False)]
 
 
 def open_stream(text: str, kafka: KafkaSettings, topic: str | None = None) -> Stream:

@@ -16,7 +16,9 @@ import pytest
 
 from consumer.certificate.certify import Asked, Certification
 from consumer.certificate.outcome import Certificate
+from consumer.certificate.refused import Refused, read_refused
 from consumer.cli import exit_status
+from consumer.lines import Line
 from consumer.records import alert_id
 from consumer.streams import FileStream
 from features.catalog import DEFAULT
@@ -29,7 +31,7 @@ from models.policy import Rule
 from tests.faults.payments import PARTITIONS, history
 from tests.support.bundles import make_bundle
 from tests.support.doubles import Flaky
-from tests.support.world import World
+from tests.support.world import TOPICS, World
 
 RULES = (
     Rule("big", "amount_minor > 30000", "review", "A large amount."),
@@ -762,6 +764,106 @@ def test_a_partition_without_any_decision_is_not_equal(bundles: tuple[Path, Path
     assert found.payments["unverifiable"] > 200
     found = certified(made, folder, bundles[0], decisions=stream)
     assert found.differences["alert"] > 0
+
+
+@pytest.fixture(scope="module")
+def limited(bundles: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Path, Path]:
+    """Some payments and labels were refused as too large, then the limit was raised, and they came again."""
+    made = world(bundles[0], 700, partitions=2, max_payment_bytes=0)
+    lengths = sorted(len(each) for held in made.log.partitions.values() for each in held.values.values())
+    made.max_payment_bytes = lengths[len(lengths) * 4 // 5]
+    made.start()
+    made.drain(20)
+    letters = [each for each in made.publisher.visible if each.topic == TOPICS.dead_letters]
+    again = [dict(each.headers or ()) for each in letters]
+    again = [each for each in again if each["__connect.errors.class.name"].endswith(b"too_large")]
+    places = [
+        (
+            (each["__connect.errors.topic"].decode(), int(each["__connect.errors.partition"])),
+            int(each["__connect.errors.offset"]),
+        )
+        for each in again
+    ]
+    made.max_payment_bytes = 65_536
+    made.start()
+    for source, offset in places:
+        made.log.partitions[source].add(made.log.partitions[source].values[offset])
+    made.drain(20)
+    folder = tmp_path_factory.mktemp("limited")
+    made.dump(folder)
+    return made, folder, made.dump_dead_letters(folder / "dead_letters.jsonl")
+
+
+def refused(path: Path) -> Refused:
+    return read_refused(FileStream(path, TOPICS.dead_letters))
+
+
+def test_what_was_refused_under_another_limit_is_taken_from_the_dead_letters(
+    bundles: tuple[Path, Path], limited: tuple[World, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, folder, letters = limited
+    found = certified(made, folder, bundles[0], refused=refused(letters))
+    equal(found, made)
+    assert found.refused["payments"] > 50
+    assert found.refused["labels"] > 0
+    without = certified(made, folder, bundles[0])
+    assert without.verdict == "different"
+    assert {"undecided", "repeated"} <= set(without.differences)
+    topics = made.dump(folder)
+    words = ["certify", *(f"--{name}={path}" for name, path in topics.items()), f"--bundle={bundles[0]}", "--json"]
+    assert exit_status([*words, f"--dead-letters={letters}"]) == 0
+    assert json.loads(capsys.readouterr().out)["refused_as_told"] == found.refused
+    assert exit_status([*words, f"--dead-letters={letters}", f"--out={letters}"]) == 2
+    assert exit_status([*words, f"--dead-letters={topics['journal']}"]) == 2
+    assert "dump the topic with kcat -J" in capsys.readouterr().err
+
+
+def test_a_dead_letter_hides_no_decision(bundles: tuple[Path, Path], limited: tuple[World, Path, Path]) -> None:
+    """Also none that lies outside of what is certified."""
+    made, folder, letters = limited
+    decisions = [json.loads(line) for line in (folder / "decisions.jsonl").read_text().splitlines()]
+    forged = folder / "forged.jsonl"
+    lines = [
+        {"partition": 0, "offset": 10_000 + n, "payload": "{}", "headers": letter_headers(**each["source"])}
+        for n, each in enumerate(decisions[::3])
+    ]
+    forged.write_text(letters.read_text() + "".join(json.dumps(line) + "\n" for line in lines))
+    equal(certified(made, folder, bundles[0], refused=refused(forged)), made)
+    middle = sorted(each["event_time"] for each in decisions)[len(decisions) // 2]
+    equal(certified(made, folder, bundles[0], refused=refused(forged), from_ms=middle, alerts=None))
+    changed = FileStream(of_topic(folder, "decisions", _set(3, rules=["never"])), "decisions")
+    found = certified(made, folder, bundles[0], refused=refused(forged), decisions=changed, alerts=None)
+    assert dict(found.differences) == {"rules": 1}
+
+
+def letter_headers(topic: str, partition: int, offset: int) -> list[str]:
+    """The headers of a dead letter as `kcat -J` writes them."""
+    told = {
+        "topic": topic,
+        "partition": str(partition),
+        "offset": str(offset),
+        "stage": "decode",
+        "class.name": "fraudline.Rejected.too_large",
+        "exception.message": "too large",
+    }
+    return [word for name, text in told.items() for word in (f"__connect.errors.{name}", text)]
+
+
+def test_marks_and_letters_that_are_no_text_are_read(tmp_path: Path) -> None:
+    lines = [
+        {"partition": 0, "offset": 0, "payload": "?", "headers": letter_headers("payments", 2, 7)},
+        {"partition": 0, "offset": 1, "payload": None, "headers": ["fraudline.redrive.sent", "0"]},
+        {"partition": 0, "offset": 2, "payload": "{}", "headers": ["other", None]},
+    ]
+    dump = tmp_path / "letters.jsonl"
+    raw = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    dump.write_bytes(raw.replace(b'"?"', b'"\xff\xfe"'))
+    stream = FileStream(dump, "payments.dlq")
+    found = refused(dump)
+    messages = [Line(offset, b"x", None, "payments", 2) for offset in range(9)]
+    assert [each.offset() for each in found.without(messages, ("payments",))] == [0, 1, 2, 3, 4, 5, 6, 8]
+    assert found.without(messages, ("labels",)) == messages
+    assert next(stream.chunks())[0].value() == b"\xff\xfe"
 
 
 def test_digests_are_the_same_however_much_is_read_at_once(

@@ -295,6 +295,41 @@ def test_a_state_in_shards_is_followed_for_every_entity(
         assert (status, told["verdict"]) == (0, "equal"), told
 
 
+def test_what_was_refused_under_another_limit_is_taken_from_the_dead_letters(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = payment(event_id="large", card_id="tok_a", merchant_id="m-a", note="x" * 400)
+    small = [payment(event_id=f"evt-{n}", card_id="tok_a", merchant_id="m-a") for n in range(4)]
+    made = World(bundle, [[small[0], large, small[1], small[2]]], max_payment_bytes=400)
+    made.drain()
+    letters = {"dead-letters": made.dump_dead_letters(tmp_path / "letters.jsonl")}
+    topics = made.dump(tmp_path)
+    assert explained(capsys, "evt-2", topics, bundle)[1]["verdict"] == "different"
+    assert explained(capsys, "evt-2", topics | letters, bundle)[1]["verdict"] == "equal"
+    assert explained(capsys, "large", topics | letters, bundle)[1]["outcome"] == "dead_letter"
+
+    made.max_payment_bytes = 65_536
+    made.start()
+    made.log.partitions["payments", 0].add(large, small[3])
+    made.drain()
+    topics = made.dump(tmp_path)
+    assert explained(capsys, "large", topics, bundle)[1]["verdict"] == "different"
+    for event in ("large", "evt-3"):
+        status, told = explained(capsys, event, topics | letters, bundle)
+        assert (status, told["verdict"], told["repeated_at"]) == (0, "equal", []), told
+
+    lines = letters["dead-letters"].read_text()
+    forged = json.loads(lines.splitlines()[0])
+    for offset in (0, 4):  # a payment of the same card that was decided, and the one itself
+        told = {"__connect.errors.offset": str(offset)}
+        pairs = dict(zip(forged["headers"][::2], forged["headers"][1::2], strict=True)) | told
+        forged |= {"offset": forged["offset"] + 1, "headers": [word for pair in pairs.items() for word in pair]}
+        lines += json.dumps(forged) + "\n"
+    letters["dead-letters"].write_text(lines)
+    for event in ("large", "evt-3"):
+        assert explained(capsys, event, topics | letters, bundle)[1]["verdict"] == "equal"
+
+
 @pytest.fixture
 def create(kafka: KafkaBroker, unique: str) -> Callable[..., dict[str, str]]:
     """As the fixture `topics`, whose name is taken here."""

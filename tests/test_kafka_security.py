@@ -456,7 +456,7 @@ def allowed(broker: SecureKafkaBroker, role: str, but: AclBinding | None = None)
 def certify_reads(secured: Secured) -> None:
     """All that a certificate takes from Kafka."""
     kafka = secured.kafka()
-    for topic in (TOPICS.payments, TOPICS.labels, TOPICS.decisions, TOPICS.alerts, TOPICS.journal):
+    for topic in (TOPICS.payments, TOPICS.labels, TOPICS.decisions, TOPICS.alerts, TOPICS.dead_letters, TOPICS.journal):
         stream = TopicStream(kafka, topic)
         try:
             for _ in stream.chunks():

@@ -9,8 +9,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -24,6 +24,7 @@ from consumer.certificate.compare import Comparison, Scope
 from consumer.certificate.order import OffsetOrder, RecordedOrder
 from consumer.certificate.outcome import Certificate, Compared, Span
 from consumer.certificate.recorder import Recorder
+from consumer.certificate.refused import Refused
 from consumer.certificate.replayed import Remaker
 from consumer.decode import Decoder, Message
 from consumer.order import UNKNOWN
@@ -61,6 +62,7 @@ class Asked:
         labels: what the state learned besides; None for none.
         journal: in which order. None where that is the order of the offsets: one partition of payments, and no labels.
         alerts: what was alerted, to be compared too; None for not.
+        refused: what production refused, as its dead letters tell: it is not replayed, unless a decision is about it.
         bundles: places of bundles.
         registry: where more of them are.
         shards: of the state.
@@ -82,6 +84,7 @@ class Asked:
     max_payment_bytes: int
     max_future_ms: int
     alerts: Stream | None = None
+    refused: Refused = field(default_factory=Refused)
     from_ms: int | None = None
     to_ms: int | None = None
     tolerance: float = 0.0
@@ -166,6 +169,9 @@ class Certification:
         for known in decoded(asked.decisions, Decision, "decision"):
             done += len(known)
             self._progress("reading decisions", 0.1 * min(done / size, 1))
+            if asked.refused:
+                for _, each in known:
+                    asked.refused.release(each.source.topic, each.source.partition, each.source.offset)
             told = [each for _, each in known if self._is_asked(each.event_time)]
             if not told:
                 continue
@@ -240,7 +246,8 @@ class Certification:
             return
         decoder = self._decoder(asked.labels.topic)
         for messages in asked.labels.chunks():
-            batch = decoder.decode(messages).labels
+            taken = self._taken(messages, "labels", (asked.labels.topic,))
+            batch = decoder.decode(taken).labels
             partition = messages[0].partition()
             latest_ms = max((label.labelled_at for label in batch.labels), default=0)
             source = source_id(partition, labels=True)
@@ -254,12 +261,13 @@ class Certification:
         asked, reader = self._asked, PaymentReader(self._catalog)
         decoder = self._decoder(None)
         size, done = max(asked.payments.size(), 1), 0
+        topics = {case.topic for case in self._packer.cases}  # what it was called; a dump may be called otherwise
         schema = self._schema(fields)
         with pa.OSFile(str(identities), "wb") as to, pa.ipc.new_stream(to, schema) as file:
             for messages in asked.payments.chunks():
                 done += len(messages)
                 self._progress("reading payments", 0.15 + 0.25 * min(done / size, 1))
-                batch = decoder.decode(messages).batch
+                batch = decoder.decode(self._taken(messages, "payments", topics)).batch
                 partition, start = messages[0].partition(), messages[0].offset()
                 latest_ms = int(batch.event_time.max(initial=0))
                 self._note_beginning(source_id(partition), asked.payments.begins(partition), messages, latest_ms)
@@ -272,6 +280,12 @@ class Certification:
                 self._places += len(batch)
                 known = recorder.payments(batch, first)
                 file.write_batch(_identity(batch, known, fields, reader.read(batch), schema))
+
+    def _taken(self, messages: Sequence[Message], what: str, topics: Collection[str]) -> Sequence[Message]:
+        """Without what production refused, which is counted."""
+        taken = self._asked.refused.without(messages, topics)
+        self._certificate.refused[what] += len(messages) - len(taken)
+        return taken
 
     def _known_until_ms(self) -> int:
         """Decisions about payments of this time or earlier may have seen what is no longer there; -1 for none.

@@ -128,6 +128,7 @@ class Certificate:
         near, flipped: scores inside the band, and decisions that differ for that alone.
         payments: what became of those that have no decision.
         unread_alerts: alerts of payments that were not read.
+        refused: how many `payments` and `labels` were left out, since the dead letters tell that they were refused.
         examples: the first differences, by partition and offset.
         flips: the first of those.
         bundles: digests of those that were replayed.
@@ -143,6 +144,7 @@ class Certificate:
     flipped: int = 0
     payments: Counter[str] = field(default_factory=Counter)
     unread_alerts: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
     examples: list[dict[str, Any]] = field(default_factory=list)
     flips: list[dict[str, Any]] = field(default_factory=list)
     bundles: list[str] = field(default_factory=list)
@@ -174,6 +176,7 @@ class Certificate:
             "flipped_inside_band": self.flipped,
             "payments_without_decision": dict(self.payments),
             "alerts_of_payments_not_read": self.unread_alerts,
+            "refused_as_told": {name: count for name, count in self.refused.items() if count},
             "partitions": [each.document() for each in self.partitions],
             "first_difference": self.examples[0] if self.examples else None,
             "examples": self.examples,

@@ -16,9 +16,9 @@ PAYMENTS = "payments"
 LABELS = "labels"
 
 
-def decoder() -> Decoder:
+def decoder(max_payment_bytes: int = 65_536) -> Decoder:
     """A decoder of both topics."""
-    return Decoder(max_payment_bytes=65_536, max_future_ms=300_000, labels_topic=LABELS)
+    return Decoder(max_payment_bytes=max_payment_bytes, max_future_ms=300_000, labels_topic=LABELS)
 
 
 @dataclass(slots=True)

@@ -59,6 +59,7 @@ class World:
     store: StateStore = field(default_factory=MemoryStore)
     lists: Lists | None = None
     is_live: bool = True
+    max_payment_bytes: int = 65_536
     publisher: ListPublisher = field(init=False)
     log: MemoryLog = field(init=False)
     line_up: LineUp = field(init=False)
@@ -95,14 +96,14 @@ class World:
             labels=LABELS,
             store=self.store,
             enricher=enricher,
-            decoder=decoder(),
+            decoder=decoder(self.max_payment_bytes),
             log=self.log,
             journal=lambda entries: self.publisher.visible.extend(journal_records(TOPICS.journal, entries)),
             telemetry=Telemetry(),
             clock=lambda: self.now_s,
         )
         self._pipeline = Pipeline(
-            decoder=decoder(),
+            decoder=decoder(self.max_payment_bytes),
             enricher=enricher,
             state=self._keeper,
             line_up=lambda: self.line_up,
@@ -171,6 +172,21 @@ class World:
             values = self.publisher.values(getattr(TOPICS, role))
             topics[role].write_bytes(b"".join(value + b"\n" for value in values))
         return topics
+
+    def dump_dead_letters(self, path: Path) -> Path:
+        """The dead letters as `kcat -J` writes them, their headers included."""
+        letters = [record for record in self.publisher.visible if record.topic == TOPICS.dead_letters]
+        lines = [
+            {
+                "partition": 0,
+                "offset": offset,
+                "headers": [text for name, content in each.headers or () for text in (name, (content or b"").decode())],
+                "payload": None if each.value is None else each.value.decode(errors="replace"),
+            }
+            for offset, each in enumerate(letters)
+        ]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return path
 
     def features(self, partition: int) -> str:
         """SHA-256 over what the decisions of a partition were made of, by offset."""
