@@ -175,6 +175,7 @@ def run(settings: Settings) -> int:
     """Run the processor until SIGTERM or SIGINT; returns the exit code. Raises FraudlineError."""
     catalog = load_catalog(settings.features.catalog)
     telemetry, health = Telemetry(), Health(stale_after_s=settings.kafka.max_poll_interval_ms / 1000)
+    _LOG.info("starting", step="the model is verified, and what computes is compiled where that was not done before")
     audit = BackgroundAudit(settings.kafka, settings.topics.audit) if settings.audit.enabled else None
     models = ModelLoader(settings, catalog, telemetry, _untold if audit is None else partial(_rolled_back, audit))
     store = open_store(settings, catalog)

@@ -50,6 +50,7 @@ def list_entries(
     from consumer.streams import TopicStream
 
     logs.configure_command()
+    _check_action(action)
     loaded = settings.load(config)
     from_ms = moment_ms(since, "--since") or 0
     found: dict[tuple[str, str], AuditEntry] = {}
@@ -78,6 +79,14 @@ def list_entries(
     ]  # fmt: skip
     print_table("Changes", ("time", "who", "action", "what", "outcome", "detail"), rows, as_json=False)
     return 0
+
+
+def _check_action(asked: str | None) -> None:
+    """Refuse a word that no action has. Raises ConfigError."""
+    from consumer.audit import ACTIONS
+
+    if asked is not None and not any(_is_of(action, asked) for action in ACTIONS):
+        raise ConfigError(f"--action is none of {', '.join(ACTIONS)}.")
 
 
 def _is_of(action: str, asked: str | None) -> bool:

@@ -51,10 +51,10 @@ def certify(
         str | None, typer.Option(metavar="URL", help="Take bundles from a registry, by their digests.")
     ] = None,
     since: Annotated[
-        str | None, typer.Option("--from", metavar="TIME", help="Certify payments of this time on (ISO 8601).")
+        str | None, typer.Option("--from", metavar="TIME", help="Certify payments of this event time on (ISO 8601).")
     ] = None,
     until: Annotated[
-        str | None, typer.Option("--to", metavar="TIME", help="Certify payments before this time.")
+        str | None, typer.Option("--to", metavar="TIME", help="Certify payments before this event time.")
     ] = None,
     tolerance: Annotated[
         float,

@@ -218,6 +218,10 @@ def _print_plan(found: Plan, title: str, *, as_json: bool) -> None:
     print_table(title, ("topic", "to be expected", "letters", "sent"), rows, as_json=False)
     more = {"sent before": found.sent_before, "more than --limit": found.left}
     print_mapping("Besides", more, as_json=False)
+    if not found.chosen and found.refused:
+        sys.stderr.write(
+            "nothing is sent: all would be refused again; mend what refuses them (docs/records.md), or see --force\n"
+        )
 
 
 EXPECTED: Final = {

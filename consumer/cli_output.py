@@ -70,12 +70,17 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         """What came from elsewhere must not steer a terminal."""
         return Text("" if cell is None else "\n".join(map(printable, str(cell).split("\n"))))
 
-    table = Table(title=fit(title), title_justify="left")
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
+    console.print(fit(title), style="italic", soft_wrap=True)  # above a narrow table it would be cut to its width
+    if not rows:
+        console.print("none")
+        return
+    table = Table()
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*map(fit, row))
-    Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL).print(table)
+    console.print(table)
 
 
 def print_mapping(title: str, values: Mapping[str, Any], *, as_json: bool) -> None:
@@ -95,7 +100,18 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
         elif isinstance(value, int) and not isinstance(value, bool):
             yield f"{prefix}{name}", f"{value:,}"
         else:
-            yield f"{prefix}{name}", str(value)
+            yield f"{prefix}{name}", _plain_text(value)
+
+
+def _plain_text(value: object) -> str:
+    """A value as people write it, not as Python does."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain_text, value))
+    return str(value)
 
 
 def print_features(features: Sequence[Feature], *, as_json: bool, width: int | None = None) -> None:

@@ -16,6 +16,7 @@ from consumer.cli_output import print_mapping, print_table, progress_bar
 from features.errors import ConfigError
 
 EXIT_DIFFERENT = 1
+EXIT_UNVERIFIABLE = 4  # as that of `fraudline certify`
 
 
 app = typer.Typer(help="Build the state anew, or check it against Kafka.")
@@ -66,7 +67,10 @@ def verify(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> int:
-    """Recompute entities from all that Kafka holds, without the store, and compare; exit status 1 if any differs."""
+    """Recompute entities from all that Kafka holds, without the store, and compare.
+
+    Exit status 0: none differs; 1: some differ; 4: none of them could be verified.
+    """
     from consumer import logs, settings
     from consumer.verify import Verification
 
@@ -81,4 +85,12 @@ def verify(
             rows = [(each.entity, each.shard, each.key, each.what) for each in outcome.mismatches]
             print_table("Mismatches", ("entity", "shard", "key hash", "what differs"), rows, as_json=False)
         print_mapping(f"Checked {loaded.store.namespace}", outcome.counts(), as_json=False)
-    return EXIT_DIFFERENT if outcome.mismatches else 0
+    if outcome.mismatches:
+        return EXIT_DIFFERENT
+    if outcome.results["unverifiable"] and not outcome.results["equal"]:
+        sys.stderr.write(
+            "nothing could be verified: the state lacks what was decided (fraudline doctor tells how much), or the "
+            "journal does not tell its order; while payments come, processors catch it up\n"
+        )
+        return EXIT_UNVERIFIABLE
+    return 0

@@ -127,6 +127,8 @@ def demo_bundle(seed: int, console: Console) -> Path:
     if (bundle / "manifest.json").exists():
         return bundle
     cache.mkdir(parents=True, exist_ok=True)
+    if not console.is_terminal:  # which would see the bar move
+        console.print("Training a model on simulated history, the first time only: about a minute.")
     with (
         tempfile.TemporaryDirectory(dir=cache) as scratch,
         Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as progress,

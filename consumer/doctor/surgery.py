@@ -135,7 +135,7 @@ class Surgery:
 
     def _model_checks(self) -> list[Check]:
         settings = self.settings
-        mend = "train a bundle, copy it again, or correct model.bundle or model.registry"
+        mend = "mend what it says, or correct model.bundle or model.registry"
         return [
             self._check("model.catalog", lambda: model.catalog(settings), "correct features.catalog"),
             Check("model.bundle", lambda: model.model(settings, self._catalog), mend, ("model.catalog",), 90.0),

@@ -97,9 +97,11 @@ def group(found: GroupLag, now_ms: float) -> Verdict:
     waits_s = found.seconds(now_ms)
     if waits_s is None:
         return doubtful(f"how long records wait for group {found.group} was not told in time", "look: fraudline lag")
+    is_abandoned = found.records > 0 and not found.members
     seen = f"group {found.group} is {found.state}, {found.records:,} offsets and {waits_s:,.1f} s behind"
-    if waits_s > LONG_S:
-        mend = "start processors" if not found.members else "see fraudline lag, and the stages' metrics"
+    seen += ", and nobody reads" if is_abandoned else ""
+    if is_abandoned or waits_s > LONG_S:
+        mend = "start processors: fraudline run" if is_abandoned else "see fraudline lag, and the stages' metrics"
         return doubtful(seen, mend)
     return good(seen)
 
