@@ -29,6 +29,8 @@ settings.register_profile("explore", settings.get_profile("ci"), derandomize=Fal
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 _SERVICE_OF_FIXTURE = {"kafka": "kafka", "secure_kafka": "kafka", "redis_server": "redis", "redis_cluster": "redis"}
+_MARK_OF_FIXTURE = _SERVICE_OF_FIXTURE | {"helm": "helm"}
+_NOT_FAST = ("kafka", "redis", "browser", "helm", "faults", "gpu", "slow")
 _MISSING: Mapping[str, Callable[[], str | None]] = {
     "kafka": kafka_service.missing,
     "redis": redis_service.missing,
@@ -42,9 +44,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test with the services that it asks for, or `fast` when it asks for none."""
     for item in items:
         for fixture in getattr(item, "fixturenames", ()):
-            if fixture in _SERVICE_OF_FIXTURE:
-                item.add_marker(_SERVICE_OF_FIXTURE[fixture])
-        if not any(item.get_closest_marker(name) for name in ("kafka", "redis", "browser", "faults", "gpu", "slow")):
+            if fixture in _MARK_OF_FIXTURE:
+                item.add_marker(_MARK_OF_FIXTURE[fixture])
+        if not any(item.get_closest_marker(name) for name in _NOT_FAST):
             item.add_marker("fast")
 
 
