@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +20,8 @@ import tomli_w
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from consumer.cli import exit_status
+from consumer.kafka.logreader import LogReader
+from consumer.settings import Settings
 from tests.faults.check import Evidence, Law, violations
 from tests.faults.payments import LABEL_PARTITIONS, PARTITIONS, Record, history
 from tests.faults.worker import Fault, Spec
@@ -259,6 +262,15 @@ class Scene:
         """Judge what happened; see `Law`. By default duplicates are judged as the scene's delivery promises."""
         once = self.delivery == "exactly_once" if exactly_once is None else exactly_once
         return violations(self.evidence(), Law(exactly_once=once, equal_copies=copies))
+
+    def wait_settled(self, timeout_s: float = DEADLINE_S) -> None:
+        """Wait until no killed worker's transaction holds readers of the outputs back."""
+        deadline, pause, kafka = time.monotonic() + timeout_s, threading.Event(), Settings(**self._settings).kafka
+        for role in ("decisions", "alerts", "journal"):
+            with closing(LogReader(kafka, self.topics[role])) as reader:
+                while {source: each.high for source, each in reader.extents().items()} != reader.written_ends():
+                    assert time.monotonic() < deadline, f"a transaction is open on {role}: {self.stories()}"
+                    pause.wait(0.05)
 
     def certificate(self, *bundles: Path) -> dict[str, Any]:
         """What `fraudline certify` says of all that was decided, from the topics."""

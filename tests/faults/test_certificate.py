@@ -84,4 +84,6 @@ def test_a_certificate_of_several_shards(
     stage.produce(history(500, seed=42))
     trouble(stage, bundles)
     stage.finish(recorded=False)
+    stage.wait_settled()
+    stage.witness.read_to_end()
     equal(stage.certificate(*bundles), len(stage.witness.seen(stage.topics["decisions"])))
