@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from consumer.cli_options import AsJson, CatalogName, ConfigFile, cores, moment_ms
+from consumer.cli_options import EXIT_OF, AsJson, CatalogName, ConfigFile, cores, moment_ms
 from consumer.cli_output import print_json, print_mapping, print_table, progress_stages
 from features.errors import ConfigError
 
@@ -21,7 +21,6 @@ SHOWN: Final = (
     "scores_inside_band", "flipped_inside_band", "payments_without_decision", "alerts_of_payments_not_read",
     "refused_as_told",
 )  # fmt: skip
-EXIT_OF: Final = {"equal": 0, "different": 3, "unverifiable": 4}
 
 
 def certify(

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from consumer.cli_options import AsJson, CatalogName, ConfigFile, cores, moment_ms, refuse_no_text, refuse_no_token
+from consumer.cli_options import (
+    EXIT_OF,
+    AsJson,
+    CatalogName,
+    ConfigFile,
+    cores,
+    moment_ms,
+    refuse_no_text,
+    refuse_no_token,
+)
 from consumer.cli_output import duration_ms, progress_bar, progress_stages
 from features.errors import ConfigError
 
@@ -20,7 +29,6 @@ if TYPE_CHECKING:
     from consumer.settings import Settings
     from consumer.streams import Stream
 
-EXIT_OF: Final = {"equal": 0, "different": 3, "unverifiable": 4}
 EXIT_WITHOUT_DECISION: Final = 1
 ROLES: Final = ("decisions", "payments", "labels", "journal", "alerts", "dead_letters")
 _Place = Annotated[str | None, typer.Option(metavar="TOPIC|FILE", help="Instead of the settings' topic.")]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -14,6 +14,9 @@ from features.errors import ConfigError
 
 if TYPE_CHECKING:
     from features.history.mapping import Columns
+
+EXIT_OF: Final = {"equal": 0, "different": 3, "unverifiable": 4}
+"""The exit status for a verdict on what was decided; 1 and 2 are errors."""
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings in TOML (default: FRAUDLINE_CONFIG, if set).")

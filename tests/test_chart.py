@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from ipaddress import IPv4Network, IPv6Network
 from itertools import pairwise
 from pathlib import Path
@@ -85,6 +85,13 @@ def at_home(value: object, root: Path) -> Any:
     return json.loads(json.dumps(value).replace(MOUNTS, str(root)))
 
 
+def assert_arrived(loaded: Settings, given: dict[str, Any], sections: Set[str], root: Path) -> None:
+    """Each value that was given for these sections is the pod's, with the files in it under `root`."""
+    for section in sections:
+        for name, value in given[section].items():
+            assert plain(getattr(getattr(loaded, section), name)) == at_home(value, root), f"{section}.{name}"
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_the_settings_of_each_scenario_load_in_the_processor(
     scenario: str, render: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -93,10 +100,7 @@ def test_the_settings_of_each_scenario_load_in_the_processor(
     loaded = settings_in_the_pod(render(scenario=scenario), tmp_path / "etc", monkeypatch)
     assert loaded.kafka.transactional_id == f"{loaded.kafka.group_id}-rel-fraudline-0"
     assert loaded.store.url.get_secret_value() == "redis://:hunter2@redis:6379/0"
-    for section in given.keys() - {"dashboard"}:
-        for name, value in given[section].items():
-            arrived = plain(getattr(getattr(loaded, section), name))
-            assert arrived == at_home(value, tmp_path / "etc"), f"{section}.{name}"
+    assert_arrived(loaded, given, given.keys() - {"dashboard"}, tmp_path / "etc")
 
 
 def with_(value: str) -> pytest.MarkDecorator:
@@ -125,10 +129,9 @@ def test_the_settings_of_each_scenario_load_in_the_alert_page(
     given = own_settings(scenario, "alertPage")
     loaded = settings_in_the_pod(rendered, tmp_path / "etc", monkeypatch, page)
     assert (loaded.dashboard.token is None) == (loaded.dashboard.auth == "proxy")
-    for section in given.keys() & {"kafka", "topics", "processing", "dashboard", "audit"}:
-        for name, value in given[section].items():
-            arrived = plain(getattr(getattr(loaded, section), name))
-            assert arrived == at_home(value, tmp_path / "etc"), f"{section}.{name}"
+    assert_arrived(
+        loaded, given, given.keys() & {"kafka", "topics", "processing", "dashboard", "audit"}, tmp_path / "etc"
+    )
 
 
 @with_("topicsJob")
@@ -139,10 +142,7 @@ def test_the_settings_of_each_scenario_load_in_the_topics_job_and_its_words_are_
     pod = rendered.pod_of("Job", "rel-fraudline-topics")
     given = own_settings(scenario, "topicsJob")
     loaded = settings_in_the_pod(rendered, tmp_path / "etc", monkeypatch, pod)
-    for section in given.keys() & {"kafka", "topics", "features", "audit"}:
-        for name, value in given[section].items():
-            arrived = plain(getattr(getattr(loaded, section), name))
-            assert arrived == at_home(value, tmp_path / "etc"), f"{section}.{name}"
+    assert_arrived(loaded, given, given.keys() & {"kafka", "topics", "features", "audit"}, tmp_path / "etc")
     assert understood(only_container(pod)["args"])["yes"] is True
 
 
