@@ -19,50 +19,18 @@ import argparse
 import json
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xgboost as xgb
 from confluent_kafka import Consumer, KafkaException, Producer
 from redis import Redis
 
-from bench.naive_model import FEATURES, Row, counter_keys, fill_row, load_model
-
-
-class Scorer:
-    """Updates the counters of one payment in Redis and scores it: one round trip, one predict."""
-
-    def __init__(self, redis: Redis, booster: xgb.Booster) -> None:
-        self._redis = redis
-        self._booster = booster
-        self._row: Row = np.empty((1, len(FEATURES)), np.float32)
-
-    def __call__(self, payment: Mapping[str, Any]) -> float:
-        """The payment's fraud score, 0 to 1."""
-        keys, amount = counter_keys(payment), payment["amount_minor"]
-        pipeline = self._redis.pipeline(transaction=False)
-        for key in keys:
-            if key is not None:
-                pipeline.hincrby(key[0], "count", 1)
-                pipeline.hincrby(key[0], "amount", amount)
-                pipeline.expire(key[0], key[1])
-        replies = iter(pipeline.execute())
-        fill_row(self._row, payment, list(_counters(keys, replies)))
-        return float(self._booster.inplace_predict(self._row, validate_features=False)[0])
-
-
-def _counters(keys: Sequence[object | None], replies: Iterator[int]) -> Iterator[float]:
-    for key in keys:
-        if key is None:
-            yield from (np.nan, np.nan)
-        else:
-            yield next(replies)
-            yield next(replies)
-            next(replies)
+from bench.naive_model import load_model
+from bench.peers.counters import Scorer, decision, is_alert
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +64,11 @@ class Publisher:
         self.alerts = 0
         self.undelivered = 0
 
-    def publish(self, key: bytes, decision: Mapping[str, Any]) -> None:
+    def publish(self, key: bytes, decided: Mapping[str, Any]) -> None:
         """Hand over a decision, and an alert unless it is to approve; delivery goes on in the background."""
-        value = json.dumps(decision)
+        value = json.dumps(decided)
         self._produce(self._decisions_topic, key, value)
-        if decision["decision"] != "approve":
+        if is_alert(decided):
             self.alerts += 1
             self._produce(self._alerts_topic, key, value)
         self._producer.poll(0)
@@ -162,14 +130,8 @@ def run(
 
 
 def _decide(payment: Mapping[str, Any], message: Any, score: float, threshold: float) -> dict[str, Any]:
-    return {
-        "event_id": payment["event_id"],
-        "card_id": payment["card_id"],
-        "event_time": payment["event_time"],
-        "source": {"topic": message.topic(), "partition": message.partition(), "offset": message.offset()},
-        "decision": "approve" if score < threshold else "review",
-        "score": score,
-    }
+    source = {"topic": message.topic(), "partition": message.partition(), "offset": message.offset()}
+    return decision(payment, score, threshold) | {"source": source}
 
 
 def _result(spans_ns: Sequence[int], *, bad: int, publisher: Publisher, wall_s: float, cpu_s: float) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 import xgboost as xgb
 
 ENTITIES: Final = ("card", "merchant", "device")
@@ -53,6 +53,20 @@ def fill_row(row: Row, payment: Mapping[str, Any], counters: Sequence[float]) ->
     )
 
 
+def fill_rows(rows: Row, payments: Sequence[Mapping[str, Any]], counters: Sequence[Sequence[float]]) -> None:
+    """Write the features of n payments into `rows` (n, 28); `counters` are the 24 numbers of each, as of `fill_row`."""
+    at_s = np.array([payment["event_time"] for payment in payments], np.int64) // 1000
+    amount = np.array([payment["amount_minor"] for payment in payments], np.float64)
+    known = np.array(counters, np.float64)
+    wide = known.shape[1]
+    count_30d, sum_30d = known[:, 6], known[:, 7]
+    rows[:, :wide] = known
+    rows[:, wide] = amount
+    rows[:, wide + 1] = np.divide(amount * count_30d, sum_30d, out=np.ones_like(amount), where=sum_30d != 0)
+    rows[:, wide + 2] = at_s // 3600 % 24
+    rows[:, wide + 3] = (at_s // 86_400 + 3) % 7
+
+
 def feature_rows(payments: Iterable[Mapping[str, Any]]) -> Row:
     """The features of payments in log order, shape (n, 28), by the counters that the live loop keeps in Redis."""
     totals: defaultdict[str, list[float]] = defaultdict(lambda: [0, 0])
@@ -75,8 +89,8 @@ def feature_rows(payments: Iterable[Mapping[str, Any]]) -> Row:
 
 def train_naive_model(path: Path, payments: Path, labels: Path, *, trees: int = 200, depth: int = 6) -> None:
     """Train the baseline's model on JSON Lines files of payments and labels, and save it as `path` (.ubj)."""
-    fraud = {label["event_id"] for label in map(orjson.loads, _lines(labels)) if label["label"] == "fraud"}
-    known = [orjson.loads(line) for line in _lines(payments)]
+    fraud = {label["event_id"] for label in map(json.loads, _lines(labels)) if label["label"] == "fraud"}
+    known = [json.loads(line) for line in _lines(payments)]
     outcomes = np.array([payment["event_id"] in fraud for payment in known])
     data = xgb.DMatrix(feature_rows(known), label=outcomes, feature_names=list(FEATURES))
     settings = {"objective": "binary:logistic", "tree_method": "hist", "max_depth": depth, "max_bin": 1024}

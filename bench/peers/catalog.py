@@ -1,0 +1,99 @@
+"""The peers: one declaration each, of what there is to run and what it promises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+Variant = Literal["per_event", "own_batches", "our_batches"]
+
+HERE: Final = Path(__file__).parent
+ROOT: Final = HERE.parents[1]
+ENVIRONMENTS: Final = ROOT / ".cache" / "peers"
+VARIANTS: Final[dict[Variant, str]] = {
+    "per_event": "one payment at a time",
+    "own_batches": "batches of its own design",
+    "our_batches": "given our batch function",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A stream processor, or a way to write one.
+
+    Attributes:
+        name: in tables and on the command line.
+        folder: under `bench/peers/`; a variant is the module of its name in there.
+        title: its name in full.
+        package: the distribution whose version is shown.
+        variants: what there is of it.
+        delivery: what it promises after a crash, as it is set up here.
+        own_pins: its framework can't be installed beside the versions that the project locks.
+    """
+
+    name: str
+    folder: str
+    title: str
+    package: str
+    variants: tuple[Variant, ...]
+    delivery: str
+    own_pins: bool = False
+
+    @property
+    def home(self) -> Path:
+        """Where its own files lie."""
+        return HERE / self.folder
+
+    @property
+    def environment(self) -> Path:
+        """Its virtual environment; made by `bench.peers.setup`."""
+        return ENVIRONMENTS / self.name
+
+    @property
+    def python(self) -> Path:
+        """The interpreter of its environment."""
+        return self.environment / "bin" / "python"
+
+    @property
+    def requirements(self) -> Path:
+        """What its environment holds: hashed pins."""
+        return self.home / "requirements.txt"
+
+    @property
+    def runs_ours(self) -> bool:
+        """Whether its environment needs the project's dependencies."""
+        return "our_batches" in self.variants
+
+    def module(self, variant: Variant) -> str:
+        """What `python -m` runs."""
+        return f"bench.peers.{self.folder}.{variant}"
+
+
+PEERS: Final = (
+    Peer(
+        name="kafka-python",
+        folder="naive_kafka_python",
+        title="naive loop on kafka-python",
+        package="kafka-python",
+        variants=("per_event",),
+        delivery="at least once: offsets are committed in the background, decisions flushed before",
+    ),
+    Peer(
+        name="confluent",
+        folder="naive_confluent",
+        title="naive loop done well, on confluent-kafka",
+        package="confluent-kafka",
+        variants=("per_event", "own_batches", "our_batches"),
+        delivery="at least once: decisions are flushed, then offsets committed",
+    ),
+)
+
+
+def named(name: str) -> Peer:
+    """The peer of this name. Raises SystemExit."""
+    for peer in PEERS:
+        if peer.name == name:
+            return peer
+    message = f"There is no peer {name!r}; there are {', '.join(peer.name for peer in PEERS)}."
+    raise SystemExit(message)

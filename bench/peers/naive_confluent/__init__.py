@@ -1,0 +1,1 @@
+"""The loop by hand, done well, on confluent-kafka."""

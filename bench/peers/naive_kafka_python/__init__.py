@@ -1,0 +1,1 @@
+"""The loop of most tutorials, on kafka-python."""
