@@ -9,6 +9,7 @@ from typing import Any, Final
 from bench.cause import MEANING
 from bench.report_features import features, memory
 from bench.report_history import history
+from bench.report_limits import limits
 from bench.report_models import models
 from bench.report_quality import quality
 from bench.tables import number, spread, table, verdict
@@ -57,6 +58,10 @@ def render(results: Results) -> str:
     ):
         if name in results:
             lines += ["", f"## {title}", "", *_about(results[name]), *body(results[name])]
+    if "limits" in results:
+        title = "Limits: how close each stage is to its own floor"
+        found, before = results["limits"], results.get("limits_before")
+        lines += ["", f"## {title}", "", *_about(found), *limits(found, before)]
     if "quality" in results:
         lines += ["", "## Quality: how well training finds fraud", "", *quality(results["quality"])]
     return "\n".join(lines) + "\n"

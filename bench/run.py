@@ -16,17 +16,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench import enrichment, features_build, history, latency, memory, models, saturation, stages
+from bench import enrichment, features_build, history, latency, limits, memory, models, saturation, stages
 from bench.machine import machine, occasion
 from bench.prepare import CACHE, FULL, QUICK, prepare
 from bench.processes import BenchError
 from bench.report import render
+from bench.report_limits import draw
 from bench.stack import Stack, running
 from tests.services import kafka, redis
 from tests.services.process import ServiceError
 from tests.services.redis_cluster import RedisCluster
 
-SECTIONS: Final = ("stages", "saturation", "latency", "features", "memory", "models", "history")
+SECTIONS: Final = ("stages", "saturation", "latency", "features", "memory", "models", "history", "limits")
+BEFORE: Final = "limits_before"  # the limits of an earlier state, see `--before`
 QUALITY: Final = "quality"  # made by `bench.quality`, from data that are not ours to ship
 RESULTS: Final = "results.json"
 REPORT: Final = "RESULTS.md"
@@ -51,6 +53,7 @@ def plan(args: argparse.Namespace) -> dict[str, Callable[[Stack], dict[str, Any]
         "features": lambda stack: _features(stack, rounds=rounds, quick=args.quick),
         "memory": lambda _stack: memory.measure(quick=args.quick),
         "history": lambda stack: history.measure(stack, rounds=rounds, quick=args.quick),
+        "limits": lambda stack: limits.measure(stack, rounds=rounds, quick=args.quick),
         "models": lambda stack: models.measure(stack.prepared, rounds=rounds, quick=args.quick),
     }
     return {name: every[name] for name in SECTIONS if name in args.only}
@@ -96,9 +99,16 @@ def merge(folder: Path, name: str, section: dict[str, Any]) -> None:
     path = folder / RESULTS
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     found = known | {name: finite(section)}
-    results = {each: found[each] for each in (*SECTIONS, QUALITY) if each in found}
+    results = {each: found[each] for each in (*SECTIONS, BEFORE, QUALITY) if each in found}
     path.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
+    write_report(folder, results)
+
+
+def write_report(folder: Path, results: dict[str, Any]) -> None:
+    """The report, and its pictures."""
     (folder / REPORT).write_text(render(results))
+    if "limits" in results:
+        draw(results["limits"], folder)
 
 
 def _words(text: str) -> list[str]:
@@ -121,6 +131,7 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help=f"of stages and saturation (default {ROUNDS})")
     parser.add_argument("--seconds", type=int, help=f"measured for each rate (default {SECONDS})")
     parser.add_argument("--rates", type=_numbers, metavar="R,...", help="payments a second")
+    parser.add_argument("--before", type=Path, metavar="FILE", help="a results.json of an earlier state, for `limits`")
     parser.add_argument("--render", action="store_true", help="only render the report from the results that are there")
     return parser.parse_args(words)
 
@@ -130,8 +141,10 @@ def main() -> None:
     args = arguments(words)
     folder = CACHE / "quick" if args.quick else Path(__file__).parent
     if args.render:
-        (folder / REPORT).write_text(render(json.loads((folder / RESULTS).read_text())))
+        write_report(folder, json.loads((folder / RESULTS).read_text()))
         return
+    if args.before is not None:
+        merge(folder, BEFORE, json.loads(args.before.read_text())["limits"])
     for missing in (kafka.missing(), redis.missing()):
         if missing:
             raise SystemExit(f"{missing} The benches run on real services only.")

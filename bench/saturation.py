@@ -30,11 +30,11 @@ def measure(stack: Stack, *, rounds: int, quick: bool) -> dict[str, Any]:
     """
     payments = QUICK_PAYMENTS if quick else PAYMENTS
     runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
-    _run(stack, "exactly_once", "saturation-warm-up", payments["exactly_once"] // 2)  # the broker's JVM compiles
+    run_once(stack, "exactly_once", "saturation-warm-up", payments["exactly_once"] // 2)  # the broker's JVM compiles
     for at in range(rounds):
         turn = at % len(KINDS)
         for kind in (*KINDS[turn:], *KINDS[:turn]):
-            found = _run(stack, kind, f"saturation-{at}-{kind}", payments[kind])
+            found = run_once(stack, kind, f"saturation-{at}-{kind}", payments[kind])
             print(
                 f"  round {at + 1}, {kind}: {found['eps']:,.0f}/s, {found['eps_per_cpu_s']:,.0f} a CPU-second",
                 flush=True,
@@ -54,7 +54,8 @@ def ratios(runs: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, list[fl
     }
 
 
-def _run(stack: Stack, kind: str, prefix: str, payments: int) -> dict[str, Any]:
+def run_once(stack: Stack, kind: str, prefix: str, payments: int) -> dict[str, Any]:
+    """What one process said that decided so many payments, all of which were there. Raises BenchError."""
     names = stack.fresh(prefix)
     records = read_payments(stack.prepared.payments, payments, skip=stack.prepared.sizes.primed)
     producer = Producer({"bootstrap.servers": stack.kafka.bootstrap, "acks": "all", "linger.ms": 50})

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableSequence, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import psutil
 
 from bench.loadgen import Record, read_payments
@@ -26,13 +27,15 @@ from consumer.decide import Decider
 from consumer.decode import Decoder, Message, in_log_order
 from consumer.journal import entries
 from consumer.judge import Model
+from consumer.kafka.publisher import Outgoing
 from consumer.model_loader import load_model
 from consumer.publish import Decided, Outbox
-from consumer.settings import Settings
+from consumer.settings import TopicSettings
 from features.catalog import DEFAULT
-from features.enrich import Enricher
+from features.enrich import Enriched, Enricher
+from features.event import PaymentBatch
 from features.redis_store import RedisStore
-from features.store import Span
+from features.store import Span, StateStore
 from models.explain import Explanation
 
 STAGES: Final = ("decode", "enrich", "score", "decide", "explain", "encode")  # to explain alerts is a part of decide
@@ -72,16 +75,35 @@ class Laps:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What one batch was on its way through the stages."""
+
+    messages: Sequence[Message]
+    batch: PaymentBatch
+    enriched: Enriched
+    alerts: npt.NDArray[np.intp]
+    records: Sequence[Outgoing]
+
+
 class Line:
     """The stages on one thread, as `consumer.pipeline` calls them, without Kafka and without telemetry."""
 
-    def __init__(self, model: Model, store: RedisStore, messages: Iterator[Message]) -> None:
-        """Decide `messages`, which begin at offset 0 of every partition."""
+    def __init__(
+        self,
+        model: Model,
+        store: StateStore,
+        messages: Iterator[Message],
+        passed: MutableSequence[Passed] | None = None,
+        topics: TopicSettings | None = None,
+    ) -> None:
+        """Decide `messages`, which begin at offset 0 of every partition; note in `passed` what went through."""
+        self._passed = passed
         self._decoder = Decoder(max_payment_bytes=MAX_PAYMENT_BYTES, max_future_ms=MAX_FUTURE_MS)
         self._enricher = Enricher(DEFAULT, store)
         self._brain = model.brain
         self._decider = Decider(model.brain.policy)
-        self._outbox = Outbox(Settings().topics, model.reference, model.digests)
+        self._outbox = Outbox(topics or TopicSettings(), model.reference, model.digests)
         self._messages = messages
         self._epochs = [position.epoch for position in store.positions()]
         self._position = dict.fromkeys(range(PARTITIONS), 0)
@@ -115,11 +137,11 @@ class Line:
         laps.end("explain")
         stage_ms = dict.fromkeys(STAGES, 0.0)
         decided = Decided(batch, due, "full", enriched, scores, outcome, why, stage_ms, 0.0)
-        outbox.decisions(decided)
-        outbox.alerts(decided)
-        outbox.journal(entries(enriched.recorded))
+        records = [*outbox.decisions(decided), *outbox.alerts(decided), *outbox.journal(entries(enriched.recorded))]
         laps.end("encode")
         self.alerts += alerts.size
+        if self._passed is not None:
+            self._passed.append(Passed(ordered, batch, enriched, alerts, records))
         self._position.update({span.partition: span.end for span in spans})
 
     def _spans(self, ordered: Sequence[Message]) -> tuple[Span, ...]:
