@@ -128,10 +128,13 @@ def as_partitioned_messages(records: Sequence[Record], topic: str, now_ms: int) 
     return messages
 
 
-def prime(redis_url: str, namespace: str, records: Sequence[Record]) -> None:
-    """Put payments into the entity logs, as of another topic, so that they have the length of a running system's."""
+def prime(redis_url: str, namespace: str, records: Sequence[Record], *, owner: str = "") -> None:
+    """Put payments into the entity logs, as of another topic, so that they have the length of a running system's.
+
+    `owner` is whose the namespace is, as of `features.redis_store.RedisStore`.
+    """
     decoder = Decoder(max_payment_bytes=MAX_PAYMENT_BYTES, max_future_ms=MAX_FUTURE_MS)
-    with closing(RedisStore(redis_url, namespace=namespace, timeout_ms=1_000)) as store:
+    with closing(RedisStore(redis_url, namespace=namespace, timeout_ms=1_000, owner=owner)) as store:
         enricher = Enricher(DEFAULT, store)
         epochs = [position.epoch for position in store.positions()]
         store.adopt({(PRIMING_TOPIC, PRIMING_PARTITION): 0})

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any, Final, Self
 
 import numpy as np
@@ -28,13 +29,16 @@ class BenchError(RuntimeError):
 class Child:
     """`python -m MODULE ARGUMENTS...`, whose last line of output is one JSON object. Use as a context manager.
 
-    Leaving ends the process if it still runs.
+    Leaving ends the process if it still runs. `python` is another interpreter than this one; with `apart` the process
+    leads a session of its own, by which what it starts is found again.
     """
 
-    def __init__(self, module: str, arguments: Mapping[str, object]) -> None:
-        self._module = module
+    def __init__(
+        self, module: str, arguments: Mapping[str, object], *, python: Path | None = None, apart: bool = False
+    ) -> None:
+        self._module, self._apart = module, apart
         words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
-        self._command = [sys.executable, "-m", module, *words]
+        self._command = [str(python or sys.executable), "-m", module, *words]
         self._out: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed on leaving
         self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         self._process: subprocess.Popen[bytes] | None = None
@@ -62,11 +66,20 @@ class Child:
             return False
         return True
 
-    def stop(self) -> None:
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self._running.poll() is not None
+
+    def said(self) -> str:
+        """The end of what it wrote, on standard output and standard error."""
+        return "\n".join(text[-2000:] for text in map(self._text, (self._out, self._said)) if text)
+
+    def stop(self, deadline_s: float = END_DEADLINE_S) -> None:
         """Ask it to end (SIGTERM), and insist when it does not."""
         if self._running.poll() is None:
             self._running.terminate()
-            if not self.wait_end(END_DEADLINE_S):
+            if not self.wait_end(deadline_s):
                 self._running.kill()
                 self._running.wait()
 
@@ -79,7 +92,13 @@ class Child:
         return found
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=self._out, stderr=self._said)
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=self._out,
+            stderr=self._said,
+            start_new_session=self._apart,
+        )
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -13,9 +13,10 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final, TypedDict
+from typing import Any, Final, TypedDict, TypeVar
 
 import msgspec
 import numpy as np
@@ -39,6 +40,10 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """As much of a decision as the join needs."""
 
     source: Source
+
+
+_decode = msgspec.json.Decoder(Decision).decode
+T = TypeVar("T")
 
 
 class Latencies(TypedDict):
@@ -101,16 +106,26 @@ def _key(rows: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
     return key
 
 
+def of_source(value: bytes, now_ns: int) -> tuple[int, int, int]:
+    """A row of `RECEIVED`."""
+    source = _decode(value).source
+    return source.partition, source.offset, now_ns
+
+
 def read(
-    consumer: Consumer, *, expect: int, idle_exit_s: float, stopping: threading.Event
-) -> list[tuple[int, int, int]]:
+    consumer: Consumer,
+    *,
+    expect: int,
+    idle_exit_s: float,
+    stopping: threading.Event,
+    row: Callable[[bytes, int], T] = of_source,
+) -> list[T]:
     """Read until `expect` decisions came and none followed for a second, none came for `idle_exit_s`, or `stopping`.
 
     Returns:
-        A row of `RECEIVED` for each decision.
+        What `row` makes of each decision and when it was received (ns); a row of `RECEIVED` if it is not given.
     """
-    decode = msgspec.json.Decoder(Decision).decode
-    rows: list[tuple[int, int, int]] = []
+    rows: list[T] = []
     last = time.monotonic()
     while not stopping.is_set():
         # Poll, then take what else is there: `consume` alone would wait for a full batch and add that to the latency.
@@ -126,8 +141,7 @@ def read(
         for message in messages:
             error = message.error()
             if error is None:
-                source = decode(message.value()).source
-                rows.append((source.partition, source.offset, now_ns))
+                rows.append(row(message.value(), now_ns))
             elif error.fatal() or error.code() == KafkaError._AUTO_OFFSET_RESET:
                 raise KafkaException(error)
     return rows

@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any, Final
 
 from bench.cause import MEANING
+from bench.peers.report import peers
 from bench.report_features import features, memory
 from bench.report_history import history
 from bench.report_limits import limits
@@ -62,6 +63,8 @@ def render(results: Results) -> str:
         title = "Limits: how close each stage is to its own floor"
         found, before = results["limits"], results.get("limits_before")
         lines += ["", f"## {title}", "", *_about(found), *limits(found, before)]
+    if "peers" in results:
+        lines += ["", "## Peers: other stream processors at the same work", "", *peers(results["peers"])]
     if "quality" in results:
         lines += ["", "## Quality: how well training finds fraud", "", *quality(results["quality"])]
     return "\n".join(lines) + "\n"

@@ -105,8 +105,10 @@ def merge(folder: Path, name: str, section: dict[str, Any]) -> None:
 
 
 def write_report(folder: Path, results: dict[str, Any]) -> None:
-    """The report, and its pictures."""
-    (folder / REPORT).write_text(render(results))
+    """The report, with what `bench.peers` keeps beside these results, and its pictures."""
+    beside = folder / "peers" / RESULTS
+    peers = {"peers": json.loads(beside.read_text())} if beside.exists() else {}
+    (folder / REPORT).write_text(render(results | peers))
     if "limits" in results:
         draw(results["limits"], folder)
 

@@ -63,8 +63,12 @@ class Stack:
         partitions = dict.fromkeys(names.topics.values(), PARTITIONS)
         self.kafka.create_topics(partitions)
         self.redis.flush()
-        prime(self.redis.url, names.namespace, self.priming)
+        self.prime(names)
         return names
+
+    def prime(self, names: Names, owner: str = "") -> None:
+        """Give the entity logs of a run the length that they have in a system that has been running for a while."""
+        prime(self.redis.url, names.namespace, self.priming, owner=owner)
 
     def processor(self, names: Names, kind: str, **options: object) -> Child:
         """The process that decides: the baseline (`naive`), or Fraudline with the delivery `kind`."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from bench import naive_model
 from bench.peers.arguments import arguments
 from bench.peers.catalog import PEERS, named
 from bench.peers.counters import Counters, decision, is_alert
+from bench.peers.judge import judge_logs
 from bench.peers.ours import Ours, Record
 from consumer.simulator import Simulation, write
 from models.train import TrainOptions, train
@@ -123,7 +126,7 @@ def test_every_declared_variant_is_there_with_its_locked_requirements() -> None:
         assert any(line.startswith(f"{peer.package.lower()}==") for line in lines)
         for variant in peer.variants:
             assert (peer.home / f"{variant}.py").exists()
-    with pytest.raises(SystemExit, match="no peer 'other'; there are kafka-python"):
+    with pytest.raises(SystemExit, match="no peer 'other'; there are fraudline, kafka-python"):
         named("other")
 
 
@@ -138,10 +141,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def ours(redis_server: RedisServer, unique: str, bundle: Path) -> Iterator[Callable[[], Ours]]:
+def ours(redis_server: RedisServer, unique: str, bundle: Path) -> Iterator[Callable[..., Ours]]:
     made: list[Ours] = []
 
-    def make() -> Ours:
+    def make(clock: Callable[[], float] = time.monotonic) -> Ours:
         given = argparse.Namespace(
             redis=redis_server.url,
             namespace=unique,
@@ -150,7 +153,7 @@ def ours(redis_server: RedisServer, unique: str, bundle: Path) -> Iterator[Calla
             decisions_topic="d",
             alerts_topic="a",
         )
-        made.append(Ours(given))
+        made.append(Ours(given, clock))
         return made[-1]
 
     yield make
@@ -174,7 +177,7 @@ def kept(answer: bytes) -> dict[str, Any]:
     return {name: told[name] for name in ("event_id", "source", "decision", "score", "state")}
 
 
-def test_our_batches_are_decided_again_as_they_were_and_counted_once(ours: Callable[[], Ours], bundle: Path) -> None:
+def test_our_batches_are_decided_again_as_they_were_and_counted_once(ours: Callable[..., Ours], bundle: Path) -> None:
     given = records(bundle, 600)
     first = ours()
     told = [each for start in range(0, 600, 100) for each in first.decide(given[start : start + 100])]
@@ -190,7 +193,7 @@ def test_our_batches_are_decided_again_as_they_were_and_counted_once(ours: Calla
         assert kept(answer.decision) == by_event[kept(answer.decision)["event_id"]]
 
 
-def test_an_alert_is_the_answer_to_its_own_payment(ours: Callable[[], Ours], bundle: Path) -> None:
+def test_an_alert_is_the_answer_to_its_own_payment(ours: Callable[..., Ours], bundle: Path) -> None:
     told = ours().decide(records(bundle, 2_000))
     alerts = [(orjson.loads(each.decision), each.alert) for each in told]
     assert any(alert for _, alert in alerts)
@@ -199,3 +202,50 @@ def test_an_alert_is_the_answer_to_its_own_payment(ours: Callable[[], Ours], bun
         if alert is not None:
             assert orjson.loads(alert)["event_id"] == decided["event_id"]
             assert orjson.loads(alert)["reasons"]
+
+
+def test_each_error_in_entity_logs_is_found_by_itself(
+    ours: Callable[..., Ours], redis_server: RedisServer, unique: str, bundle: Path
+) -> None:
+    given = records(bundle, 1_001)
+    known, extra = given[:1_000], given[1_000]
+    made = ours()
+    for start in range(0, 1_000, 250):  # later batches fold what is committed: summaries are compared too
+        made.decide(known[start : start + 250])
+        for partition in (0, 1):
+            end = max(each.offset_ for each in known[: start + 250] if each.partition_ == partition) + 1
+            made.committed("p", partition, end)
+
+    def judged(messages: list[Record]) -> tuple[int, int, int]:
+        found = judge_logs(redis_server.url, unique, "", messages)
+        assert found.what == "entity logs"
+        assert found.keys > 100
+        return found.wrong, found.missing, found.excess
+
+    entities = sum(f"{name}_id" in orjson.loads(extra.value_ or b"") for name in ("card", "merchant", "device"))
+    assert judged(known) == (0, 0, 0)
+    wrong, missing, excess = judged([*known, extra])
+    assert wrong == missing >= entities
+    assert excess == 0
+    wrong, missing, excess = judged(known[:-1])
+    assert (wrong, missing) == (excess, 0)
+    assert wrong > 0
+    moved = [*known[:-1], replace(known[-1], offset_=known[-1].offset_ + 7)]  # as many, but another one
+    wrong, missing, excess = judged(moved)
+    assert wrong == excess > 0
+
+
+def test_a_partition_counts_as_committed_to_where_it_stood_half_a_minute_ago(
+    ours: Callable[..., Ours], bundle: Path
+) -> None:
+    given = [each for each in records(bundle, 600) if each.partition_ == 0]
+    now = [0.0]
+    made = ours(lambda: now[0])
+    floors = []
+    for at in range(6):
+        made.decide(given[at * 40 : at * 40 + 40])
+        floors.append(made.floor(("p", 0)))
+        now[0] += 10.0
+    assert floors == [0, 0, 0, 0, 80, 120]  # where it stood is noted once a second, the first batch is within one
+    made.committed("p", 0, 200)
+    assert made.floor(("p", 0)) == 200

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final, Literal
 
-Variant = Literal["per_event", "own_batches", "our_batches"]
+Variant = Literal["per_event", "own_batches", "our_batches", "exactly_once", "at_least_once"]
 
 HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parents[1]
@@ -15,7 +18,10 @@ VARIANTS: Final[dict[Variant, str]] = {
     "per_event": "one payment at a time",
     "own_batches": "batches of its own design",
     "our_batches": "given our batch function",
+    "exactly_once": "exactly once",
+    "at_least_once": "at least once",
 }
+"""In words; the last two are Fraudline's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,7 @@ class Peer:
         variants: what there is of it.
         delivery: what it promises after a crash, as it is set up here.
         own_pins: its framework can't be installed beside the versions that the project locks.
+        at_home: it runs in the project's own environment.
     """
 
     name: str
@@ -39,6 +46,7 @@ class Peer:
     variants: tuple[Variant, ...]
     delivery: str
     own_pins: bool = False
+    at_home: bool = False
 
     @property
     def home(self) -> Path:
@@ -47,8 +55,8 @@ class Peer:
 
     @property
     def environment(self) -> Path:
-        """Its virtual environment; made by `bench.peers.setup`."""
-        return ENVIRONMENTS / self.name
+        """Its virtual environment; made by `bench.peers.setup` unless it is `at_home`."""
+        return Path(sys.prefix) if self.at_home else ENVIRONMENTS / self.name
 
     @property
     def python(self) -> Path:
@@ -65,6 +73,14 @@ class Peer:
         """Whether its environment needs the project's dependencies."""
         return "our_batches" in self.variants
 
+    @property
+    def version(self) -> str:
+        """Of its package, as it is locked."""
+        if self.at_home:
+            return version(self.package)
+        found = re.search(rf"^{re.escape(self.package)}==([^\s;\\]+)", self.requirements.read_text(), re.MULTILINE)
+        return found[1] if found else "unknown"
+
     def module(self, variant: Variant) -> str:
         """What `python -m` runs."""
         return f"bench.peers.{self.folder}.{variant}"
@@ -77,7 +93,7 @@ PEERS: Final = (
         title="naive loop on kafka-python",
         package="kafka-python",
         variants=("per_event",),
-        delivery="at least once: offsets are committed in the background, decisions flushed before",
+        delivery="nothing: offsets are committed in the background, wherever the decisions are by then",
     ),
     Peer(
         name="confluent",
@@ -85,15 +101,27 @@ PEERS: Final = (
         title="naive loop done well, on confluent-kafka",
         package="confluent-kafka",
         variants=("per_event", "own_batches", "our_batches"),
-        delivery="at least once: decisions are flushed, then offsets committed",
+        delivery="nothing one at a time, as kafka-python; in batches at least once: flushed, then committed",
     ),
 )
 
 
+FRAUDLINE: Final = Peer(
+    name="fraudline",
+    folder="fraudline",
+    title="Fraudline",
+    package="fraudline",
+    variants=("exactly_once", "at_least_once"),
+    delivery="exactly once, or at least once",
+    at_home=True,
+)
+EVERYBODY: Final = (FRAUDLINE, *PEERS)
+
+
 def named(name: str) -> Peer:
     """The peer of this name. Raises SystemExit."""
-    for peer in PEERS:
+    for peer in EVERYBODY:
         if peer.name == name:
             return peer
-    message = f"There is no peer {name!r}; there are {', '.join(peer.name for peer in PEERS)}."
+    message = f"There is no peer {name!r}; there are {', '.join(peer.name for peer in EVERYBODY)}."
     raise SystemExit(message)

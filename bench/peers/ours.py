@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -91,8 +91,8 @@ class Ours:
     then and not counted twice.
     """
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        """Load the bundle and connect; `arguments` are those of `bench.peers.arguments`.
+    def __init__(self, arguments: argparse.Namespace, clock: Callable[[], float] = time.monotonic) -> None:
+        """Load the bundle and connect; `arguments` are those of `bench.peers.arguments`, `clock` gives seconds.
 
         The first start on a machine compiles for most of a minute.
         """
@@ -108,6 +108,7 @@ class Ours:
         positions = self._store.positions()
         self._epochs = [position.epoch for position in positions]
         self._known: set[Source] = set.intersection(*(set(position.markers) for position in positions))
+        self._clock = clock
         self._next: dict[Source, int] = {}
         self._committed: dict[Source, int] = {}
         self._past: dict[Source, deque[tuple[float, int]]] = {}
@@ -185,17 +186,24 @@ class Ours:
             self._store.adopt({source: first})
             self._known.add(source)
         start = min(first, self._next.get(source, first))  # where the last batch ended, or earlier after a rewind
-        past = self._past.setdefault(source, deque([(time.monotonic(), start)]))
-        return Span(*source, start, end, self._committed.get(source, past[0][1]))
+        self._past.setdefault(source, deque([(self._clock(), start)]))
+        return Span(*source, start, end, self.floor(source))
+
+    def floor(self, source: Source) -> int:
+        """Up to where (exclusive) a partition that was decided counts as committed."""
+        if source in self._committed:
+            return self._committed[source]
+        past, now = self._past[source], self._clock()
+        while len(past) > 1 and now - past[1][0] >= COMMIT_WITHIN_S:
+            past.popleft()
+        return past[0][1]
 
     def _advance(self, spans: Sequence[Span]) -> None:
-        """Note where each partition stands, and what is old enough to count as committed."""
-        now = time.monotonic()
+        """Note where each partition stands now."""
+        now = self._clock()
         for span in spans:
             source = span.topic, span.partition
             past = self._past[source]
             self._next[source] = span.end
             if now - past[-1][0] >= 1.0:
                 past.append((now, span.end))
-            while len(past) > 1 and now - past[1][0] >= COMMIT_WITHIN_S:
-                past.popleft()

@@ -23,7 +23,7 @@ def stop_on_sigterm() -> threading.Event:
 
 
 def open_consumer(args: argparse.Namespace, *, stored_by_hand: bool) -> Consumer:
-    """A member of the group that commits in the background what is stored, or only by `commit`."""
+    """A member of the group that commits in the background what is stored by hand, or what was consumed on `commit`."""
     consumer = Consumer(
         {
             "bootstrap.servers": args.brokers,
@@ -31,7 +31,7 @@ def open_consumer(args: argparse.Namespace, *, stored_by_hand: bool) -> Consumer
             "auto.offset.reset": "earliest",
             "session.timeout.ms": SESSION_TIMEOUT_MS,
             "enable.auto.commit": stored_by_hand,
-            "enable.auto.offset.store": False,
+            "enable.auto.offset.store": not stored_by_hand,
         }
     )
     consumer.subscribe([args.payments_topic])

@@ -1,0 +1,152 @@
+"""The harness of the peers at work: process trees are watched and killed whole, and real runs are judged."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench.naive_model import train_naive_model
+from bench.peers import kills, latency, saturation, topics, tree
+from bench.peers.catalog import FRAUDLINE, Variant, named
+from bench.peers.contest import Entry, payments_of, put
+from bench.prepare import Prepared, Sizes
+from bench.stack import Stack
+from consumer.simulator import LABELS_FILE, PAYMENTS_FILE, Simulation, write
+from models.train import TrainOptions, train
+from tests.services.kafka import KafkaBroker
+from tests.services.redis import RedisServer
+
+# A parent that ignores SIGTERM, a child that works, and a grandchild whose parent has ended.
+_FAMILY = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+busy = "import time\\nend = time.process_time() + 0.5\\nwhile time.process_time() < end: pass\\ntime.sleep(600)"
+orphan = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
+subprocess.Popen([sys.executable, "-c", busy])
+subprocess.run([sys.executable, "-c", orphan])
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def parent() -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _FAMILY], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        tree.kill(process.pid)
+        process.communicate()
+
+
+def test_a_kill_ends_the_whole_family_orphans_included(parent: subprocess.Popen[str]) -> None:
+    members = tree.family(parent.pid)
+    assert len(members) == 3
+    tree.kill(parent.pid)
+    assert not [each for each in members if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+    assert parent.wait() == -signal.SIGKILL
+    tree.kill(parent.pid)  # nothing is left to do
+
+
+def test_a_kill_ends_nobody_else(parent: subprocess.Popen[str]) -> None:
+    assert os.getpid() not in {each.pid for each in tree.family(parent.pid)}
+
+
+def test_a_watch_sees_what_children_use(parent: subprocess.Popen[str]) -> None:
+    began_ns = time.time_ns()
+    with tree.TreeWatch(parent.pid) as watch:
+        deadline = time.monotonic() + 60.0
+        while watch.total_s < 0.5 or not watch.peak_mib:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert watch.cpu_s(began_ns - 10**9, time.time_ns()) >= 0.0
+    assert watch.processes == 3
+    assert watch.peak_mib > 3.0
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    folder = tmp_path_factory.mktemp("prepared")
+    sizes = Sizes(history=12_000, training=12_000, primed=1_000)
+    write(Simulation(payments=sizes.history, seed=31, days=30, fraud_rate=0.03), folder)
+    payments, labels = folder / PAYMENTS_FILE, folder / LABELS_FILE
+    train(payments, labels, folder / "bundle", options=TrainOptions(trees=20, depth=4))
+    train_naive_model(folder / "naive.ubj", payments, labels, trees=20, depth=4)
+    return Prepared(sizes, payments, folder / "bundle", folder / "naive.ubj")
+
+
+@pytest.fixture
+def stack(kafka: KafkaBroker, redis_server: RedisServer, prepared: Prepared, tmp_path: Path) -> Stack:
+    return Stack(kafka, redis_server, prepared, tmp_path)
+
+
+def confluent(variant: Variant) -> Entry:
+    """In this environment, which has all that it needs."""
+    return Entry(replace(named("confluent"), at_home=True), variant)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["own_batches", "our_batches"])
+def test_a_peer_that_is_killed_is_judged(stack: Stack, variant: Variant) -> None:
+    found = kills.measure(stack, confluent(variant), kills=1, longest_s=20)
+    decisions, kept = found["decisions"], found["kept"]
+    assert decisions["payments"] > kills.AMID[0] + 200
+    assert (decisions["lost"], decisions["unknown"]) == (0, 0)  # it commits what is delivered
+    assert kept["missing"] == 0
+    assert len(found["back_s"]) == 1
+    if variant == "our_batches":
+        assert (kept["what"], kept["wrong"], kept["excess"], decisions["differing"]) == ("entity logs", 0, 0, 0)
+    else:
+        assert kept["what"] == "counters"
+    assert not [name for name in stack.kafka.admin.list_topics().topics if name.startswith("kills-")]
+
+
+@pytest.mark.slow
+def test_fraudline_that_is_killed_is_judged_like_a_peer(stack: Stack) -> None:
+    found = kills.measure(stack, Entry(FRAUDLINE, "exactly_once"), kills=1, longest_s=20)
+    decisions, kept = found["decisions"], found["kept"]
+    assert decisions | {"payments": 0} == dict.fromkeys(decisions, 0)
+    assert (kept["what"], kept["wrong"], kept["missing"], kept["excess"]) == ("entity logs", 0, 0, 0)
+
+
+@pytest.mark.slow
+def test_a_full_topic_is_emptied_and_measured(stack: Stack, unique: str) -> None:
+    topics.make(stack.kafka, [unique], stamped=False)
+    put(stack, unique, payments_of(stack, 5_000))
+    found = saturation.measure(stack, confluent("own_batches"), unique, 5_000, seconds=60.0)
+    assert found["all_decided"]
+    assert found["decided"] > 0
+    assert found["eps"] == pytest.approx(found["decided"] / found["window_s"])
+    assert found["eps_per_cpu_s"] == pytest.approx(found["decided"] / found["cpu_s"])
+    assert min(found["cpu_s"], found["peak_mib"], found["processes"], found["first_decision_s"]) > 0
+    topics.delete(stack.kafka, [unique])
+
+
+@pytest.mark.slow
+def test_the_open_loop_counts_every_payment_of_its_window(stack: Stack) -> None:
+    found = latency.measure(stack, confluent("own_batches"), rates=(100, 200), seconds=2)
+    assert [(cell["rate"], cell["count"]) for cell in found] == [(100, 200), (200, 400)]
+    for cell in found:
+        assert cell["missing"] + cell["duplicates"] == 0
+        assert 0 < cell["p50_ms"] <= cell["p99_ms"] <= cell["max_ms"]
+        assert cell["loadgen"]["undelivered"] == 0
+
+
+@pytest.mark.slow
+def test_a_peer_that_can_not_start_is_told_with_what_it_said(stack: Stack, tmp_path: Path) -> None:
+    broken = Stack(stack.kafka, stack.redis, replace(stack.prepared, naive=tmp_path / "none.ubj"), stack.folder)
+    with pytest.raises(Exception, match="ended by itself; it said"):
+        latency.measure(broken, confluent("per_event"), rates=(100,), seconds=1)
