@@ -20,8 +20,14 @@ from bench.peers.arguments import arguments
 from bench.peers.catalog import PEERS, named
 from bench.peers.counters import Counters, decision, is_alert
 from bench.peers.judge import judge_logs
-from bench.peers.ours import Ours, Record
+from bench.peers.ours import MAX_FUTURE_MS, MAX_PAYMENT_BYTES, Ours, Record
+from consumer.decode import Decoder, in_log_order
 from consumer.simulator import Simulation, write
+from consumer.stored import stored
+from features.audit import Parts
+from features.catalog import DEFAULT
+from features.grouping import Grouper
+from features.redis_store import RedisStore
 from models.train import TrainOptions, train
 from tests.services.redis import RedisServer
 
@@ -207,13 +213,13 @@ def test_an_alert_is_the_answer_to_its_own_payment(ours: Callable[..., Ours], bu
 def test_each_error_in_entity_logs_is_found_by_itself(
     ours: Callable[..., Ours], redis_server: RedisServer, unique: str, bundle: Path
 ) -> None:
-    given = records(bundle, 1_001)
-    known, extra = given[:1_000], given[1_000]
+    given = records(bundle, 4_001)
+    known, extra = given[:4_000], given[4_000]
     made = ours()
-    for start in range(0, 1_000, 250):  # later batches fold what is committed: summaries are compared too
-        made.decide(known[start : start + 250])
+    for start in range(0, 4_000, 500):  # what is committed is folded by later batches, so that summaries are judged too
+        made.decide(known[start : start + 500])
         for partition in (0, 1):
-            end = max(each.offset_ for each in known[: start + 250] if each.partition_ == partition) + 1
+            end = max(each.offset_ for each in known[: start + 500] if each.partition_ == partition) + 1
             made.committed("p", partition, end)
 
     def judged(messages: list[Record]) -> tuple[int, int, int]:
@@ -223,6 +229,10 @@ def test_each_error_in_entity_logs_is_found_by_itself(
         return found.wrong, found.missing, found.excess
 
     entities = sum(f"{name}_id" in orjson.loads(extra.value_ or b"") for name in ("card", "merchant", "device"))
+    decoder = Decoder(max_payment_bytes=MAX_PAYMENT_BYTES, max_future_ms=MAX_FUTURE_MS)
+    keys = Grouper(DEFAULT.logged).group(decoder.decode(in_log_order(known)).batch, None).keys
+    with closing(RedisStore(redis_server.url, namespace=unique, timeout_ms=1_000)) as store:
+        assert any(Parts.of(log).folded for log in stored(store, keys)[1].values())
     assert judged(known) == (0, 0, 0)
     wrong, missing, excess = judged([*known, extra])
     assert wrong == missing >= entities
