@@ -249,7 +249,10 @@ class _Compiler:
     def _number(self, node: sql.Literal) -> float:
         """A whole number stays one, so that whole fields are compared exactly."""
         text = str(node.this)
-        number = int(text) if text.isdigit() else float(text)
+        try:
+            number = int(text) if text.isdecimal() else float(text)
+        except ValueError:  # as 1e2.5
+            raise self._wrong(node, "is no number") from None
         if not np.isfinite(np.float32(min(number, 2**62))) or number > 2**62:
             raise self._wrong(node, "is too large a number")
         return number

@@ -34,6 +34,8 @@ FIELD_OF: Final[dict[ListKind, str]] = {
 }
 FOR_GOOD: Final = 2**62
 
+Moment = Annotated[int, msgspec.Meta(ge=-FOR_GOOD, le=FOR_GOOD)]  # ms since the epoch, fit for an array
+
 
 class ListEntry(msgspec.Struct, frozen=True, gc=False):
     """Whom a list names: a record of the `lists` topic, keyed by `list:kind:value`; one without value takes it off.
@@ -47,8 +49,8 @@ class ListEntry(msgspec.Struct, frozen=True, gc=False):
     value: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
     reason: Annotated[str, msgspec.Meta(max_length=200)] = ""
     added_by: Annotated[str, msgspec.Meta(max_length=200)] = ""
-    added_at: int = 0
-    expires_at: int | None = None
+    added_at: Moment = 0
+    expires_at: Moment | None = None
     schema_version: int = 1
 
     @property

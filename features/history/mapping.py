@@ -39,6 +39,7 @@ _UNIT_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _WHOLE: Final = r"^\s*[+-]?[0-9]{1,18}\s*$"
 _NUMBER: Final = r"^\s*[+-]?[0-9]{1,15}(\.[0-9]*)?\s*$"
 _EXACT: Final = float(2**53)
+_LARGEST: Final = 2**63 - 1
 _FRAUD: Final = frozenset({"1", "true", "fraud"})
 _NOTHING: Final = frozenset({"0", "false", ""})
 
@@ -228,13 +229,14 @@ def _whole(array: pa.Array, expression: Expression, *, is_time: bool) -> tuple[p
         numbers, good = np.asarray(array.cast(pa.int64()).fill_null(0)), there
     else:
         numbers, good = _scaled(np.asarray(array.cast(pa.float64(), safe=False).fill_null(np.nan)), expression.scale)
-    good = good & there
-    return pa.array(numbers + expression.add_ms, mask=~good), there & ~good
+    good = good & there & (numbers <= _LARGEST - expression.add_ms)
+    return pa.array(np.where(good, numbers, 0) + expression.add_ms, mask=~good), there & ~good
 
 
 def _scaled(numbers: np.ndarray[Any, Any], scale: float | None) -> tuple[Any, Mask]:
     """Times the scale, rounded; without one, what is whole already."""
-    product = numbers if scale is None else np.rint(numbers * scale)
+    with np.errstate(over="ignore"):  # what is beyond a double is no good below
+        product = numbers if scale is None else np.rint(numbers * scale)
     good = np.isfinite(product) & (np.abs(np.nan_to_num(product)) < _EXACT)
     good &= np.floor(np.where(good, product, 0.5)) == np.where(good, product, 0.0)
     return np.where(good, product, 0).astype(np.int64), good
