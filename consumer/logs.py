@@ -31,6 +31,7 @@ REDACTED: Final = "[redacted]"
 MAX_DEPTH: Final = 6
 
 CLIENT: Final = "librdkafka"
+COMPILER: Final = "numba"
 _ANSWER: Final = re.compile(r"(OIDC|OAUTHBEARER) token[^:]*")
 
 _SENSITIVE_PARTS: Final = re.compile(
@@ -67,6 +68,7 @@ def configure(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.getLogger(COMPILER).setLevel(logging.WARNING)  # it tells each step of a compilation: that takes minutes
     logging.captureWarnings(True)
     _configure_structlog()
 

@@ -135,6 +135,7 @@ def parse_manifest(data: bytes, where: Path) -> Manifest:
                 "train the bundle again with this version."
             )
         manifest = msgspec.json.decode(data, type=Manifest)
+        msgspec.json.decode(data)  # what it does not know counts for the digest, and has to be JSON too
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{where} is not a bundle's manifest ({error}); train the bundle again.") from error
     for name in manifest.files:

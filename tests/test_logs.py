@@ -152,6 +152,15 @@ def test_stdlib_loggers_and_warnings_take_the_same_way(stream: io.StringIO) -> N
     assert REDACTED in second["event"]
 
 
+def test_debug_does_not_tell_each_step_of_a_compilation(stream: io.StringIO) -> None:
+    """A processor's start would take minutes, all of them spent on lines that nobody asked for."""
+    logs.configure("debug", "json", stream)
+    logging.getLogger("numba.core.ssa").debug("on stmt")
+    logging.getLogger("numba.core.ssa").warning("shown")
+    logging.getLogger("fraudline.any").debug("shown too")
+    assert [line["event"] for line in lines(stream)] == ["shown", "shown too"]
+
+
 def test_an_error_of_ours_is_told_with_its_sentence(stream: io.StringIO) -> None:
     try:
         raise ConfigError("store.url is missing: set it.")

@@ -235,7 +235,7 @@ def _whole(array: pa.Array, expression: Expression, *, is_time: bool) -> tuple[p
 
 def _scaled(numbers: np.ndarray[Any, Any], scale: float | None) -> tuple[Any, Mask]:
     """Times the scale, rounded; without one, what is whole already."""
-    with np.errstate(over="ignore"):  # what is beyond a double is no good below
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is no good below
         product = numbers if scale is None else np.rint(numbers * scale)
     good = np.isfinite(product) & (np.abs(np.nan_to_num(product)) < _EXACT)
     good &= np.floor(np.where(good, product, 0.5)) == np.where(good, product, 0.0)

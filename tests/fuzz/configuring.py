@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from features.errors import ConfigError
 from tests.fuzz.target import one_sentence, scratch
 
 _CANARY: Final = "Zq9canary"  # seeds have it in their secrets
+_PASSWORD: Final = re.compile(r"://[^:@/]*:([^@]+)@")
 
 
 def check_toml(data: bytes) -> None:
@@ -32,9 +34,9 @@ def check_environment(data: bytes) -> None:
         name, equals, value = line.partition("=")
         if equals and name.upper().startswith(PREFIX):
             given[name] = value
-    names = {variable(name) for name, hidden in KNOWN.secret.items() if hidden}
+    dotted = {variable(name): name for name in KNOWN.secret}
     with _environment(given):
-        _check(None, [value for name, value in given.items() if name in names and _CANARY in value])
+        _check(None, [each for name, value in given.items() for each in _secret(dotted.get(name, ""), value)])
 
 
 def _check(path: Path | None, secrets: list[str]) -> None:
@@ -67,12 +69,20 @@ def _secrets_in(data: bytes) -> list[str]:
     except (ValueError, RecursionError):
         return []
     return [
-        value
+        each
         for section, values in sections.items()
         if isinstance(values, dict)
         for name, value in values.items()
-        if KNOWN.secret.get(f"{section}.{name}") and isinstance(value, str) and _CANARY in value
+        for each in _secret(f"{section}.{name}", value)
     ]
+
+
+def _secret(dotted: str, value: object) -> list[str]:
+    """What of a setting must not be seen: a password, and of an address only that."""
+    if not KNOWN.secret.get(dotted) or not isinstance(value, str):
+        return []
+    parts = _PASSWORD.findall(value) if dotted == "store.url" else [value]
+    return [part for part in parts if _CANARY in part]
 
 
 @contextmanager

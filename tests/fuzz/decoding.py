@@ -40,6 +40,9 @@ _RANGES: Final = {
     "labelled_at": (MIN_EVENT_TIME_MS, MAX_EVENT_TIME_MS),
     "amount_minor": (0, MAX_AMOUNT_MINOR),
 }
+_ALSO: Final = (
+    "the value is none of those allowed - at event_time is later than labelled_at or the record's own timestamp"
+)
 _WORD: Final = re.compile(r"[^\s,]+")
 
 
@@ -54,7 +57,7 @@ def _words_told() -> frozenset[str]:
         {f"`{name}`" for name in fields}
         | {f"`$.{name}`" for name in fields}
         | {word for name in types for word in _WORD.findall(f"`{name}`")}
-        | words | numbers | set("the value is none of those allowed - at event_time is later than labelled_at or".split())
+        | words | numbers | set(_ALSO.split())
     )  # fmt: skip
 
 

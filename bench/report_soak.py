@@ -1,0 +1,112 @@
+"""The report's part about the soak."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from bench.tables import number, table
+
+Results = dict[str, Any]
+
+NAMES: Final = {
+    "worker_rss_mib": "worker, resident",
+    "worker_uss_mib": "worker, its own alone",
+    "page_rss_mib": "alert page, resident",
+    "worker_files": "worker",
+    "page_files": "alert page",
+}
+_HOW: Final = (
+    "A slope is Theil's and Sen's over means of blocks, after the warm-up; its 95 % interval is widened by what "
+    "neighbouring points have in common (`bench/soak_judge.py` says how and after whom). `flat`: the interval ends below "
+    "5 % of the level an hour; `leaking`: it begins above."
+)
+
+
+def soak(section: Results) -> list[str]:
+    """Lines of the section, without its title and its first lines about the run."""
+    load, latency, redis = section["load"], section["latency"], section["redis"]
+    undelivered = load["count"] - load["delivered"]
+    lines = [section["note"], ""] if section["note"] else []
+    lines += [
+        "![memory, Redis, descriptors, latency and lag over the run](plots/soak.png)",
+        "",
+        f"{section['minutes']:g} minutes at {section['rate']:,}/s: {load['count']:,} payments ({undelivered:,} not "
+        f"delivered to Kafka), {load['labels']:,} labels, {_count(section, 'promotion')} promotions, "
+        f"{_count(section, 'rebalance')} times a second worker that came and went, {section['alerts_on_page']:,} alerts "
+        "on the page's stream.",
+        "",
+        f"- Each payment has one decision: {latency['missing']:,} missing, {latency['duplicates']:,} twice, "
+        f"{section['out_of_order']:,} out of their card's order; every offset committed: "
+        f"{_yes(section['committed_is_end'])}. {_met(_sound(section))}",
+        f"- p99 at most 200 ms in every minute: {_minutes(section)} {_met(not section['minutes_not_held'])}",
+        f"- Of all payments: p50 {number(latency['p50_ms'])} ms, p99 {number(latency['p99_ms'])}, p99.9 "
+        f"{number(latency['p99_9_ms'])}, largest {number(latency['max_ms'])}; {latency['within_200ms']:.3%} within 200 "
+        f"ms. Tiers of the resident worker: {_tiers(section['tiers'])}.",
+        *(f"- Wrong: {each}." for each in section["failures"]),
+        "",
+        _HOW,
+        "",
+    ]
+    head = ("memory, MiB", "level", "slope an hour", "95 % from", "to", "largest", "verdict")
+    lines += table(head, (_memory_row(name, found) for name, found in section["memory"].items()))
+    head = ("descriptors", "largest", "last tenth less first", "flat")
+    lines += ["", *table(head, (_files_row(name, found) for name, found in section["files"].items())), ""]
+    collections = section["collections"]
+    return [
+        *lines,
+        f"Redis went from {number(redis['first_mib'])} MiB and {redis['first_keys']:,.0f} keys to {number(redis['mib'])} "
+        f"MiB and {redis['keys']:,.0f}: {redis['bytes_a_key']:,.0f} bytes a key, {redis['bound_bytes']:,} at most "
+        f"({_yes(redis['bytes_a_key'] <= redis['bound_bytes'])}). The largest lag was {section['lag_largest']:,.0f} "
+        f"records. The worker's collector ran {collections.get('count', 0):,.0f} times over all it holds, "
+        f"{number(collections.get('spent_s', 0.0))} s in all.",
+        "",
+        "By the minute:",
+        "",
+        *table(("minute", "p50 ms", "p99", "p99.9", "largest", "meanwhile"), _minute_rows(section)),
+    ]
+
+
+def _sound(section: Results) -> bool:
+    latency = section["latency"]
+    wrong = latency["missing"] + latency["duplicates"] + section["out_of_order"] + len(section["failures"])
+    return not wrong and bool(section["committed_is_end"])
+
+
+def _met(holds: bool) -> str:
+    return f"**{'Held' if holds else 'Not held'}.**"
+
+
+def _yes(holds: bool) -> str:
+    return "yes" if holds else "no"
+
+
+def _count(section: Results, what: str) -> int:
+    return sum(event["what"] == what for event in section["events"])
+
+
+def _minutes(section: Results) -> str:
+    missed = section["minutes_not_held"]
+    worst = max((each["p99_ms"] or 0.0 for each in section["by_minute"]), default=0.0)
+    told = f"the worst of {len(section['by_minute'])} has {number(worst)} ms"
+    return f"{told}; not in minutes {', '.join(str(minute + 1) for minute in missed)}." if missed else f"{told}."
+
+
+def _tiers(tiers: dict[str, int]) -> str:
+    return ", ".join(f"{tier} {count:,}" for tier, count in tiers.items()) or "-"
+
+
+def _memory_row(name: str, found: Results) -> list[str]:
+    numbers = (found["level"], found["per_hour"], found["low"], found["high"], found["largest"])
+    return [NAMES[name], *map(number, numbers), found["verdict"]]
+
+
+def _files_row(name: str, found: Results) -> list[str]:
+    return [NAMES[name], f"{found['largest']:.0f}", f"{found['more']:.0f}", _yes(found["flat"])]
+
+
+def _minute_rows(section: Results) -> Iterable[list[str]]:
+    for minute, each in enumerate(section["by_minute"]):
+        events = [event["what"] for event in section["events"] if event["at_s"] // 60 == minute]
+        numbers = (each["p50_ms"], each["p99_ms"], each["p99_9_ms"], each["max_ms"])
+        yield [str(minute + 1), *map(number, numbers), ", ".join(events)]

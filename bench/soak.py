@@ -1,0 +1,215 @@
+"""`python -m bench.soak --minutes 30`: real Kafka and Redis, real processes, a steady rate, for any length.
+
+One worker stays from start to end and is watched; a second one comes and goes, so that partitions move; two bundles
+take turns as champion; the alert page is open in a browser's place; labels come for one payment in fifty; one payment
+in ten is of a card that nobody has seen. Judged are memory and descriptors of the worker (and of the page), the p99 of
+every minute, and that each payment has one decision, in order, with every offset committed.
+
+Results go into `results.json` and `RESULTS.md`, the plot into `bench/plots/soak.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.machine import machine, occasion
+from bench.prepare import FULL, QUICK, prepare
+from bench.processes import BenchError, Child
+from bench.reader import latencies
+from bench.run import merge
+from bench.soak_judge import files_are_flat, held, more_files, slope
+from bench.soak_load import TEMPLATES, card_numbers, templates
+from bench.soak_plot import draw
+from bench.soak_scene import Scene
+from bench.soak_watch import Calendar, Watch
+from bench.stack import Stack, running
+from tests.services import kafka, redis
+from tests.services.process import ServiceError
+
+MINUTES: Final = 30.0
+RATE: Final = 2_000
+BUDGET_MS: Final = 200.0
+WARM_UP_SHARE: Final = 0.2  # of the run is not judged: caches fill, the allocator finds its level
+MOST_WARM_UP_S: Final = 300.0
+DRAIN_S: Final = 120.0
+KEY_BYTES: Final = 16_384  # a full log stays below it
+FOLDER: Final = Path(__file__).parent
+PLOT: Final = FOLDER / "plots" / "soak.png"
+JUDGED: Final = ("worker_rss_mib", "worker_uss_mib", "page_rss_mib")
+FILES: Final = ("worker_files", "page_files")
+
+
+def soak(stack: Stack, *, minutes: float, rate: int, plot: Path) -> dict[str, Any]:
+    """Run it; returns what is judged, and every measurement by the minute."""
+    names = stack.fresh(f"soak-{time.monotonic_ns()}")
+    home = stack.folder / names.prefix
+    home.mkdir()
+    length_s = minutes * 60
+    with ExitStack() as started:
+        scene = Scene(stack, names, home, started)
+        reader = started.enter_context(
+            Child(
+                "bench.reader",
+                {"brokers": stack.kafka.bootstrap, "topic": names.topics["decisions"], "out": home / "received.npy"}
+                | {"expect": round(length_s * rate), "idle-exit-s": length_s + DRAIN_S},
+            )
+        )
+        reader.wait_ready()
+        scene.await_ready()
+        watch = Watch(
+            {"worker": scene.worker.pid, "page": scene.page.pid},
+            redis_url=stack.redis.url,
+            metrics=scene.metrics,
+            collections=scene.collections,
+        )
+        with watch:
+            calendar = Calendar()
+            calendar.every(max(20.0, length_s / 10), "promotion", scene.promote)
+            calendar.every(max(30.0, length_s / 6), "rebalance", scene.rebalance)
+            try:
+                load = _load(stack, names.topics, home, rate, length_s)
+            finally:
+                calendar.stop()
+            reader.wait_end(DRAIN_S)
+        committed = scene.committed()
+        tiers = scene.tiers()
+        reader.stop()
+        reader.result()
+        told = scene.end()
+    document = _judged(watch, home, stack.prepared.payments, rate, length_s)
+    document |= {"minutes": minutes, "rate": rate, "events": calendar.events, "failures": calendar.failures + told}
+    document |= {"load": load, "tiers": tiers, "committed_is_end": committed, "alerts_on_page": scene.alerts_seen}
+    draw(document, watch.rows, plot)
+    return document
+
+
+def _load(stack: Stack, topics: dict[str, str], home: Path, rate: int, length_s: float) -> dict[str, Any]:
+    arguments = {
+        "brokers": stack.kafka.bootstrap,
+        "topic": topics["payments"],
+        "labels-topic": topics["labels"],
+        "payments": stack.prepared.payments,
+        "rate": rate,
+        "duration-s": length_s,
+        "out": home / "sent.npy",
+    }
+    with Child("bench.soak_load", arguments) as generator:
+        if not generator.wait_end(length_s + DRAIN_S):
+            message = f"The load did not end within {DRAIN_S:.0f} s of its schedule."
+            raise BenchError(message)
+        return generator.result()
+
+
+def _judged(watch: Watch, home: Path, payments: Path, rate: int, length_s: float) -> dict[str, Any]:
+    warm_s = min(MOST_WARM_UP_S, WARM_UP_SHARE * length_s)
+    sent, received = np.load(home / "sent.npy"), np.load(home / "received.npy")
+    minutes = by_minute(sent, received, rate)
+    found = {}
+    for name in JUDGED:
+        times, values = watch.series(name)
+        later = [(at, value) for at, value in zip(times, values, strict=True) if at >= warm_s]
+        line = slope(*zip(*later, strict=True))
+        found[name] = {
+            "per_hour": line.per_hour, "low": line.low, "high": line.high, "level": line.level,
+            "verdict": line.verdict, "last": values[-1], "largest": max(values),
+        }  # fmt: skip
+    files = {}
+    for name in FILES:
+        times, values = watch.series(name)
+        later = [value for at, value in zip(times, values, strict=True) if at >= warm_s]
+        files[name] = {"more": more_files(later), "largest": max(later), "flat": files_are_flat(later)}
+    mib, keys = watch.series("redis_mib")[1], watch.series("redis_keys")[1]
+    collections, spent_s = watch.series("collections")[1], watch.series("collecting_s")[1]
+    return {
+        "warm_up_s": warm_s,
+        "memory": found,
+        "files": files,
+        "redis": {
+            "mib": mib[-1], "keys": keys[-1], "first_mib": mib[0], "first_keys": keys[0],
+            "bytes_a_key": mib[-1] * 2**20 / max(1.0, keys[-1]), "bound_bytes": KEY_BYTES,
+        },
+        "lag_largest": max(watch.series("lag")[1], default=0.0),
+        "collections": {"count": collections[-1], "spent_s": spent_s[-1]} if collections else {},
+        "latency": latencies(home / "sent.npy", home / "received.npy"),
+        "by_minute": minutes,
+        "minutes_not_held": held([each["p99_ms"] for each in minutes], BUDGET_MS),
+        "out_of_order": out_of_order(sent, received, payments),
+    }  # fmt: skip
+
+
+def by_minute(sent: npt.NDArray[np.void], received: npt.NDArray[np.void], rate: int) -> list[dict[str, float]]:
+    """Percentiles of the payments that were due in each minute, from when they were due; NaN without a decision."""
+    at, latency_ms = _joined(sent, received)
+    minute = at // (60 * rate)
+    found = []
+    for number in range(-(-len(sent) // (60 * rate))):
+        some = latency_ms[minute == number]
+        marks = np.percentile(some, [50, 99, 99.9], method="higher") if len(some) else np.full(3, np.nan)
+        largest = float(some.max()) if len(some) else float("nan")
+        found.append({"p50_ms": marks[0], "p99_ms": marks[1], "p99_9_ms": marks[2], "max_ms": largest})
+    return found
+
+
+def out_of_order(sent: npt.NDArray[np.void], received: npt.NDArray[np.void], payments: Path) -> int:
+    """Decisions that were received before an earlier one of the same card."""
+    at, _ = _joined(sent, received, in_order_received=True)
+    cards = card_numbers(templates(payments, TEMPLATES), at)
+    grouped = np.argsort(cards, kind="stable")
+    same = cards[grouped][1:] == cards[grouped][:-1]
+    return int(np.count_nonzero(same & (at[grouped][1:] < at[grouped][:-1])))
+
+
+def _joined(
+    sent: npt.NDArray[np.void], received: npt.NDArray[np.void], *, in_order_received: bool = False
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Which payment each first decision is of (its place in `sent`), and its latency in ms."""
+    key, row_key = ((each["partition"].astype(np.int64) << 48) | each["offset"] for each in (sent, received))
+    order = np.argsort(key)
+    _, first = np.unique(row_key, return_index=True)
+    if in_order_received:
+        first = np.sort(first)
+    place = np.searchsorted(key, row_key[first], sorter=order)
+    at = order[np.minimum(place, len(order) - 1)]
+    known = key[at] == row_key[first]
+    at, first = at[known], first[known]
+    return at, (received["received_ns"][first] - sent["intended_ns"][at]) / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.soak", description="Run for long, and judge what grows.")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"how long (default {MINUTES:.0f})")
+    parser.add_argument("--rate", type=int, default=RATE, help=f"payments a second (default {RATE:,})")
+    parser.add_argument("--note", default="", help="what the report shall say of this run, as what else ran beside it")
+    parser.add_argument("--quick", action="store_true", help="small models; results and plot go to .cache/bench/quick/")
+    args = parser.parse_args()
+    for missing in (kafka.missing(), redis.missing()):
+        if missing:
+            raise SystemExit(f"{missing} The soak runs on real services only.")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave by way of every context manager
+    folder = FOLDER.parent / ".cache" / "bench" / "quick" if args.quick else FOLDER
+    prepared = prepare(QUICK if args.quick else FULL)
+    when, begun = occasion(sys.argv[1:], "bench.soak"), time.monotonic()
+    plot = folder / "plots" / PLOT.name
+    try:
+        with running(prepared) as stack:
+            found = soak(stack, minutes=args.minutes, rate=args.rate, plot=plot)
+    except (BenchError, ServiceError) as error:
+        raise SystemExit(str(error)) from error
+    facts = {"machine": machine(), "prepared": prepared.facts(), "note": args.note}
+    merge(folder, "soak", facts | when | {"took_s": round(time.monotonic() - begun, 1)} | found)
+    print(json.dumps({name: found[name] for name in ("memory", "files", "latency", "redis", "minutes_not_held")}))
+    print(f"wrote {plot} and the soak's part of {folder / 'RESULTS.md'}")
+
+
+if __name__ == "__main__":
+    main()
