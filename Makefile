@@ -1,12 +1,13 @@
 # Everything a person or CI does here. Needs make and Python 3.11 or newer; `make test` runs what the machine offers.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check audit sbom docs bench faults lock
+.PHONY: help setup demo test test-fast check audit sbom docs bench faults fuzz soak lock
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
 JOBS ?= 2
+SECONDS ?= 60
 PYTHONS ?= python3.14 python3.13 python3.12 python3.11 python3
 USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
@@ -69,6 +70,12 @@ bench: setup ## Measure speed and latency on real Kafka and Redis, and write ben
 
 faults: setup ## Kill, stall and restart real processes, and check the invariants after each
 	FAULTS=all REQUIRE_KAFKA=1 $(BIN)/pytest -m faults $(ARGS)
+
+fuzz: setup ## Fuzz what reads untrusted input, each target for SECONDS=60; findings are kept in .cache/fuzz/findings
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ARGS)
+
+soak: setup ## Run for long on real Kafka and Redis and judge what grows; ARGS="--minutes 30 --rate 2000"
+	$(BIN)/python -m bench.soak $(ARGS)
 
 lock: setup ## Compile the locks from pyproject.toml; UPGRADE=1 takes the newest versions
 	$(LOCK) --output-file requirements.txt

@@ -13,6 +13,7 @@ from bench.report_history import history
 from bench.report_limits import limits
 from bench.report_models import models
 from bench.report_quality import quality
+from bench.report_soak import soak
 from bench.tables import number, spread, table, verdict
 
 Results = dict[str, Any]
@@ -65,6 +66,8 @@ def render(results: Results) -> str:
         lines += ["", f"## {title}", "", *_about(found), *limits(found, before)]
     if "peers" in results:
         lines += ["", "## Peers: other stream processors at the same work", "", *peers(results["peers"])]
+    if "soak" in results:
+        lines += ["", "## Soak: what grows over time", "", *_about(results["soak"]), *soak(results["soak"])]
     if "quality" in results:
         lines += ["", "## Quality: how well training finds fraud", "", *quality(results["quality"])]
     return "\n".join(lines) + "\n"

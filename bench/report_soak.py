@@ -18,8 +18,8 @@ NAMES: Final = {
 }
 _HOW: Final = (
     "A slope is Theil's and Sen's over means of blocks, after the warm-up; its 95 % interval is widened by what "
-    "neighbouring points have in common (`bench/soak_judge.py` says how and after whom). `flat`: the interval ends below "
-    "5 % of the level an hour; `leaking`: it begins above."
+    "neighbouring points have in common (`bench/soak_judge.py` says how and after whom). `flat`: the interval ends "
+    "below 5 % of the level an hour; `leaking`: it begins above."
 )
 
 
@@ -33,14 +33,14 @@ def soak(section: Results) -> list[str]:
         "",
         f"{section['minutes']:g} minutes at {section['rate']:,}/s: {load['count']:,} payments ({undelivered:,} not "
         f"delivered to Kafka), {load['labels']:,} labels, {_count(section, 'promotion')} promotions, "
-        f"{_count(section, 'rebalance')} times a second worker that came and went, {section['alerts_on_page']:,} alerts "
-        "on the page's stream.",
+        f"{_count(section, 'rebalance')} times a second worker that came and went, {section['alerts_on_page']:,} "
+        "alerts on the page's stream.",
         "",
         f"- Each payment has one decision: {latency['missing']:,} missing, {latency['duplicates']:,} twice, "
         f"{section['out_of_order']:,} out of their card's order; every offset committed: "
         f"{_yes(section['committed_is_end'])}. {_met(_sound(section))}",
         f"- p99 at most 200 ms in every minute: {_minutes(section)} {_met(not section['minutes_not_held'])}",
-        f"- Of all payments: p50 {number(latency['p50_ms'])} ms, p99 {number(latency['p99_ms'])}, p99.9 "
+        f"- All payments: p50 {number(latency['p50_ms'])} ms, p99 {number(latency['p99_ms'])}, p99.9 "
         f"{number(latency['p99_9_ms'])}, largest {number(latency['max_ms'])}; {latency['within_200ms']:.3%} within 200 "
         f"ms. Tiers of the resident worker: {_tiers(section['tiers'])}.",
         *(f"- Wrong: {each}." for each in section["failures"]),
@@ -55,8 +55,9 @@ def soak(section: Results) -> list[str]:
     collections = section["collections"]
     return [
         *lines,
-        f"Redis went from {number(redis['first_mib'])} MiB and {redis['first_keys']:,.0f} keys to {number(redis['mib'])} "
-        f"MiB and {redis['keys']:,.0f}: {redis['bytes_a_key']:,.0f} bytes a key, {redis['bound_bytes']:,} at most "
+        f"Redis went from {number(redis['first_mib'])} MiB and {redis['first_keys']:,.0f} keys to "
+        f"{number(redis['mib'])} MiB and {redis['keys']:,.0f}: {redis['bytes_a_key']:,.0f} bytes a key, "
+        f"{redis['bound_bytes']:,} at most "
         f"({_yes(redis['bytes_a_key'] <= redis['bound_bytes'])}). The largest lag was {section['lag_largest']:,.0f} "
         f"records. The worker's collector ran {collections.get('count', 0):,.0f} times over all it holds, "
         f"{number(collections.get('spent_s', 0.0))} s in all.",

@@ -30,6 +30,7 @@ from tests.services.redis_cluster import RedisCluster
 SECTIONS: Final = ("stages", "saturation", "latency", "features", "memory", "models", "history", "limits")
 BEFORE: Final = "limits_before"  # the limits of an earlier state, see `--before`
 QUALITY: Final = "quality"  # made by `bench.quality`, from data that are not ours to ship
+SOAK: Final = "soak"  # made by `bench.soak`, for as long as it is told to
 RESULTS: Final = "results.json"
 REPORT: Final = "RESULTS.md"
 ROUNDS: Final = 5
@@ -99,7 +100,7 @@ def merge(folder: Path, name: str, section: dict[str, Any]) -> None:
     path = folder / RESULTS
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     found = known | {name: finite(section)}
-    results = {each: found[each] for each in (*SECTIONS, BEFORE, QUALITY) if each in found}
+    results = {each: found[each] for each in (*SECTIONS, BEFORE, SOAK, QUALITY) if each in found}
     path.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
     write_report(folder, results)
 

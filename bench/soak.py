@@ -23,16 +23,16 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.machine import machine, occasion
-from bench.prepare import FULL, QUICK, prepare
+from bench.prepare import FULL, PARTITIONS, QUICK, prepare
 from bench.processes import BenchError, Child
 from bench.reader import latencies
-from bench.run import merge
+from bench.run import SOAK, merge
 from bench.soak_judge import files_are_flat, held, more_files, slope
 from bench.soak_load import TEMPLATES, card_numbers, templates
 from bench.soak_plot import draw
 from bench.soak_scene import Scene
 from bench.soak_watch import Calendar, Watch
-from bench.stack import Stack, running
+from bench.stack import Names, Stack, running
 from tests.services import kafka, redis
 from tests.services.process import ServiceError
 
@@ -51,7 +51,9 @@ FILES: Final = ("worker_files", "page_files")
 
 def soak(stack: Stack, *, minutes: float, rate: int, plot: Path) -> dict[str, Any]:
     """Run it; returns what is judged, and every measurement by the minute."""
-    names = stack.fresh(f"soak-{time.monotonic_ns()}")
+    names = Names(f"soak-{time.monotonic_ns()}")
+    stack.kafka.create_topics(dict.fromkeys(names.topics.values(), PARTITIONS))
+    stack.redis.flush()
     home = stack.folder / names.prefix
     home.mkdir()
     length_s = minutes * 60
@@ -206,7 +208,7 @@ def main() -> None:
     except (BenchError, ServiceError) as error:
         raise SystemExit(str(error)) from error
     facts = {"machine": machine(), "prepared": prepared.facts(), "note": args.note}
-    merge(folder, "soak", facts | when | {"took_s": round(time.monotonic() - begun, 1)} | found)
+    merge(folder, SOAK, facts | when | {"took_s": round(time.monotonic() - begun, 1)} | found)
     print(json.dumps({name: found[name] for name in ("memory", "files", "latency", "redis", "minutes_not_held")}))
     print(f"wrote {plot} and the soak's part of {folder / 'RESULTS.md'}")
 

@@ -51,7 +51,9 @@ class Scene:
         self._visitor_port = other
         self._logs: list[Path] = []
         self.worker = self._worker("resident", port, self.collections)
-        self.page = self._start("page", self._page_settings(page), "-c", "from consumer.cli import main; main()", "dashboard")
+        self.page = self._start(
+            "page", self._page_settings(page), "-c", "from consumer.cli import main; main()", "dashboard"
+        )
         self._page_port = page
         self.alerts_seen = 0
         started.enter_context(self._looking())

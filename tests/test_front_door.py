@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 LOCKS = ("requirements.txt", "requirements-dev.txt", "requirements-cuda.txt")
 TARGETS = {
     *("help", "setup", "demo", "test", "test-fast", "check", "bench", "faults", "lock"),
+    *("fuzz", "soak"),
     *("audit", "sbom", "docs"),
 }
 

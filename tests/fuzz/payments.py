@@ -1,4 +1,4 @@
-"""Payments as no sender should send them: simulated ones with bytes, fields and numbers changed, keys and headers too."""
+"""Payments as no sender should send them: simulated ones, with bytes, fields, keys and headers changed."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ is kept in `.cache/fuzz/findings`. Exit status 1 where there is a finding.
 runs one input again and shows the traceback. Once the cause is mended, the file goes into `tests/fuzz/corpus/TARGET`.
 """
 
+# ruff: noqa: PLC0415  what is fuzzed is imported in its own process, once coverage can see it
 from __future__ import annotations
 
 import argparse
@@ -45,7 +46,17 @@ def fuzz(target: str, seconds: int, folder: Path = FINDINGS) -> list[Path]:
     for each in (findings, kept):
         each.mkdir(parents=True, exist_ok=True)
     before = set(findings.iterdir())
-    command = [sys.executable, "-m", "tests.fuzz.run", "--one", target, "--seconds", str(seconds), "--keep", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.fuzz.run",
+        "--one",
+        target,
+        "--seconds",
+        str(seconds),
+        "--keep",
+        str(folder),
+    ]
     log = CACHE / f"{target}.log"
     with log.open("wb") as said:
         status = subprocess.run(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT, check=False).returncode

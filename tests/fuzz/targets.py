@@ -35,7 +35,10 @@ TARGETS: Final[dict[str, Target]] = {
         Target("label", decoding.check_label, 3_000, _quoted(Label.__struct_fields__), 70_000),
         Target("settings_file", configuring.check_toml, 300, _DOTTED),
         Target(
-            "settings_environment", configuring.check_environment, 300, tuple(variable(n).encode() for n in KNOWN.names())
+            "settings_environment",
+            configuring.check_environment,
+            300,
+            tuple(variable(n).encode() for n in KNOWN.names()),
         ),
         Target("manifest", bundles.check_manifest, 2_000, _words("inf nan 1e400 [[1.5]] created_ms metrics")),
         Target("ubj", bundles.check_ubj, 1_500, _words("[$l# [$d# [#U [#L {i\x01a T F Z N [$i#U\xff"), 16_384),

@@ -1,0 +1,185 @@
+"""The judge of the soak calls what grows growing and what is only restless flat; its load is what it says it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench import soak, soak_load
+from bench.loadgen import SENT
+from bench.reader import RECEIVED
+from bench.report import render
+from bench.soak_judge import files_are_flat, held, slope
+from bench.soak_load import Endless, Template, card_numbers
+from bench.soak_plot import draw
+from consumer.decode import Decoder
+from features.event import Label, Payment
+
+SECONDS = np.arange(1_500.0)
+RNG = np.random.default_rng(4)
+NOISE = RNG.normal(0, 2, len(SECONDS))
+WALK = np.convolve(RNG.normal(0, 2, len(SECONDS) + 120), np.ones(120) / 11, "valid")[: len(SECONDS)]  # remembers 2 min
+SAW = (SECONDS % 97) / 97 * 15  # as a collector makes it
+LEVEL = 300.0
+
+
+@pytest.mark.parametrize("restless", [NOISE, WALK, SAW, np.where(SECONDS % 300 < 5, 80, 0)], ids=str)
+def test_a_restless_series_is_flat_and_a_leak_on_top_of_it_is_found(restless: Any) -> None:
+    assert slope(SECONDS, LEVEL + restless).verdict != "leaking"
+    assert slope(SECONDS, LEVEL + restless + SECONDS / 3_600 * 0.5 * LEVEL).verdict == "leaking"
+
+
+@pytest.mark.parametrize("restless", [NOISE, SAW], ids=["noise", "saw"])
+def test_what_does_not_remember_is_surely_flat(restless: Any) -> None:
+    found = slope(SECONDS, LEVEL + restless)
+    assert found.verdict == "flat"
+    assert found.low < 0 < found.high
+
+
+def test_the_slope_is_in_units_an_hour_and_inside_its_interval() -> None:
+    found = slope(SECONDS, 100 + NOISE + SECONDS / 3_600 * 36)
+    assert found.low < found.per_hour < found.high
+    assert found.per_hour == pytest.approx(36, abs=3)
+    assert found.level == pytest.approx(107.5, abs=1)
+
+
+def test_a_series_that_remembers_has_a_wider_interval_and_keeps_its_promise() -> None:
+    """Of series without growth 95 in 100 should have zero in their interval; as if independent only half have it."""
+    rng = np.random.default_rng(9)
+    inside = 0
+    for _ in range(200):
+        walk = np.convolve(rng.normal(0, 1, 1_800), np.ones(300), "valid")[:1_500]
+        found = slope(SECONDS, LEVEL + walk)
+        inside += found.low <= 0 <= found.high
+    assert inside >= 160
+
+
+def test_a_series_that_can_t_be_judged_is_undecided_and_too_few_values_are_refused() -> None:
+    assert slope(SECONDS[:60], 300 + 40 * np.sin(SECONDS[:60] / 9)).verdict == "undecided"
+    with pytest.raises(ValueError, match="too few"):
+        slope([1.0, 2.0], [1.0, 2.0])
+
+
+def test_descriptors_that_grow_do_and_those_that_come_and_go_do_not() -> None:
+    steady = [40 + (at % 60 < 5) * 6 for at in range(1_000)]
+    assert files_are_flat(steady)
+    assert not files_are_flat([count + at // 200 for at, count in enumerate(steady)])
+
+
+def test_a_minute_without_a_decision_does_not_hold() -> None:
+    assert held([10.0, 201.0, float("nan"), 200.0], 200.0) == [1, 2]
+
+
+TEMPLATES = [
+    Template(b"c-%d" % (number % 3), b'"merchant_id":"m","amount_minor":5,"currency":"EUR"}', b'"merchant_id":"m"}')
+    for number in range(20)
+]
+NOW_MS = 1_750_000_000_000
+
+
+def test_the_load_is_payments_and_labels_that_are_taken_with_new_ids_and_cards_that_return() -> None:
+    labels: list[tuple[bytes, bytes]] = []
+    load = Endless(TEMPLATES, 12_000, lambda key, value: labels.append((key, value)), lambda: NOW_MS)
+    decoder = Decoder(max_payment_bytes=1_000, max_future_ms=0)
+    payments = []
+    for key, value in (load[index] for index in range(len(load))):
+        payment = decoder.check(value, is_label=False)
+        assert isinstance(payment, Payment), payment
+        assert key == payment.card_id.encode()
+        payments.append(payment)
+    assert len({payment.event_id for payment in payments}) == 12_000
+    assert len({payment.card_id for payment in payments}) == 3 + 2 * 600, "and each round of twenty brings two"
+    assert load.labels == len(labels) == (12_000 - soak_load.LABEL_AFTER) // soak_load.LABEL_EVERY
+    by_id = {payment.event_id: payment for payment in payments}
+    for key, value in labels:
+        label = decoder.check(value, is_label=True)
+        assert isinstance(label, Label), label
+        assert by_id[label.event_id].card_id == label.card_id == key.decode()
+    numbers = card_numbers(TEMPLATES, np.arange(12_000))
+    pairs = {(number, payment.card_id) for number, payment in zip(numbers.tolist(), payments, strict=True)}
+    assert len(pairs) == len({number for number, _ in pairs}) == len({card for _, card in pairs})
+
+
+def sent_and_received(count: int, rate: int) -> tuple[Any, Any]:
+    """Payments of one partition, each decided 5 ms after it was due, the last one of the first minute after 900."""
+    sent, received = np.zeros(count, SENT), np.zeros(count, RECEIVED)
+    sent["offset"] = received["offset"] = np.arange(count)
+    sent["intended_ns"] = np.arange(count) * 1_000_000_000 // rate
+    received["received_ns"] = sent["intended_ns"] + 5_000_000
+    received["received_ns"][60 * rate - 1 : 60 * rate] += 895_000_000
+    return sent, received
+
+
+def test_latency_is_told_by_the_minute_of_when_a_payment_was_due() -> None:
+    sent, received = sent_and_received(300, 2)
+    first, second, third = soak.by_minute(sent, received[:-60], 2)
+    assert first["p50_ms"] == second["p99_ms"] == 5
+    assert (first["max_ms"], second["max_ms"]) == (900, 5)
+    assert np.isnan(third["p50_ms"])
+
+
+def test_decisions_of_a_card_that_change_places_are_counted_and_those_of_others_are_not(tmp_path: Path) -> None:
+    history = tmp_path / "payments.jsonl"
+    records = [{"event_id": "e", "event_time": 1, "card_id": f"c{number % 2}"} for number in range(30)]
+    history.write_text("".join(json.dumps(record) + "\n" for record in records))
+    sent, received = sent_and_received(30, 2)
+    assert soak.out_of_order(sent, received, history) == 0
+    assert soak.out_of_order(sent, received[[1, 2, 3, 4]], history) == 0
+    assert soak.out_of_order(sent, received[[2, 1, 4, 3]], history) == 0, "they are of two cards"
+    assert soak.out_of_order(sent, received[[1, 5, 3, 4]], history) == 1
+
+
+def document() -> dict[str, Any]:
+    """A soak as it is put into the results."""
+    memory = {
+        "per_hour": 1.0,
+        "low": -2.0,
+        "high": 3.0,
+        "level": 300.0,
+        "verdict": "flat",
+        "last": 1.0,
+        "largest": 310.0,
+    }
+    minute = {"p50_ms": 9.0, "p99_ms": 40.0, "p99_9_ms": 60.0, "max_ms": 90.0}
+    return {
+        "minutes": 2.0, "rate": 500, "note": "Beside other work.", "warm_up_s": 24.0,
+        "memory": {"worker_rss_mib": memory},
+        "events": [{"at_s": 61.0, "what": "promotion"}], "failures": [], "tiers": {"full": 100}, "lag_largest": 4.0,
+        "files": {"worker_files": {"more": 0.0, "largest": 40.0, "flat": True}}, "committed_is_end": True,
+        "redis": {
+            "mib": 9.0, "keys": 3.0, "first_mib": 8.0, "first_keys": 2.0, "bytes_a_key": 4.0, "bound_bytes": 16_384,
+        },
+        "load": {"count": 60_000, "delivered": 60_000, "labels": 10}, "out_of_order": 0, "minutes_not_held": [],
+        "latency": {"missing": 0, "duplicates": 0, "within_200ms": 1.0} | minute, "by_minute": [minute, minute],
+        "alerts_on_page": 3, "collections": {"count": 4.0, "spent_s": 0.1}, "date": "2026-01-01", "commit": "abc",
+        "took_s": 130.0, "load_before": 0.1, "command": "python -m bench.soak",
+        "machine": {"cpu": "x", "cores": 2, "memory_gib": 4, "kernel": "k", "python": "3"},
+        "prepared": {
+            "features": 95, "model": {"trees": 2, "leaves": 9}, "naive_model": {"trees": 2, "leaves": 9},
+            "naive_features": 28, "primed_payments": 10,
+        },
+    }  # fmt: skip
+
+
+def test_the_report_says_what_held_and_what_did_not() -> None:
+    text = render({"soak": document()})
+    assert "Beside other work." in text
+    assert "Each payment has one decision: 0 missing, 0 twice, 0 out of their card's order" in text
+    assert text.count("**Held.**") == 2
+    broken = document() | {"minutes_not_held": [1], "failures": ["the page ended with status 1"], "out_of_order": 2}
+    text = render({"soak": broken})
+    assert text.count("**Not held.**") == 2
+    assert "not in minutes 2." in text
+    assert "- Wrong: the page ended with status 1." in text
+
+
+def test_the_plot_is_a_picture(tmp_path: Path) -> None:
+    rows = [
+        {"at_s": float(at), "worker_rss_mib": 300.0, "redis_mib": 9.0, "redis_keys": 5.0, "lag": 0.0} for at in range(9)
+    ]
+    draw(document(), rows, tmp_path / "plots" / "soak.png")
+    assert (tmp_path / "plots" / "soak.png").read_bytes().startswith(b"\x89PNG")
