@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
 JOBS ?= 2
 SECONDS ?= 60
+FUZZ_EXAMPLES ?= 2000
+PAYMENTS ?= 100000
 PYTHONS ?= python3.14 python3.13 python3.12 python3.11 python3
 USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
@@ -71,8 +73,10 @@ bench: setup ## Measure speed and latency on real Kafka and Redis, and write ben
 faults: setup ## Kill, stall and restart real processes, and check the invariants after each
 	FAULTS=all REQUIRE_KAFKA=1 $(BIN)/pytest -m faults $(ARGS)
 
-fuzz: setup ## Fuzz what reads untrusted input, each target for SECONDS=60; findings are kept in .cache/fuzz/findings
+fuzz: setup ## Fuzz what reads untrusted input: each target for SECONDS=60, the alert page, PAYMENTS=100000 mutated ones
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ARGS)
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/pytest -q tests/test_dashboard_api.py
+	$(BIN)/python -m tests.fuzz.million --payments $(PAYMENTS)
 
 soak: setup ## Run for long on real Kafka and Redis and judge what grows; ARGS="--minutes 30 --rate 2000"
 	$(BIN)/python -m bench.soak $(ARGS)

@@ -33,8 +33,8 @@ def soak(section: Results) -> list[str]:
         "",
         f"{section['minutes']:g} minutes at {section['rate']:,}/s: {load['count']:,} payments ({undelivered:,} not "
         f"delivered to Kafka), {load['labels']:,} labels, {_count(section, 'promotion')} promotions, "
-        f"{_count(section, 'rebalance')} times a second worker that came and went, {section['alerts_on_page']:,} "
-        "alerts on the page's stream.",
+        f"{_count(section, 'rebalance')} times a second worker that came and went, {section['news_on_page']:,} "
+        "pieces of news on the page's stream.",
         "",
         f"- Each payment has one decision: {latency['missing']:,} missing, {latency['duplicates']:,} twice, "
         f"{section['out_of_order']:,} out of their card's order; every offset committed: "

@@ -90,7 +90,7 @@ def soak(stack: Stack, *, minutes: float, rate: int, plot: Path) -> dict[str, An
         told = scene.end()
     document = _judged(watch, home, stack.prepared.payments, rate, length_s)
     document |= {"minutes": minutes, "rate": rate, "events": calendar.events, "failures": calendar.failures + told}
-    document |= {"load": load, "tiers": tiers, "committed_is_end": committed, "alerts_on_page": scene.alerts_seen}
+    document |= {"load": load, "tiers": tiers, "committed_is_end": committed, "news_on_page": scene.news_seen}
     draw(document, watch.rows, plot)
     return document
 

@@ -55,7 +55,7 @@ class Scene:
             "page", self._page_settings(page), "-c", "from consumer.cli import main; main()", "dashboard"
         )
         self._page_port = page
-        self.alerts_seen = 0
+        self.news_seen = 0
         started.enter_context(self._looking())
 
     def await_ready(self) -> None:
@@ -175,7 +175,7 @@ class Scene:
                     connection.request("GET", "/api/stream")
                     answer = connection.getresponse()
                     while not over.is_set() and (line := answer.readline()):
-                        self.alerts_seen += line.startswith(b"event: alert")
+                        self.news_seen += line.startswith(b"event: news")
                 except OSError:
                     continue
                 finally:

@@ -43,8 +43,10 @@ def only_one(options: Mapping[str, object]) -> None:
 
 
 def error_line(text: str) -> None:
-    """One line on standard error."""
-    sys.stderr.write(f"error: {' '.join(text.split())}\n")
+    """One line on standard error, in which nothing that came from a file or a record steers a terminal."""
+    from consumer.masking import printable
+
+    sys.stderr.write(f"error: {printable(' '.join(text.split()))}\n")
 
 
 def print_json(document: object, file: TextIO | None = None) -> None:

@@ -155,7 +155,7 @@ def document() -> dict[str, Any]:
         },
         "load": {"count": 60_000, "delivered": 60_000, "labels": 10}, "out_of_order": 0, "minutes_not_held": [],
         "latency": {"missing": 0, "duplicates": 0, "within_200ms": 1.0} | minute, "by_minute": [minute, minute],
-        "alerts_on_page": 3, "collections": {"count": 4.0, "spent_s": 0.1}, "date": "2026-01-01", "commit": "abc",
+        "news_on_page": 3, "collections": {"count": 4.0, "spent_s": 0.1}, "date": "2026-01-01", "commit": "abc",
         "took_s": 130.0, "load_before": 0.1, "command": "python -m bench.soak",
         "machine": {"cpu": "x", "cores": 2, "memory_gib": 4, "kernel": "k", "python": "3"},
         "prepared": {

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from consumer.cli import exit_status
 from consumer.cli_output import print_mapping, print_table
+
+
+def test_an_error_does_not_steer_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('"\\u001b[2Jx" = 1\n')
+    assert exit_status(["config", "show", "--config", str(policy)]) == 2
+    told = capsys.readouterr().err
+    assert r"\x1b[2Jx" in told
+    assert told[:-1].isprintable()
 
 
 def test_a_title_that_is_longer_than_its_table_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:

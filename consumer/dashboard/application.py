@@ -79,6 +79,7 @@ class Application:
             ]
         if verdicts is not None:
             routes.append(Route("/api/verdict", self._verdict, methods=["POST"]))
+        self.routes: tuple[Route, ...] = tuple(routes)
         inner = Starlette(
             routes=routes,
             exception_handlers={HTTPException: _http_error, BadRequest: _bad_request, Exception: _bug},

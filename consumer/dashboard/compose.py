@@ -58,7 +58,7 @@ class Dashboard:
             if writer is None:
                 writer = AuditedLabelWriter(settings) if settings.audit.enabled else LabelWriter(settings)
             self.verdicts = Verdicts(self.board, writer, payment_of or PaymentLookup(settings), gauges)
-        application = Application(
+        self.application = Application(
             board=self.board,
             streams=self.streams,
             gauges=gauges,
@@ -66,7 +66,7 @@ class Dashboard:
             verdicts=self.verdicts,
             host=page.host,
         )
-        self._server = PageServer(application.asgi, listen(page.host, page.port), page.max_streams)
+        self._server = PageServer(self.application.asgi, listen(page.host, page.port), page.max_streams)
         self._feed = Feed(tail or TailReader(settings.kafka, back), self.board, kinds, self.streams.wake)
 
     @property
