@@ -7,9 +7,11 @@ between those, so that one value a step has to be tried; all tries of a level ar
 
 from __future__ import annotations
 
+import math
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations, product
 from typing import Final
 
@@ -26,6 +28,7 @@ Predict = Callable[[Values], Scores]
 
 MOST: Final = 3  # features that change together
 STEPS: Final = 16  # values tried of one feature, the nearest first
+NEAR: Final = 2  # of them are tried first
 STEPS_TOGETHER: Final = 5
 PROMISING: Final = 6  # features that are tried together
 LOWER, HIGHER, OFF = -1, 1, 0
@@ -62,11 +65,40 @@ def direction(feature: Feature) -> int | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Lever:
-    column: int
-    direction: int
-    steps: Values  # rising split points of the model
+class Lever:
+    """One feature that a customer could have had otherwise, and the values that are worth a try.
+
+    What lies on the other side of each split point is worked out once; an alert then only looks up how far it goes.
+    """
+
+    __slots__ = ("_least", "_rank", "_splits", "_values", "column", "direction")
+
+    def __init__(self, column: int, direction: int, splits: Values, feature: Feature) -> None:
+        """`splits` are the model's, rising, at least one."""
+        self.column, self.direction = column, direction
+        if feature.type in {"count", "amount", "seconds"}:
+            moved = np.ceil(splits) - 1 if direction == LOWER else np.ceil(splits)
+        else:
+            moved = np.nextafter(splits, np.float32(-np.inf)) if direction == LOWER else splits
+        values, rank = np.unique(moved, return_inverse=True)
+        least = 0.0 if feature.op in {"small_count"} else 1.0  # the payment itself is counted
+        self._splits, self._values = splits.tolist(), values.tolist()
+        self._rank = rank.tolist()  # by split, which of the values it leads to
+        self._least = bisect_left(self._values, least) if direction == LOWER else 0
+
+    def steps(self, value: float) -> list[float]:
+        """Values to try, the nearest first: one on the other side of each split point that lies on the way."""
+        if self.direction == OFF:
+            return [0.0] if value else []
+        passed = bisect_right(self._splits, value)
+        if self.direction == LOWER:
+            end = self._rank[passed - 1] + 1 if passed else 0
+            steps = self._values[self._least : end][::-1]
+        else:
+            steps = self._values[self._rank[passed] :] if passed < len(self._rank) else []
+        if steps and steps[0] == value:  # beyond 2^24 one less may be the same
+            del steps[0]
+        return steps if len(steps) <= STEPS else [steps[place] for place in _spread(len(steps), STEPS)]
 
 
 class Clearer:
@@ -88,7 +120,7 @@ class Clearer:
         self._rounds, self._zscores = self._made_by("round_amount"), self._made_by("amount_zscore").tolist()
         splits = split_points(forest)
         self._levers = [
-            _Lever(column, way, splits[column])
+            Lever(column, way, splits[column], feature)
             for column, feature in enumerate(features)
             if (way := direction(feature)) is not None and splits[column].size
         ]
@@ -115,20 +147,25 @@ class Clearer:
         return np.array([at for at, feature in enumerate(self._features) if feature.op in operations], np.intp)
 
     def _clear(self, row: Values, bar: float, until: float, now: Callable[[], float]) -> Clearing | None:
-        levers = [lever for lever in self._levers if not np.isnan(row[lever.column])]
-        ways = {lever.column: self._steps(lever, float(row[lever.column])) for lever in levers}
-        ways = {column: steps for column, steps in ways.items() if steps}
+        values = row.tolist()
+        ways = {
+            lever.column: steps
+            for lever in self._levers
+            if not math.isnan(values[lever.column]) and (steps := lever.steps(values[lever.column]))
+        }
         if not ways:
             return None
         followed: dict[float, Values] = {}
         singles = [({column: value}, (rank,)) for column, steps in ways.items() for rank, value in enumerate(steps)]
-        scores = self._try(row, [changes for changes, _ in singles], followed)
-        if (cleared := self._best(row, singles, scores, bar)) is not None:
-            return cleared
         lowest: dict[int, float] = {}
-        for (changes, _), score in zip(singles, scores.tolist(), strict=True):
-            (column,) = changes
-            lowest[column] = min(lowest.get(column, 1.0), score)
+        # mostly a near one clears it, which no farther one can better
+        for part in ([each for each in singles if each[1][0] < NEAR], [each for each in singles if each[1][0] >= NEAR]):
+            scores = self._try(row, [changes for changes, _ in part], followed)
+            if (cleared := self._best(row, part, scores, bar)) is not None:
+                return cleared
+            for (changes, _), score in zip(part, scores.tolist(), strict=True):
+                (column,) = changes
+                lowest[column] = min(lowest.get(column, 1.0), score)
         promising = sorted(lowest, key=lambda column: (lowest[column], column))[:PROMISING]
         for size in range(2, MOST + 1):
             if now() >= until:
@@ -143,64 +180,53 @@ class Clearer:
                 return cleared
         return None
 
-    def _steps(self, lever: _Lever, value: float) -> list[float]:
-        """Values to try, the nearest first: one on the other side of each split point that lies on the way."""
-        if lever.direction == OFF:
-            return [0.0] if value else []
-        whole = self._features[lever.column].type in {"count", "amount", "seconds"}
-        if lever.direction == LOWER:
-            passed = lever.steps[lever.steps <= value][::-1]
-            steps = np.ceil(passed) - 1 if whole else np.nextafter(passed, np.float32(-np.inf))
-            least = 0.0 if self._features[lever.column].op in {"small_count"} else 1.0  # the payment itself is counted
-            steps = steps[steps >= least]
-        else:
-            passed = lever.steps[lever.steps > value]
-            steps = np.ceil(passed) if whole else passed
-        rising = [float(step) for step in dict.fromkeys(steps.tolist()) if step != value]
-        return rising if len(rising) <= STEPS else [rising[place] for place in _spread(len(rising), STEPS)]
-
     def _try(self, row: Values, tries: Sequence[Mapping[int, float]], followed: dict[float, Values]) -> Scores:
         """The scores of a row after each of these changes; `followed` keeps the row for each other amount."""
+        if not tries:
+            return np.zeros(0, np.float32)
         rows = np.repeat(row[None, :], len(tries), axis=0)
+        amounts = {changes[self._amount]: None for changes in tries if self._amount in changes}
+        if unknown := [amount for amount in amounts if amount not in followed]:
+            followed.update(zip(unknown, self._with_amounts(row, np.array(unknown)), strict=True))
         places: list[int] = []
         columns: list[int] = []
         values: list[float] = []
         for place, changes in enumerate(tries):
             for column, value in changes.items():
-                if column != self._amount:
+                if column == self._amount:
+                    rows[place] = followed[value]
+                else:
                     places.append(place)
                     columns.append(column)
                     values.append(value)
-                    continue
-                if value not in followed:
-                    followed[value] = row.copy()
-                    followed[value][column] = value
-                    self._follow_amount(row, followed[value], value)
-                rows[place] = followed[value]
         rows[places, columns] = values
         return self._predict(rows)
 
-    def _follow_amount(self, row: Values, changed: Values, amount: float) -> None:
-        """With the payment's amount, what is made of it changes too; what is missing stays so."""
-        before = float(row[self._amount])
+    def _with_amounts(self, row: Values, amounts: npt.NDArray[np.float64]) -> Values:
+        """(k, features) the row with each of k amounts: what is made of it changes too; what is missing stays so."""
+        rows = np.repeat(row[None, :], len(amounts), axis=0)
+        before, amount = float(row[self._amount]), amounts[:, None]
+        rows[:, self._amount] = amounts
         if before > 0:
-            changed[self._ratios] = row[self._ratios].astype(np.float64) * amount / before
-        changed[self._sums] = row[self._sums].astype(np.float64) - before + amount
-        largest = self._maxima[row[self._maxima] == before]
-        changed[largest] = amount  # as if nothing earlier was larger: at least this
-        changed[self._rounds] = float(amount % ROUND_AMOUNT_MINOR == 0)
+            rows[:, self._ratios] = row[self._ratios].astype(np.float64) * amount / before
+        rows[:, self._sums] = row[self._sums].astype(np.float64) - before + amount
+        rows[:, self._maxima[row[self._maxima] == before]] = amount  # as if nothing earlier was larger: at least this
+        rows[:, self._rounds] = amount % ROUND_AMOUNT_MINOR == 0
         for column in self._zscores:
             if not np.isnan(row[column]):
-                changed[column] = self._zscore(row, self._features[column], float(row[column]), before, amount)
+                rows[:, column] = self._zscore(row, self._features[column], float(row[column]), before, amounts)
+        return rows
 
-    def _zscore(self, row: Values, feature: Feature, zscore: float, before: float, amount: float) -> float:
-        """The new distance, by way of the mean that the ratio beside it tells; as it was where that is not known."""
+    def _zscore(
+        self, row: Values, feature: Feature, zscore: float, before: float, amounts: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.float64] | float:
+        """The new distances, by way of the mean that the ratio beside it tells; as it was where that is not known."""
         place = self._places.get(feature.name.replace("zscore", "to_mean"))
         ratio = np.nan if place is None else float(row[place])
         if not ratio > 0 or not zscore:
             return zscore
         mean = before / ratio
-        return zscore * (amount - mean) / (before - mean) if before != mean else zscore
+        return zscore * (amounts - mean) / (before - mean) if before != mean else zscore
 
     def _best(
         self,
@@ -220,15 +246,16 @@ class Clearer:
         return Clearing(changes, float(scores[best]))
 
 
-def _spread(count: int, wanted: int) -> list[int]:
+@lru_cache(4_096)
+def _spread(count: int, wanted: int) -> tuple[int, ...]:
     """Places in a sequence: dense at its beginning, and the last one."""
-    return sorted({round((count - 1) * (place / (wanted - 1)) ** 2) for place in range(wanted)})
+    return tuple(sorted({round((count - 1) * (place / (wanted - 1)) ** 2) for place in range(wanted)}))
 
 
 def _few(steps: Sequence[float], size: int) -> list[tuple[int, float]]:
     """Steps to try beside those of other features, with their ranks; the more features, the fewer."""
     wanted = STEPS_TOGETHER if size == 2 else 3
-    places = _spread(len(steps), wanted) if len(steps) > wanted else range(len(steps))
+    places = _spread(len(steps), wanted) if len(steps) > wanted else tuple(range(len(steps)))
     return [(place, steps[place]) for place in places]
 
 

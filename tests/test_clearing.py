@@ -8,10 +8,13 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from features.catalog import DEFAULT
+from features.catalog import DEFAULT, Feature
+from models import clearing
 from models.bundle import Bundle
-from models.clearing import LOWER, MOST, Clearing, direction, split_points
+from models.clearing import HIGHER, LOWER, MOST, STEPS, Clearing, Lever, direction, split_points
 from models.explain import Explainer
 from models.score import Scorer
 from models.trees import Forest
@@ -93,9 +96,9 @@ def test_with_the_amount_goes_what_is_made_of_it(explainer: Explainer) -> None:
     }  # fmt: skip
     for name, value in known.items():
         row[DEFAULT.names.index(name)] = value
-    changed = row.copy()
-    changed[AMOUNT] = 5_001.0
-    explainer._clearer["full"]._follow_amount(row, changed, 5_001.0)
+    others = explainer._clearer["full"]._with_amounts(row, np.array([9_000.0, 5_001.0]))
+    changed = others[1]
+    assert others[0, AMOUNT] == 9_000.0
     told = {name: float(changed[DEFAULT.names.index(name)]) for name in known}
     assert told == pytest.approx(
         {
@@ -105,6 +108,50 @@ def test_with_the_amount_goes_what_is_made_of_it(explainer: Explainer) -> None:
         },
         rel=1e-4,
     )  # fmt: skip
+
+
+def plain_steps(way: int, splits: np.ndarray, feature: Feature, value: float) -> list[float]:
+    """The same without any table: one value beyond each split point on the way, the nearest first."""
+    whole = feature.type in {"count", "amount", "seconds"}
+    if way == LOWER:
+        passed = splits[splits <= value][::-1]
+        steps = np.ceil(passed) - 1 if whole else np.nextafter(passed, np.float32(-np.inf))
+        steps = steps[steps >= (0.0 if feature.op == "small_count" else 1.0)]
+    else:
+        passed = splits[splits > value]
+        steps = np.ceil(passed) if whole else passed
+    rising = [step for step in dict.fromkeys(steps.tolist()) if step != value]
+    wanted = STEPS - 1
+    if len(rising) <= STEPS:
+        return rising
+    return [rising[at] for at in sorted({round((len(rising) - 1) * (k / wanted) ** 2) for k in range(STEPS)})]
+
+
+PASSABLE = [feature for feature in DEFAULT.features if direction(feature) in {LOWER, HIGHER}]
+NUMBERS = st.one_of(
+    st.integers(0, 40).map(lambda n: n / 2), st.floats(0, 1e9, width=32), st.integers(2**24 - 4, 2**24 + 4).map(float)
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(PASSABLE), st.lists(NUMBERS, min_size=1, max_size=60), NUMBERS)
+def test_the_steps_that_were_worked_out_before_are_those_of_the_formula(
+    feature: Feature, splits: list[float], value: float
+) -> None:
+    way, rising = direction(feature), np.unique(np.array(splits, np.float32))
+    assert way is not None
+    for each in (float(np.float32(value)), float(rising[0]), float(rising[-1])):
+        assert Lever(0, way, rising, feature).steps(each) == plain_steps(way, rising, feature, each)
+
+
+def test_a_near_step_that_clears_is_found_as_if_all_had_been_tried(
+    explainer: Explainer, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = rows(300, seed=6)
+    found = clear(explainer, scorer, values)
+    assert sum(each is not None for each in found) > 10
+    monkeypatch.setattr(clearing, "NEAR", STEPS)
+    assert clear(explainer, scorer, values) == found
 
 
 def test_what_is_no_alert_and_what_has_no_time_left_is_not_looked_at(explainer: Explainer, scorer: Scorer) -> None:
