@@ -31,6 +31,7 @@ from consumer import (
     cli_lag,
     cli_model,
     cli_policy,
+    cli_prove,
     cli_replay,
     cli_score,
     cli_state,
@@ -180,6 +181,7 @@ _COMMANDS: Final[dict[str, dict[str, Callable[..., int] | typer.Typer]]] = {
         "dlq": cli_dlq.app,
         "state": cli_state.app,
         "certify": cli_certify.certify,
+        "prove": cli_prove.prove,
         "audit": cli_audit.app,
     },
     "Models and policies": {

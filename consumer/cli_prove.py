@@ -1,0 +1,186 @@
+"""`fraudline prove`: README's promises, tried on the user's own Kafka and Redis."""
+
+# ruff: noqa: PLC0415  heavy imports stay inside the commands, so that `fraudline --help` answers at once
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from consumer.cli_options import AsJson, ConfigFile
+from consumer.cli_output import print_json, print_mapping, print_table
+from features.errors import ConfigError, FraudlineError
+
+if TYPE_CHECKING:
+    from consumer.prove.plan import Asked
+    from consumer.prove.report import LatencyTable, Report
+    from consumer.settings import Settings
+
+EXIT_BROKEN: Final = 3
+EXIT_UNVERIFIABLE: Final = 4  # both as those of `fraudline certify`
+
+
+def prove(
+    *,
+    bundle: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Prove with this bundle (default: that of the settings).")
+    ] = None,
+    rate: Annotated[float, typer.Option(min=1, max=100_000, help="Records a second.")] = 2_000.0,
+    seconds: Annotated[float, typer.Option(min=1, max=3_600, help="How long latency is measured.")] = 30.0,
+    payments: Annotated[
+        int | None, typer.Option(min=100, max=2_000_000, help="How many records are measured, instead of --seconds.")
+    ] = None,
+    faults: Annotated[
+        bool, typer.Option("--faults", help="Also kill, stop and drain processors, and lose the run's own state.")
+    ] = False,
+    kills: Annotated[int, typer.Option(min=1, max=100, help="How often --faults kills a processor.")] = 6,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Another seed, another history.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the report goes (default: fraudline-prove-RUN).")
+    ] = None,
+    clean: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Only remove what a run that was killed has left.")
+    ] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> int:
+    """Try what README promises on your own Kafka and Redis, in topics and keys that are made for it and removed.
+
+    No topic, group or key of yours is read or written. Exit status 0: every promise that was tested is held; 3: one is
+    broken; 4: none is, and the decisions could not be verified; 1 and 2: there is no proof.
+    """
+    from consumer import logs, settings
+
+    logs.configure("critical")  # what the clients complain of is told in our words
+    loaded = settings.load(config)
+    if clean is not None:
+        return _clean(clean, loaded, as_json=as_json)
+    loaded = _with_bundle(loaded, bundle)
+    from consumer.prove.plan import MOST, Asked, plan
+
+    asked = Asked(
+        config=config,
+        rate=rate,
+        seconds=seconds if payments is None else payments / rate,
+        faults=faults,
+        kills=kills,
+        seed=seed,
+        out=Path(),
+    )
+    if plan(asked).records > MOST:
+        raise ConfigError(f"That is more than {MOST:,} records, which are held in memory: ask for fewer.")
+    return _prove(loaded, asked, out, as_json=as_json)
+
+
+def _with_bundle(loaded: Settings, bundle: Path | None) -> Settings:
+    if bundle is None:
+        return loaded
+    if loaded.model.registry is not None:
+        raise ConfigError("--bundle has no effect while model.registry is set: leave one of them out.")
+    return loaded.model_copy(update={"model": loaded.model.model_copy(update={"bundle": bundle})})
+
+
+def _prove(loaded: Settings, asked: Asked, out: Path | None, *, as_json: bool) -> int:
+    from consumer.prove.names import new_run
+    from consumer.prove.report import report, write
+    from consumer.prove.run import prove as run_proof
+
+    run = new_run()
+    folder = _folder(out or Path(run.prefix))
+    began_s = time.time()
+
+    def tell(text: str) -> None:
+        sys.stderr.write(f"{time.time() - began_s:5.0f} s  {text}\n")
+        sys.stderr.flush()
+
+    tell(f"run {run.run}; its topics, group and keys begin with {run.prefix}")
+    try:
+        evidence = run_proof(run, loaded, replace(asked, out=folder), tell)
+    except FraudlineError:
+        _remove_if_empty(folder)
+        raise
+    made = report(run, loaded, asked, evidence, began_s=began_s, seconds=time.time() - began_s)
+    files = write(made, folder)
+    if as_json:
+        print_json(_plain(made))
+    else:
+        _show(made, files)
+    if made.verdict == "broken":
+        return EXIT_BROKEN
+    is_unverified = any(each.id == "replay" and each.verdict != "held" for each in made.promises)
+    return EXIT_UNVERIFIABLE if is_unverified else 0
+
+
+def _folder(out: Path) -> Path:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"The report can't be written to {out} ({error.strerror}).") from None
+    return out
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _plain(made: Report) -> object:
+    """A report as JSON values."""
+    import msgspec
+
+    return msgspec.to_builtins(made)
+
+
+def _show(made: Report, files: list[Path]) -> None:
+    rows = [(each.verdict, each.sentence.replace("**", "").replace("`", ""), each.evidence) for each in made.promises]
+    print_table("What README promises", ("verdict", "promise", "what was seen"), rows, as_json=False)
+    if made.latency is not None:
+        print_mapping("Latency, from when each payment was due", _latency(made.latency), as_json=False)
+    told = {name: sum(each.verdict == name for each in made.promises) for name in ("held", "broken", "not tested")}
+    typer.echo(", ".join(f"{count} {name}" for name, count in told.items()))
+    typer.echo(f"The report: {files[-1]}")
+    if len(files) == 1:
+        typer.echo("A page is drawn where matplotlib and jinja2 are: install fraudline[train].")
+
+
+def _latency(told: LatencyTable) -> dict[str, object]:
+    rates = f"{told.rate_sent:,.1f} of {told.rate_asked:,.0f} records/s"
+    found: dict[str, object] = {
+        "payments": told.payments,
+        **{f"{name} ms": value for name, value in told.percentiles_ms.items()},
+        "max ms": told.max_ms,
+        f"within {told.budget_ms:,} ms": f"{told.within_budget:.3%}",
+        "undecided": told.undecided,
+        "sent": f"{rates}: the generator fell short" if told.generator_fell_short else rates,
+    }
+    if (slow := told.slowest) is not None:
+        found["slowest"] = (
+            f"{slow.sending_ms:.1f} ms in the generator, {slow.appending_ms:.1f} until the broker had it, "
+            f"{slow.deciding_ms:.1f} until its decision was read"
+        )
+    return found
+
+
+def _clean(text: str, loaded: Settings, *, as_json: bool) -> int:
+    from consumer.prove.names import known_run, settings_of
+    from consumer.prove.premises import clean, leftovers
+
+    run = known_run(text)
+    cleaned = clean(run, settings_of(run, loaded))
+    if not (cleaned.topics or cleaned.keys or cleaned.foreign):
+        others = ", ".join(leftovers(loaded)) or "no other run either"
+        raise FraudlineError(f"Nothing of run {run.run} is there; there is {others}.")
+    if as_json:
+        print_json({"topics": cleaned.topics, "keys": cleaned.keys, "left_alone": cleaned.foreign})
+    else:
+        what = {"topics": len(cleaned.topics), "keys": cleaned.keys}
+        print_mapping(f"Removed of run {run.run}", what, as_json=False)
+    if cleaned.foreign:
+        names = ", ".join(cleaned.foreign)
+        raise FraudlineError(f"Left alone, since the mark of run {run.run} is not on it: {names}.")
+    return 0

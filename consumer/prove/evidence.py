@@ -1,0 +1,210 @@
+"""What a proof has seen: every record that was sent, and everything that a `read_committed` reader was shown.
+
+It shares no code with the pipeline but the record types: judges can be given made-up evidence.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from consumer.prove.history import Record
+from consumer.prove.latency import Latency
+from consumer.prove.premises import Removal
+from consumer.prove.processes import Seen
+from consumer.prove.worker import Ended
+from consumer.records import Alert, Decision
+from consumer.settings import TopicSettings
+
+Section = Literal["mark", "warm-up", "measured", "drain", "faults", "flush"]
+At = tuple[str, int, int]
+"""Role (`payments`, `labels`), partition and offset of a source record."""
+
+_ERRORS: Final = "__connect.errors."
+_REJECTED: Final = "fraudline.Rejected."
+
+
+class Sent(NamedTuple):
+    """A record that was sent, where it landed, when it was due (ns), and how late it was handed to the client."""
+
+    record: Record
+    section: Section
+    partition: int
+    offset: int
+    due_ns: int
+    late_ns: int
+
+    @property
+    def at(self) -> At:
+        """Its place."""
+        return self.record.role, self.partition, self.offset
+
+
+class Decided(NamedTuple):
+    """A decision, and where and when the witness saw it."""
+
+    at: At
+    place: tuple[int, int]
+    key: bytes | None
+    event_id: str
+    card_id: str
+    event_time: int
+    decision: str
+    score: float | None
+    tier: str
+    kafka_ms: int | None
+    received_ns: int
+    model: str = ""
+    bundle: str = ""
+
+
+class Alerted(NamedTuple):
+    """An alert."""
+
+    at: At
+    alert_id: str
+    event_id: str
+    card_id: str
+    event_time: int
+    decision: str
+    score: float | None
+    tier: str
+    reasons: int
+    stage_ms: Mapping[str, float]
+
+
+class Letter(NamedTuple):
+    """A dead letter: what it is about, why, and the bytes that it holds."""
+
+    at: At
+    reason: str
+    key: bytes | None
+    value: bytes | None
+
+
+@dataclass(slots=True)
+class Evidence:
+    """Everything that judges look at.
+
+    Attributes:
+        delivery: `exactly_once` or `at_least_once`.
+        sent: all records, in the order sent; the marks of topics that are read are among them.
+        decisions, alerts, letters: what the witness saw, in the order in which it came.
+        committed, ends: by topic and partition, at the end.
+        garbled: places of records that are not what their topic is for.
+        certificate: what `fraudline certify` says of the run; None where there is none, for `why_no_certificate`.
+        latency: of the measured section; None where nothing was measured.
+        counted: totals of the first worker's counters when the measured section was decided; None where unknown.
+        workers: how each worker ended.
+        kills, stalls, drains: what was done to workers; `drains` under load.
+        flushed_ns: when the run's own keys were removed under load; None where they were not.
+        leaks: where a canary or a secret was found; `looked_at` says in how many texts of which kind.
+        shown: whether a secret stands in what `fraudline config show` prints.
+        removal: what was left behind; None until everything was removed.
+    """
+
+    delivery: str
+    budget_ms: int
+    sent: list[Sent] = field(default_factory=list)
+    decisions: list[Decided] = field(default_factory=list)
+    alerts: list[Alerted] = field(default_factory=list)
+    letters: list[Letter] = field(default_factory=list)
+    committed: dict[tuple[str, int], int] = field(default_factory=dict)
+    ends: dict[tuple[str, int], int] = field(default_factory=dict)
+    garbled: list[str] = field(default_factory=list)
+    certificate: dict[str, Any] | None = None
+    why_no_certificate: str = ""
+    latency: Latency | None = None
+    counted: Mapping[str, float] | None = None
+    workers: list[Ended] = field(default_factory=list)
+    kills: int = 0
+    stalls: int = 0
+    flushed_ns: int | None = None
+    leaks: list[str] = field(default_factory=list)
+    looked_at: dict[str, int] = field(default_factory=dict)
+    shown: list[str] = field(default_factory=list)
+    secrets: int = 0
+    removal: Removal | None = None
+
+    @property
+    def models(self) -> Mapping[tuple[str, str], int]:
+        """How many decisions each model made, by its name and its bundle's digest."""
+        return Counter((each.model, each.bundle) for each in self.decisions)
+
+
+class Told(NamedTuple):
+    """What was published."""
+
+    decisions: list[Decided]
+    alerts: list[Alerted]
+    letters: list[Letter]
+    garbled: list[str]
+
+
+def read(seen: Iterable[Seen], topics: TopicSettings) -> Told:
+    """What the witness saw, as what it is, and the places of what is none; the marks of the topics are left out."""
+    told = Told([], [], [], [])
+    role_of = {topics.payments: "payments", topics.labels: "labels"}
+    decode_decision, decode_alert = msgspec.json.Decoder(Decision).decode, msgspec.json.Decoder(Alert).decode
+    for each in seen:
+        try:
+            if each.topic == topics.dead_letters:
+                if (letter := _letter(each, role_of)) is not None:
+                    told.letters.append(letter)
+            elif each.value is None:
+                continue
+            elif each.topic == topics.decisions:
+                told.decisions.append(_decided(each, decode_decision(each.value), role_of))
+            elif each.topic == topics.alerts:
+                told.alerts.append(_alerted(decode_alert(each.value), role_of))
+        except (msgspec.DecodeError, UnicodeDecodeError, KeyError, ValueError):
+            told.garbled.append(f"{each.topic}/{each.partition}/{each.offset}")
+    return told
+
+
+def _decided(seen: Seen, told: Decision, role_of: Mapping[str, str]) -> Decided:
+    source = told.source
+    return Decided(
+        at=(role_of.get(source.topic, source.topic), source.partition, source.offset),
+        place=(seen.partition, seen.offset),
+        key=seen.key,
+        event_id=told.event_id,
+        card_id=told.card_id,
+        event_time=told.event_time,
+        decision=told.decision,
+        score=told.score,
+        tier=told.tier,
+        kafka_ms=told.kafka_time,
+        received_ns=seen.received_ns,
+        model=told.model,
+        bundle=told.digests.bundle,
+    )
+
+
+def _alerted(told: Alert, role_of: Mapping[str, str]) -> Alerted:
+    source = told.source
+    return Alerted(
+        at=(role_of.get(source.topic, source.topic), source.partition, source.offset),
+        alert_id=told.alert_id,
+        event_id=told.event_id,
+        card_id=told.card_id,
+        event_time=told.event_time,
+        decision=told.decision,
+        score=told.score,
+        tier=told.tier,
+        reasons=len(told.reasons),
+        stage_ms=msgspec.structs.asdict(told.stage_ms),
+    )
+
+
+def _letter(seen: Seen, role_of: Mapping[str, str]) -> Letter | None:
+    headers = {name: (content or b"").decode("utf-8", "replace") for name, content in seen.headers}
+    if f"{_ERRORS}topic" not in headers:
+        return None  # the topic's mark
+    topic = headers[f"{_ERRORS}topic"]
+    at = (role_of.get(topic, topic), int(headers[f"{_ERRORS}partition"]), int(headers[f"{_ERRORS}offset"]))
+    return Letter(at, headers[f"{_ERRORS}class.name"].removeprefix(_REJECTED), seen.key, seen.value)

@@ -1,0 +1,79 @@
+"""What is asked of a proof, and which records are sent in which of its sections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+WARM_UP_S: Final = 5.0
+DRAIN_RECORDS: Final = 2_000
+FAULT_RATE: Final = 300.0
+FAULTS_S: Final = 240.0  # of load that is at hand; a proof stops it as soon as its faults are through
+FLUSH_S: Final = 60.0
+MOST: Final = 2_000_000  # records: all of them are held in memory to be judged
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked.
+
+    Attributes:
+        config: the settings file that the processors get too; None for what FRAUDLINE_CONFIG names.
+        rate: records a second of the measured section.
+        seconds: how long it is.
+        faults: whether processors are killed and stalled, and the state removed.
+        kills: how often.
+        seed: of the history and of the faults.
+        out: where the report goes, an existing folder.
+    """
+
+    config: Path | None
+    rate: float
+    seconds: float
+    faults: bool
+    kills: int
+    seed: int
+    out: Path
+    warm_up_s: float = WARM_UP_S
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Records [first, first + count), and how many of them a second; None for as fast as they are taken."""
+
+    first: int
+    count: int
+    rate: float | None
+
+    @property
+    def seconds(self) -> float:
+        """How long it takes to send them as planned."""
+        return 0.0 if self.rate is None else self.count / self.rate
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The sections, one after the other. `scheduled` is warm-up and measured section: a schedule without a gap."""
+
+    warm_up: int
+    scheduled: Part
+    drain: Part
+    faults: Part
+    flush: Part
+
+    @property
+    def records(self) -> int:
+        """How many records they need."""
+        return self.flush.first + self.flush.count
+
+
+def plan(asked: Asked) -> Plan:
+    """The sections of what is asked."""
+    warm_up = round(asked.rate * asked.warm_up_s)
+    scheduled = Part(0, warm_up + round(asked.rate * asked.seconds), asked.rate)
+    drain = Part(scheduled.count, min(DRAIN_RECORDS, max(200, round(asked.rate))), None)
+    rate = min(FAULT_RATE, asked.rate)
+    faults = Part(drain.first + drain.count, round(rate * FAULTS_S) if asked.faults else 0, rate)
+    flush = Part(faults.first + faults.count, round(rate * FLUSH_S) if asked.faults else 0, rate)
+    return Plan(warm_up, scheduled, drain, faults, flush)

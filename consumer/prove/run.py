@@ -1,0 +1,261 @@
+"""One proof, from the first topic to the last piece of evidence.
+
+1. Refuse what is there already; make topics and marks.
+2. Start the witness, a processor and the generator.
+3. Warm up and measure, on one schedule; read the processor's counters.
+4. Send a burst, tell the processor to stop in the middle of it, and start the next one.
+5. With faults: kill, stall and drain three processors under load, then remove the run's own state.
+6. Stop everything, make the certificate, and gather the evidence.
+7. Remove what was made, whatever happened before.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Final
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from consumer.app import check_store, open_store
+from consumer.kafka.estate import MARK
+from consumer.kafka.logreader import LogReader
+from consumer.prove.canaries import Search, secrets_of
+from consumer.prove.certificate import certificate
+from consumer.prove.crew import Crew
+from consumer.prove.evidence import Evidence, Section, Sent, read
+from consumer.prove.faults import torment
+from consumer.prove.history import Canaries, Record, history
+from consumer.prove.measured import latency_of
+from consumer.prove.names import Run, settings_of
+from consumer.prove.plan import Asked, Part, plan
+from consumer.prove.premises import Premises
+from consumer.prove.processes import Generator, Watcher
+from consumer.prove.worker import until
+from consumer.settings import Settings, describe
+from features.profiles import load_catalog
+
+PATIENCE_S: Final = 180.0  # for what was sent to be decided, once nothing more comes
+READ_S: Final = 60.0
+SENDING_S: Final = 120.0  # beyond the schedule
+PAUSE_S: Final = 0.3
+FIRST: Final = "a"
+Tell = Callable[[str], None]
+
+
+def prove(run: Run, real: Settings, asked: Asked, tell: Tell) -> Evidence:
+    """Do it. `real` are the deployment's settings; `tell` is told what is being done.
+
+    Raises FraudlineError: a server, the bundle or a setting can't be used. What was made is removed all the same.
+    """
+    settings = settings_of(run, real)
+    with closing(open_store(settings, load_catalog(settings.features.catalog))) as store:
+        check_store(store)
+    premises = Premises(run, settings)
+    proof = Proof(run, settings, asked, premises, tell)
+    evidence = None
+    try:
+        premises.make(real.topics.payments)
+        evidence = proof.run(describe(real), secrets_of(real))
+    finally:
+        with undisturbed():
+            proof.close()
+            tell("removing what was made")
+            removal = premises.remove()
+            premises.close()
+            if why := [*removal.problems, *(f"{what} is left" for what in removal.left)]:
+                tell(f"not everything could be removed ({'; '.join(why)}): try fraudline prove --clean {run.run}")
+    evidence.removal = removal
+    return evidence
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Leave signals aside while what was made is removed."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Proof:
+    """The steps between making and removing."""
+
+    def __init__(self, run: Run, settings: Settings, asked: Asked, premises: Premises, tell: Tell) -> None:
+        """Nothing is started yet."""
+        self._settings, self._asked, self._premises, self._tell = settings, asked, premises, tell
+        self._plan, self._canaries = plan(asked), Canaries.of(run.run)
+        self._rng = random.Random(asked.seed)  # noqa: S311  faults come at random, and may be repeated
+        self._crew = Crew(run, settings, asked.config)
+        self._open = ExitStack()
+        self._sent: list[Sent] = []
+        self._pages: list[str] = []
+        self._folder = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="fraudline-prove-")))
+        self._outputs = [getattr(settings.topics, role) for role in ("decisions", "alerts", "dead_letters", "journal")]
+
+    def run(self, shown: list[tuple[str, str, str]], secrets: list[str]) -> Evidence:
+        """All of it; `shown` are the deployment's settings as people see them. Raises FraudlineError."""
+        settings, asked = self._settings, self._asked
+        self._begin()
+        evidence = Evidence(
+            delivery=settings.processing.delivery, budget_ms=settings.processing.budget_ms, secrets=len(secrets)
+        )
+        self._measure()
+        evidence.counted = self._counted()
+        self._drain()
+        if asked.faults:
+            session_s = settings.kafka.session_timeout_ms / 1_000
+            with self._load(self._plan.faults, "faults"):
+                evidence.stalls = torment(self._crew, self._rng, asked.kills, session_s, self._tell)
+            evidence.kills = asked.kills
+            self._settle()
+            evidence.flushed_ns = self._flush()
+        self._settle()
+        self._pages += [worker.page("/metrics") for worker in self._crew.replicas.values()]
+        self._crew.drain_all()
+        self._gather(evidence, Search(self._canaries, secrets))
+        for text in (f"{name} {value} {origin}" for name, value, origin in shown):
+            search = Search(self._canaries, secrets)
+            search.look("settings", text, text.split(" ", 1)[0])
+            evidence.shown += search.found
+        return evidence
+
+    def close(self) -> None:
+        """End every process, and keep the processors' logs. Never raises."""
+        self._crew.close()
+        self._open.close()
+        for number, worker in enumerate(self._crew.all, start=1):
+            text = "".join(f"{line}\n" for line in worker.log)
+            (self._asked.out / f"processor-{number}-{worker.replica}.log").write_text(text, "utf-8")
+
+    def _begin(self) -> None:
+        settings, topics = self._settings, self._settings.topics
+        self._tell("starting a processor, and who watches it")
+        processing = settings.processing
+        self._records = history(
+            self._plan.records,
+            seed=self._asked.seed,
+            now_ms=int(time.time() * 1_000),
+            canaries=self._canaries,
+            max_payment_bytes=processing.max_payment_bytes,
+            max_future_ms=processing.max_future_ms,
+        )
+        named = {"payments": topics.payments, "labels": topics.labels}
+        outgoing = [(named[each.role], each.key, each.value) for each in self._records[: self._plan.records]]
+        self._watcher = Watcher(settings.kafka, self._outputs, self._folder / "seen")
+        self._open.callback(self._watcher.close)
+        self._generator = Generator(settings.kafka, outgoing)
+        self._open.callback(self._generator.close)
+        self._crew.start(FIRST)
+        self._watcher.wait_ready()
+        self._generator.wait_ready()
+        for role in ("payments", "labels"):
+            mark = Record("payments" if role == "payments" else "labels", MARK.encode(), None, "empty")
+            self._sent.append(Sent(mark, "mark", 0, 0, 0, 0))
+
+    def _measure(self) -> None:
+        part, asked = self._plan.scheduled, self._asked
+        self._tell(f"{asked.warm_up_s:g} s of warm-up, then {asked.seconds:g} s at {asked.rate:,.0f} records/s")
+        self._generator.begin(part.first, part.count, part.rate)
+        self._took(part, "measured")
+        self._settle()
+
+    def _took(self, part: Part, section: Section) -> None:
+        """Note where the records of a part landed. Raises FraudlineError."""
+        rows = self._generator.rows(part.seconds + SENDING_S)
+        records = self._records[part.first : part.first + len(rows)]
+        for number, (record, row) in enumerate(zip(records, rows.tolist(), strict=True)):
+            named: Section = "warm-up" if section == "measured" and number < self._plan.warm_up else section
+            self._sent.append(Sent(record, named, *row))
+
+    def _counted(self) -> dict[str, float]:
+        """Totals of the first processor's counters, over their labels."""
+        page = self._crew.replicas[FIRST].page("/metrics")
+        self._pages.append(page)
+        totals: dict[str, float] = {}
+        for family in text_string_to_metric_families(page):
+            for sample in family.samples:
+                totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+        return totals
+
+    def _drain(self) -> None:
+        """SIGTERM in the middle of a burst; what was left is the next processor's."""
+        part, decisions = self._plan.drain, self._settings.topics.decisions
+        self._tell(f"a burst of {part.count:,} records, and SIGTERM in the middle of it")
+        before = self._watcher.count(decisions)
+        self._generator.begin(part.first, part.count, part.rate)
+        self._watcher.wait_count(before + 1, [decisions], READ_S)
+        self._crew.drain(FIRST)
+        self._took(part, "drain")
+        self._crew.start(FIRST)
+        self._settle()
+
+    @contextmanager
+    def _load(self, part: Part, section: Section) -> Iterator[None]:
+        """Records of a part come while the block runs."""
+        self._generator.begin(part.first, part.count, part.rate)
+        yield
+        self._generator.enough()
+        self._took(part, section)
+
+    def _flush(self) -> int:
+        """Remove the run's own state, mark aside, and go on until features are back; when that was, in ns."""
+        self._tell("the run's own keys are removed from Redis, and payments come")
+        self._premises.keys.remove(with_mark=False)
+        removed_ns, decisions = time.time_ns(), self._settings.topics.decisions
+        with self._load(self._plan.flush, "flush"):
+            self._watcher.wait_count(
+                self._watcher.count(decisions) + round(self._plan.flush.count / 4), [decisions], READ_S
+            )
+        return removed_ns
+
+    def _settle(self) -> None:
+        """Wait until everything that was sent is committed, and nobody's transaction is open. Raises FraudlineError."""
+        topics = self._settings.topics
+        group, read = self._settings.kafka.group_id, (topics.payments, topics.labels)
+
+        def is_done() -> bool:
+            dead = self._crew.bury()
+            for name in dead:  # it says why in its log, and the report says that it did
+                self._crew.begin(name).wait_ready()
+            committed, ends = self._premises.estate.progress(group, read)
+            return committed == ends
+
+        if not until(is_done, PATIENCE_S, PAUSE_S):
+            self._tell(f"not everything was decided in {PATIENCE_S:.0f} s")
+        with closing(LogReader(self._settings.kafka, topics.decisions)) as reader:
+            until(
+                lambda: {at: each.high for at, each in reader.extents().items()} == dict(reader.written_ends()),
+                PATIENCE_S,
+                PAUSE_S,
+            )
+
+    def _gather(self, evidence: Evidence, search: Search) -> None:
+        """Everything that is to be judged."""
+        settings, topics = self._settings, self._settings.topics
+        self._tell("reading what was published, and making all decisions again")
+        self._watcher.read_to_end(READ_S)
+        told = read(self._watcher.seen(), topics)
+        evidence.sent = self._sent
+        evidence.decisions, evidence.alerts = told.decisions, told.alerts
+        evidence.letters, evidence.garbled = told.letters, told.garbled
+        evidence.workers = self._crew.ended
+        evidence.committed, evidence.ends = self._premises.estate.progress(
+            settings.kafka.group_id, (topics.payments, topics.labels)
+        )
+        evidence.certificate, evidence.why_no_certificate = certificate(settings)
+        search.look_at_records(self._watcher.seen(), topics)
+        for worker in self._crew.all:
+            for number, line in enumerate(worker.log, start=1):
+                search.look("log lines", line, f"line {number} of the log of processor {worker.replica}")
+        for page in self._pages:
+            search.look("pages of metrics", page, "a page of metrics")
+        evidence.leaks, evidence.looked_at = search.found, dict(search.looked_at)
+        evidence.latency = latency_of(evidence, self._asked.rate, self._crew.all[0].log)

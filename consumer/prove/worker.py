@@ -1,0 +1,164 @@
+"""The deployment's own processor, `fraudline run`, as a child process: what it logs, and how it ends."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from features.errors import ConfigError, FraudlineError
+
+START_S: Final = 120.0
+PAGE_S: Final = 10.0
+_ERROR: Final = "error: "
+_EXIT_MISUSED: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a worker ended: what it was told (`drain`, `kill`, or nothing), and its exit status (negative: a signal)."""
+
+    replica: str
+    told: str
+    status: int
+
+
+class Worker:
+    """One `fraudline run`. Its log arrives on a thread, and is kept."""
+
+    def __init__(self, replica: str, environment: Mapping[str, str], config: Path | None) -> None:
+        """Start it. `replica` makes its transactional id: whoever starts after a kill under it takes its place."""
+        self.replica = replica
+        self.log: list[str] = []
+        self._told = ""
+        self._changed = threading.Condition()
+        named = [] if config is None else ["--config", str(config)]
+        self._process = subprocess.Popen(  # noqa: S603  ourselves
+            [sys.executable, "-m", "consumer.prove.child", str(os.getpid()), "run", *named],
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # a Ctrl-C is for the proof, which ends its workers in its own order
+        )
+        self._listener = threading.Thread(target=self._listen, daemon=True, name=f"log-{replica}")
+        self._listener.start()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def lives(self) -> bool:
+        """Whether it runs, or is stopped."""
+        return self._process.poll() is None
+
+    def wait_for(self, event: str, limit_s: float = START_S) -> dict[str, Any]:
+        """The first log line of an event, waiting for it.
+
+        Raises FraudlineError: it ended, with what it said, or did not come to it in time.
+        """
+        mark = f'"event": "{event}"'
+
+        def logged() -> str | None:
+            return next((line for line in self.log if mark in line), None)
+
+        with self._changed:
+            self._changed.wait_for(lambda: logged() is not None or self._is_over(), limit_s)
+            line = logged()
+        if line is None:
+            raise self._failure(f"said nothing of {event} in {limit_s:.0f} s")
+        document: dict[str, Any] = json.loads(line)
+        return document
+
+    def wait_ready(self) -> None:
+        """Wait until it reads partitions. Raises FraudlineError."""
+        self.wait_for("partitions_assigned")
+
+    def page(self, path: str) -> str:
+        """What it serves, such as /metrics. Raises FraudlineError."""
+        connection = http.client.HTTPConnection("127.0.0.1", int(self.wait_for("started")["port"]), timeout=PAGE_S)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().read().decode()
+        except (OSError, http.client.HTTPException):
+            raise self._failure(f"did not serve {path}") from None
+        finally:
+            connection.close()
+
+    def drain(self, limit_s: float) -> Ended:
+        """Ask it to end in good order, and wait for that."""
+        self.send(signal.SIGTERM, "drain")
+        return self.ended(limit_s)
+
+    def kill(self) -> Ended:
+        """`kill -9`."""
+        self.send(signal.SIGKILL, "kill")
+        return self.ended()
+
+    def send(self, number: signal.Signals, told: str = "") -> None:
+        """Send it a signal; `told` is what that asks of it, if it is to end."""
+        self._told = told or self._told
+        self._process.send_signal(number)
+
+    def ended(self, limit_s: float | None = None) -> Ended:
+        """Wait for its end; one that takes too long is killed, which its status tells."""
+        try:
+            status = self._process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
+        self._listener.join()
+        return Ended(self.replica, self._told, status)
+
+    def close(self) -> None:
+        """End it at once, if it still lives, and release everything. Never raises."""
+        if self.lives:
+            self._process.kill()  # also where it is stopped
+            self._process.wait()
+        self._listener.join()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+
+    def _is_over(self) -> bool:
+        return not self._listener.is_alive()
+
+    def _failure(self, what: str) -> FraudlineError:
+        said = next((line for line in reversed(self.log) if line.startswith(_ERROR)), None)
+        if said is not None:  # the sentence that it would have said to whoever had started it
+            kind = ConfigError if self._process.poll() == _EXIT_MISUSED else FraudlineError
+            return kind(said.removeprefix(_ERROR))
+        status = self._process.poll()
+        ended = "" if status is None else f" and ended with status {status}"
+        return FraudlineError(f"the processor of the proof {what}{ended}; its log is in the report's folder.")
+
+    def _listen(self) -> None:
+        assert self._process.stderr is not None  # noqa: S101  it is a pipe
+        for line in self._process.stderr:
+            with self._changed:
+                self.log.append(line.rstrip("\n"))
+                self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
+
+
+def until(holds: Callable[[], bool], limit_s: float, pause_s: float = 0.1) -> bool:
+    """Ask again and again, for what nobody tells by itself; whether it came to hold in time."""
+    deadline_s = time.monotonic() + limit_s
+    while not holds():
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(pause_s)
+    return True

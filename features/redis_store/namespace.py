@@ -1,0 +1,103 @@
+"""All keys of one namespace, whoever wrote them: seen, owned by a mark, and removed. Never any other key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from features.redis_store.node import Node
+from features.redis_store.servers import Cluster, Connector, OneServer, Servers, Tls
+from features.redis_store.store import SCAN_KEYS, prefixes
+
+PATIENCE_MS: Final = 2_000  # a step of a scan is within no payment's budget
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_.:-]+")  # a pattern of SCAN that matches itself alone
+
+
+class Namespace:
+    """The keys that begin with `<namespace>:` on one server, or on the primaries of a cluster that hold its shards.
+
+    Every verb raises StoreUnavailable or StoreUnsuitable where a server does not answer, or does not allow it. Keys are
+    found with SCAN and removed with UNLINK, in steps: other users of the server are not held up.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        namespace: str,
+        *,
+        shards: int = 1,
+        cluster: bool = False,
+        tls: Tls = Tls(),  # noqa: B008  it is frozen
+    ) -> None:
+        """Connect lazily. Raises ConfigError: the URL can't be used; ValueError: SCAN would read the name as more."""
+        if not _PLAIN.fullmatch(namespace):
+            message = f"{namespace!r} is no plain name"
+            raise ValueError(message)
+        self._prefix = f"{namespace}:".encode()
+        self._mark = self._prefix + b"prove"
+        tags = [*prefixes(namespace, shards), self._mark]
+        self._place = shards  # of the mark, among the tags
+        connector = Connector(url, PATIENCE_MS, tls)
+        self._servers: Servers = Cluster(connector, tags) if cluster else OneServer(connector)
+
+    def size(self) -> int:
+        """How many keys there are, the mark included."""
+        return sum(len(keys) for _, keys in self._keys())
+
+    def other_keys(self) -> int | None:
+        """How many keys there are beside them on the same servers; None where the user may not ask."""
+        own, total = self.size(), 0
+        for node in self._servers.primaries():
+            count = node.ask(b"DBSIZE")
+            if not isinstance(count, int):
+                return None
+            total += count
+        return total - own
+
+    def claim(self, owner: str) -> bool:
+        """Put the mark, unless there is one; whether it was put."""
+        return self._told(b"SET", self._mark, owner.encode(), b"NX") is not None
+
+    def owner(self) -> str | None:
+        """Whose mark stands there; None for no mark."""
+        held = self._told(b"GET", self._mark)
+        return None if held is None else held.decode("utf-8", "replace")
+
+    def remove(self, *, with_mark: bool = True) -> int:
+        """Remove every key of the namespace, the mark last, or not at all; how many there were."""
+        removed = 0
+        for node, keys in self._keys():
+            doomed = [key for key in keys if key != self._mark and key.startswith(self._prefix)]
+            for key in doomed:
+                node.send(b"UNLINK", key)
+            replies = [node.reply() for _ in doomed]
+            for refusal in (reply for reply in replies if isinstance(reply, Exception)):
+                raise node.failed(refusal)
+            removed += sum(replies)
+        return removed + (self._told(b"UNLINK", self._mark) if with_mark else 0)
+
+    def close(self) -> None:
+        """Close the connections. Never raises."""
+        self._servers.forget()
+
+    def _keys(self) -> Iterator[tuple[Node, list[bytes]]]:
+        self._servers.discover()
+        for node in self._servers.primaries():
+            cursor = b"0"
+            while True:
+                reply = node.ask(b"SCAN", cursor, b"MATCH", self._prefix + b"*", b"COUNT", SCAN_KEYS)
+                if isinstance(reply, Exception):
+                    raise node.failed(reply)
+                cursor, keys = reply
+                yield node, keys
+                if cursor == b"0":
+                    break
+
+    def _told(self, *command: bytes) -> Any:
+        self._servers.discover()
+        node = self._servers.of(self._place)
+        reply = node.ask(*command)
+        if isinstance(reply, Exception):
+            raise node.failed(reply)
+        return reply
