@@ -96,7 +96,8 @@ class Evidence:
         decisions, alerts, letters: what the witness saw, in the order in which it came.
         committed, ends: by topic and partition, at the end.
         garbled: places of records that are not what their topic is for.
-        certificate: what `fraudline certify` says of the run; None where there is none, for `why_no_certificate`.
+        certificate: what `fraudline certify` says of all before the flush; None for none, for `why_no_certificate`.
+        after_flush: what it says of all, after the flush.
         latency: of the measured section; None where nothing was measured.
         counted: totals of the first worker's counters when the measured section was decided; None where unknown.
         workers: how each worker ended.
@@ -118,6 +119,7 @@ class Evidence:
     garbled: list[str] = field(default_factory=list)
     certificate: dict[str, Any] | None = None
     why_no_certificate: str = ""
+    after_flush: dict[str, Any] | None = None
     latency: Latency | None = None
     counted: Mapping[str, float] | None = None
     workers: list[Ended] = field(default_factory=list)

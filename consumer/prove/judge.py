@@ -150,7 +150,7 @@ def killed(evidence: Evidence) -> Verdict:
     wrong = [*_outcomes(evidence), *_disordered(evidence), *committed(evidence).examples]
     return held_if(
         wrong,
-        f"{evidence.kills} times kill -9 and {evidence.stalls} times stopped for longer than a session, over "
+        f"kill -9 {evidence.kills} times, and stopped for longer than a session {_times(evidence.stalls)}, over "
         f"{len({each.replica for each in evidence.workers})} processors: every record has its one outcome, in order",
         {"kills": evidence.kills, "stalls": evidence.stalls},
     )
@@ -234,7 +234,8 @@ def replayed(evidence: Evidence) -> Verdict:
     ]
     if told["verdict"] != "equal" and not wrong:
         wrong = [f"the certificate says {told['verdict']}"]
-    distinct = len({each.at for each in evidence.decisions})
+    later = {each.at for each in evidence.sent if each.section == "flush"}
+    distinct = len({each.at for each in evidence.decisions} - later)
     if told["decisions"] != distinct:
         wrong.append(f"the certificate is about {told['decisions']:,} decisions, and {distinct:,} were seen")
     return held_if(
@@ -320,7 +321,9 @@ def flushed(evidence: Evidence) -> Verdict:
     if not after:
         wrong.append("nothing was decided afterwards")
     elif after[-1].tier != FULL:
-        wrong.append(f"the last payment was decided in the tier {after[-1].tier}")
+        wrong.append(f"the last payment was decided in the tier {after[-1].tier}: features did not come back")
+    if evidence.after_flush is not None and evidence.after_flush["verdict"] == "different":
+        wrong.append("a replay of what was decided until the end differs from it")
     tiers = Counter(each.tier for each in after)
     said = ", ".join(f"{count:,} {tier}" for tier, count in tiers.items())
     return held_if(
@@ -338,6 +341,10 @@ def left_nothing(evidence: Evidence) -> Verdict:
     before, after = told.other_keys
     keys = "" if before is None or after is None else f"; others had {before:,} keys before and {after:,} after"
     return held_if(wrong, f"{told.topics} topics, the group and {told.keys:,} keys were made and removed{keys}")
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _where(at: At) -> str:

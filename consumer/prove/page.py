@@ -39,9 +39,9 @@ def _distribution(axes: Any, told: LatencyTable) -> None:
     axes.set_xscale("log")
     axes.set_xticks([1 / (1 - nine / 100) for nine in shown], [f"{nine:g} %" for nine in shown])
     axes.minorticks_off()
-    axes.set(xlabel="share of the payments", ylabel="ms from due to decided", yscale="log")
-    axes.grid(axis="y", alpha=0.3)
-    axes.legend(frameon=False, loc="upper left")
+    axes.set(xlabel="share of the payments", xlim=(1, None))
+    _in_ms(axes)
+    axes.legend(frameon=False, loc="lower right")
 
 
 def _seconds(axes: Any, told: LatencyTable) -> None:
@@ -49,6 +49,17 @@ def _seconds(axes: Any, told: LatencyTable) -> None:
     for place, (name, color) in enumerate((("p50", GREY), ("p99", BLUE), ("max", RED)), start=1):
         axes.plot(at, [row[place] for row in told.by_second], color=color, label=name, marker=".", markersize=4)
     axes.axhline(told.budget_ms, color=RED, linestyle=":")
-    axes.set(xlabel="seconds since the first payment", ylabel="ms from due to decided", yscale="log")
-    axes.grid(axis="y", alpha=0.3)
+    axes.set(xlabel="seconds since the first payment")
+    _in_ms(axes)
     axes.legend(frameon=False, ncols=3)
+
+
+def _in_ms(axes: Any) -> None:
+    """A logarithmic axis with plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator  # noqa: PLC0415  it is not installed everywhere
+
+    axes.set(ylabel="ms from due to decided", yscale="log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda ms, _place: f"{ms:,g}"))
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda _ms, _place: ""))
+    axes.grid(axis="y", alpha=0.3)

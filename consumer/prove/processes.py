@@ -23,6 +23,7 @@ START_S: Final = 60.0
 END_S: Final = 10.0
 _READY: Final = "ready"
 _LENGTH_BYTES: Final = 4
+_WITH_FEATURES: Final = b'"tier":"full","model":"'  # of a decision, not of its inputs nor of an alert
 
 
 class Seen(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -112,8 +113,12 @@ class Watcher(_Child):
     def __init__(self, kafka: KafkaSettings, topics: Sequence[str], path: Path) -> None:
         """Start it."""
         self._path, self._topics = path, list(topics)
-        self._counts = _SPAWN.RawArray("q", len(topics))
+        self._counts = _SPAWN.RawArray("q", len(topics) + 1)
         super().__init__(_watch, kafka, self._topics, path, self._counts)
+
+    def with_features(self) -> int:
+        """How many decisions it has seen that were made with the state."""
+        return int(self._counts[-1])
 
     def count(self, topic: str) -> int:
         """How many records of a topic it has seen."""
@@ -154,6 +159,7 @@ def _watch(end: Connection, kafka: KafkaSettings, topics: list[str], path: Path,
                 packed = encode(seen)
                 file.write(len(packed).to_bytes(_LENGTH_BYTES, "little") + packed)
                 counts[place[seen.topic]] += 1
+                counts[-1] += _WITH_FEATURES in (seen.value or b"")
             if ends is None and end.poll(0):
                 end.recv()
                 ends = witness.committed_ends()

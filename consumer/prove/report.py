@@ -7,6 +7,7 @@ import os
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -204,6 +205,8 @@ def schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of the document."""
     (_root,), definitions = msgspec.json.schema_components([Report], ref_template="#/$defs/{name}")
     body = definitions.pop("Report")
+    for described in (body, *definitions.values()):
+        described["description"] = cleandoc(described["description"])  # Python 3.13 strips it, earlier ones don't
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"fraudline/prove.v{SCHEMA_VERSION}.json",

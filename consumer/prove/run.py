@@ -44,6 +44,7 @@ PATIENCE_S: Final = 180.0  # for what was sent to be decided, once nothing more 
 READ_S: Final = 60.0
 SENDING_S: Final = 120.0  # beyond the schedule
 PAUSE_S: Final = 0.3
+FEW: Final = 100  # decisions with features, so that they were none of before
 FIRST: Final = "a"
 Tell = Callable[[str], None]
 
@@ -116,8 +117,12 @@ class Proof:
                 evidence.stalls = torment(self._crew, self._rng, asked.kills, session_s, self._tell)
             evidence.kills = asked.kills
             self._settle()
+        self._tell("making all decisions again, from the logs")
+        evidence.certificate, evidence.why_no_certificate = certificate(settings)
+        if asked.faults:
             evidence.flushed_ns = self._flush()
-        self._settle()
+            self._settle()
+            evidence.after_flush, _ = certificate(settings)
         self._pages += [worker.page("/metrics") for worker in self._crew.replicas.values()]
         self._crew.drain_all()
         self._gather(evidence, Search(self._canaries, secrets))
@@ -206,14 +211,13 @@ class Proof:
         self._took(part, section)
 
     def _flush(self) -> int:
-        """Remove the run's own state, mark aside, and go on until features are back; when that was, in ns."""
+        """Remove the run's own state, mark aside, while payments come, until features are back; since when, in ns."""
         self._tell("the run's own keys are removed from Redis, and payments come")
-        self._premises.keys.remove(with_mark=False)
-        removed_ns, decisions = time.time_ns(), self._settings.topics.decisions
         with self._load(self._plan.flush, "flush"):
-            self._watcher.wait_count(
-                self._watcher.count(decisions) + round(self._plan.flush.count / 4), [decisions], READ_S
-            )
+            self._premises.keys.remove(with_mark=False)
+            removed_ns, before = time.time_ns(), self._watcher.with_features()
+            back = until(lambda: self._watcher.with_features() > before + FEW, self._plan.flush.seconds, PAUSE_S)
+        self._tell("features are back" if back else f"features did not come back in {self._plan.flush.seconds:.0f} s")
         return removed_ns
 
     def _settle(self) -> None:
@@ -240,7 +244,7 @@ class Proof:
     def _gather(self, evidence: Evidence, search: Search) -> None:
         """Everything that is to be judged."""
         settings, topics = self._settings, self._settings.topics
-        self._tell("reading what was published, and making all decisions again")
+        self._tell("reading what was published")
         self._watcher.read_to_end(READ_S)
         told = read(self._watcher.seen(), topics)
         evidence.sent = self._sent
@@ -250,7 +254,6 @@ class Proof:
         evidence.committed, evidence.ends = self._premises.estate.progress(
             settings.kafka.group_id, (topics.payments, topics.labels)
         )
-        evidence.certificate, evidence.why_no_certificate = certificate(settings)
         search.look_at_records(self._watcher.seen(), topics)
         for worker in self._crew.all:
             for number, line in enumerate(worker.log, start=1):

@@ -1,0 +1,271 @@
+"""`fraudline prove` on a real Kafka and a real Redis: what it makes, what it says, and that nothing of it is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from confluent_kafka import Producer
+from redis import Redis
+
+from consumer.cli import exit_status
+from consumer.kafka.estate import MARK, Estate
+from consumer.kafka.source import KafkaSource
+from consumer.prove.names import PREFIX, Run, settings_of
+from consumer.prove.plan import Asked
+from consumer.prove.premises import Premises, clean
+from consumer.prove.report import schema
+from consumer.prove.run import prove
+from consumer.settings import Settings, load
+from consumer.settings_source import variable
+from features.errors import FraudlineError
+from tests.services.kafka import KafkaBroker
+from tests.services.redis import RedisServer
+from tests.support.bundles import make_bundle
+
+RUN = Run("0123456789ab")
+DEADLINE_S = 120.0
+COMMAND = (sys.executable, "-c", "from consumer.cli import main; main()", "prove")
+ROOT = Path(__file__).parents[1]
+NOT_TESTED = {"kill", "flush", "settings", "offline", "idle", "missing"}  # without --faults, and without secrets
+
+
+@dataclass(slots=True)
+class Plant:
+    """A deployment of the user's, with things of others beside it."""
+
+    kafka: KafkaBroker
+    redis: Redis
+    unique: str
+    folder: Path
+    others: dict[str, str] = field(default_factory=dict)
+
+    def topics(self) -> set[str]:
+        return set(self.kafka.admin.list_topics(timeout=10).topics)
+
+    def keys(self) -> set[bytes]:
+        return set(self.redis.keys("*"))
+
+    def left(self) -> list[str]:
+        """Whatever has the prefix of a proof."""
+        groups = self.kafka.admin.list_consumer_groups().result(10).valid
+        names = [*self.topics(), *(each.group_id for each in groups), *(key.decode() for key in self.keys())]
+        return sorted(name for name in names if name.startswith(PREFIX))
+
+    def settings(self) -> Settings:
+        return load()
+
+    def asked(self) -> Asked:
+        return Asked(config=None, rate=100.0, seconds=1.0, faults=False, kills=1, seed=1, out=self.folder)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("prove") / "bundle", noise=0.4, block=0.8).path
+
+
+@pytest.fixture
+def plant(
+    kafka: KafkaBroker,
+    redis_server: RedisServer,
+    bundle: Path,
+    unique: str,
+    tmp_path: Path,
+    topics: Callable[..., dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Plant]:
+    """The budget is a large one: here it is not judged how fast this machine is."""
+    made = topics(payments=2, decisions=2)
+    given = {
+        "kafka.brokers": kafka.bootstrap,
+        "kafka.session_timeout_ms": 3_000,
+        "store.url": redis_server.url,
+        "store.timeout_ms": 1_000,
+        "store.namespace": unique,
+        "processing.budget_ms": 60_000,
+        "model.bundle": bundle,
+        "topics.payments": made["payments"],
+        "topics.decisions": made["decisions"],
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(variable(name), str(value))
+    with closing(redis_server.client()) as client:
+        client.set(f"{unique}:kept", "theirs")
+        stage = Plant(kafka, client, unique, tmp_path)
+        yield stage
+        left = [name for name in stage.topics() if name.startswith(PREFIX)]
+        Estate(stage.settings().kafka).delete_topics(left)
+        for key in client.scan_iter(f"{PREFIX}*"):
+            client.delete(key)
+
+
+def produce(kafka: KafkaBroker, topic: str, mark: str | None) -> None:
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
+    headers = [] if mark is None else [(MARK, mark.encode())]
+    producer.produce(topic, None, b"key", partition=0, headers=headers)
+    assert producer.flush(30) == 0
+    producer.close()
+
+
+def test_a_healthy_deployment_holds_every_promise(plant: Plant, capsys: pytest.CaptureFixture[str]) -> None:
+    before, keys = plant.topics(), plant.keys()
+    status = exit_status(["prove", "--rate=200", "--seconds=3", f"--out={plant.folder}", "--json"])
+    told = capsys.readouterr()
+    report: dict[str, Any] = json.loads(told.out)
+    verdicts = {each["id"]: each["verdict"] for each in report["promises"]}
+    wrong = [each for each in report["promises"] if each["verdict"] == "broken"]
+    assert (status, wrong) == (0, []), told.err
+    assert {name for name, verdict in verdicts.items() if verdict != "held"} == NOT_TESTED
+    assert report["verdict"] == "held"
+    assert json.loads((plant.folder / "report.json").read_text()) == report
+    jsonschema.Draft202012Validator(schema()).validate(report)
+    latency = report["latency"]
+    assert latency["payments"] > 400
+    assert latency["undecided"] == 0
+    assert sum(row[0] >= 0 for row in latency["by_second"]) >= 3
+    kinds = next(each["figures"]["kinds"] for each in report["promises"] if each["id"] == "outcome")
+    assert kinds["duplicate"] > 0
+    assert kinds["malformed"] > 0
+    page = (plant.folder / "report.html").read_text()
+    assert page.count("<svg") == 2
+    assert report["run"] in page
+    assert not re.search(r"(?:src|href)=", page.partition("<svg")[0])  # it asks nobody
+    assert plant.left() == []
+    assert plant.topics() == before
+    assert plant.keys() == keys
+    assert plant.redis.get(f"{plant.unique}:kept") == b"theirs"
+
+
+def test_a_topic_that_is_there_already_is_refused(plant: Plant) -> None:
+    topic = f"{RUN.prefix}.payments"
+    plant.kafka.create_topics({topic: 1})
+    before = plant.topics()
+    with pytest.raises(FraudlineError, match=f"The topic {topic} is there already"):
+        prove(RUN, plant.settings(), plant.asked(), lambda _text: None)
+    assert plant.topics() == before
+    assert plant.keys() == {f"{plant.unique}:kept".encode()}
+
+
+def test_a_key_that_is_there_already_is_refused(plant: Plant) -> None:
+    plant.redis.set(f"{RUN.prefix}:4:other", "theirs")
+    before = plant.topics()
+    with pytest.raises(FraudlineError, match=f"A key that begins with {RUN.prefix}: is there already"):
+        prove(RUN, plant.settings(), plant.asked(), lambda _text: None)
+    assert plant.topics() == before
+    assert plant.redis.get(f"{RUN.prefix}:4:other") == b"theirs"
+
+
+def test_a_proof_that_fails_says_why_in_a_sentence_and_leaves_nothing(
+    plant: Plant, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before, keys = plant.topics(), plant.keys()
+    monkeypatch.setenv(variable("model.bundle"), str(tmp_path / "none"))
+    assert exit_status(["prove", f"--out={tmp_path / 'report'}"]) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert str(tmp_path / "none") in errors[0]
+    assert (plant.left(), plant.topics(), plant.keys()) == ([], before, keys)
+
+
+def test_a_proof_that_is_interrupted_leaves_nothing(plant: Plant) -> None:
+    before, keys = plant.topics(), plant.keys()
+    process = subprocess.Popen(
+        [*COMMAND, "--rate=50", "--seconds=60", f"--out={plant.folder}"],
+        cwd=ROOT, env=os.environ.copy(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    watchdog = threading.Timer(DEADLINE_S, process.kill)
+    watchdog.start()
+    try:
+        assert process.stderr is not None
+        told = []
+        for line in process.stderr:
+            told.append(line)
+            if "of warm-up" in line:
+                assert plant.left() != []
+                process.send_signal(signal.SIGINT)
+        assert process.wait() == 130, told
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
+    assert (plant.left(), plant.topics(), plant.keys()) == ([], before, keys)
+
+
+def made(plant: Plant) -> Settings:
+    """What a run that was killed has left."""
+    settings = settings_of(RUN, plant.settings())
+    premises = Premises(RUN, settings)
+    premises.make(plant.settings().topics.payments)
+    premises.close()
+    plant.redis.set(f"{RUN.prefix}:4:{{s0}}:c", "a log")
+    return settings
+
+
+def test_what_a_killed_run_has_left_is_removed_by_its_id(plant: Plant, capsys: pytest.CaptureFixture[str]) -> None:
+    before, keys = plant.topics(), plant.keys()
+    made(plant)
+    other = Run("ba9876543210")
+    plant.kafka.create_topics({f"{other.prefix}.payments": 1})
+    assert len(plant.left()) == 7 + 1 + 2
+    assert exit_status(["prove", "--clean", RUN.run]) == 0
+    assert plant.left() == [f"{other.prefix}.payments"]
+    assert plant.topics() == before | {f"{other.prefix}.payments"}
+    assert plant.keys() == keys
+    capsys.readouterr()
+    assert exit_status(["prove", "--clean", RUN.prefix]) == 1
+    assert other.run in capsys.readouterr().err
+    assert exit_status(["prove", "--clean", "../payments"]) == 2
+
+
+@pytest.mark.parametrize("mark", [None, "ba9876543210"])
+def test_what_has_not_the_mark_of_the_run_is_left_alone(
+    plant: Plant, capsys: pytest.CaptureFixture[str], mark: str | None
+) -> None:
+    made(plant)
+    foreign = f"{RUN.prefix}.other"
+    plant.kafka.create_topics({foreign: 1})
+    produce(plant.kafka, foreign, mark)
+    plant.redis.set(f"{RUN.prefix}:prove", "ba9876543210")
+    assert exit_status(["prove", "--clean", RUN.run]) == 1
+    assert foreign in capsys.readouterr().err
+    assert plant.left() == [foreign, f"{RUN.prefix}:4:{{s0}}:c", f"{RUN.prefix}:prove"]
+    assert plant.redis.get(f"{RUN.prefix}:prove") == b"ba9876543210"
+
+
+def test_a_run_that_still_works_is_not_cleaned(plant: Plant) -> None:
+    settings = made(plant)
+    source = KafkaSource(settings.kafka, settings.topics.payments, lambda _kind: None)
+    source.start([])
+    try:
+        while not source.owned:
+            source.poll(1, 0.1)
+        with pytest.raises(FraudlineError, match="still has a processor"):
+            clean(RUN, settings)
+        assert len(plant.left()) == 7 + 1 + 2
+    finally:
+        source.close()
+
+
+def test_keys_beyond_the_namespace_are_never_removed(plant: Plant) -> None:
+    """Names that begin alike are others'."""
+    settings = made(plant)
+    near = [f"{RUN.prefix}0:4:x", f"{RUN.prefix}", f"x{RUN.prefix}:4:x"]
+    for name in near:
+        plant.redis.set(name, "theirs")
+    clean(RUN, settings)
+    assert plant.keys() == {f"{plant.unique}:kept".encode(), *(name.encode() for name in near)}
+    plant.redis.delete(*near)

@@ -1,0 +1,431 @@
+"""Each judge of `fraudline prove`: sound evidence is held, and each way to tamper with it is seen."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+
+from consumer.prove import judge
+from consumer.prove.canaries import Search
+from consumer.prove.evidence import Alerted, Decided, Evidence, Letter, Sent
+from consumer.prove.history import DUE, HOT_CARD, Canaries, Kind, Record, history
+from consumer.prove.latency import Latency, measure
+from consumer.prove.measured import latency_of
+from consumer.prove.premises import Removal
+from consumer.prove.promises import PROMISES, judged
+from consumer.prove.report import schema
+from consumer.prove.worker import Ended
+from consumer.records import alert_id
+
+MS = 1_000_000
+KINDS: tuple[Kind, ...] = ("payment", "hot", "payment", "malformed", "label", "reversal", "future", "payment")
+CERTIFICATE = {
+    "verdict": "equal", "decisions": 0, "equal": 0, "differences": {}, "unverifiable": 0, "why_unverifiable": {},
+    "partitions": [{"topic": "p", "partition": 0, "published": "ab", "replayed": "ab"}],
+}  # fmt: skip
+
+
+def sound(records: int = 80) -> Evidence:
+    """A run in which all went well: two cards a partition, every third payment is not approved."""
+    evidence = Evidence(delivery="exactly_once", budget_ms=200, secrets=1)
+    for number in range(records):
+        kind = KINDS[number % len(KINDS)]
+        role = "labels" if kind in {"label", "reversal"} else "payments"
+        card = f"card-{number % 6}"
+        record = Record(role, card.encode(), b"{}", kind, f"e-{number}")
+        sent = Sent(record, "measured", number % 3, number, number * 10 * MS, 0)
+        evidence.sent.append(sent)
+        if record.due == "dead letter":
+            evidence.letters.append(Letter(sent.at, "not_json", record.key, record.value))
+        if record.due == "decision":
+            _decide(evidence, sent, card, "approve" if number % 3 else "block")
+    first = evidence.sent[0]
+    again = Record("payments", first.record.key, b"{}", "duplicate", first.record.event_id)
+    evidence.sent.append(Sent(again, "measured", first.partition, records, records * 10 * MS, 0))
+    count = len(evidence.decisions)
+    evidence.certificate = CERTIFICATE | {"decisions": count, "equal": count}
+    evidence.committed = {("p", 0): 9, ("p", 1): 4}
+    evidence.ends = dict(evidence.committed)
+    evidence.counted = {"fraudline_duplicates_total": 1.0}
+    evidence.workers = [Ended("a", "drain", 0), Ended("b", "kill", -9), Ended("c", "drain", 0)]
+    evidence.kills, evidence.stalls, evidence.flushed_ns = 3, 1, evidence.decisions[count // 2].received_ns
+    evidence.latency = latency_of(evidence, 100.0, ())
+    evidence.removal = Removal(topics=7, keys=3, other_keys=(5, 5))
+    return evidence
+
+
+def _decide(evidence: Evidence, sent: Sent, card: str, decision: str) -> None:
+    place = (sent.partition, len(evidence.decisions))
+    event_id, key = sent.record.event_id, card.encode()
+    evidence.decisions.append(
+        Decided(sent.at, place, key, event_id, card, 5, decision, 0.5, "full", 0, sent.due_ns + 50 * MS, "m@1", "ab")
+    )
+    if decision != "approve":
+        name = alert_id(card, event_id, 5)
+        evidence.alerts.append(Alerted(sent.at, name, event_id, card, 5, decision, 0.5, "full", 3, {"score": 1.0}))
+
+
+def status_of(evidence: Evidence, promise: str) -> str:
+    return next(verdict.status for each, verdict in judged(evidence) if each.id == promise)
+
+
+def test_sound_evidence_is_held() -> None:
+    never = {"offline", "idle", "missing"}
+    assert {each.id: verdict.status for each, verdict in judged(sound())} == {
+        each.id: "not tested" if each.id in never else "held" for each in PROMISES
+    }
+
+
+def lose_a_decision(e: Evidence) -> None:
+    del e.decisions[4]
+
+
+def lose_a_dead_letter(e: Evidence) -> None:
+    del e.letters[0]
+
+
+def decide_twice(e: Evidence) -> None:
+    e.decisions.append(e.decisions[3]._replace(place=(0, 999)))
+
+
+def decide_and_refuse(e: Evidence) -> None:
+    e.letters.append(Letter(e.decisions[3].at, "not_json", None, None))
+
+
+def decide_a_duplicate(e: Evidence) -> None:
+    _decide(e, e.sent[-1], "card-0", "approve")
+    e.counted = {"fraudline_duplicates_total": 0.0}
+
+
+def decide_what_is_malformed(e: Evidence) -> None:
+    _decide(e, next(each for each in e.sent if each.record.kind == "malformed"), "card-0", "approve")
+
+
+def decide_a_label(e: Evidence) -> None:
+    _decide(e, next(each for each in e.sent if each.record.kind == "label"), "card-0", "approve")
+
+
+def decide_as_another(e: Evidence) -> None:
+    e.decisions[5] = e.decisions[5]._replace(event_id="e-other")
+
+
+def decide_what_nobody_sent(e: Evidence) -> None:
+    e.decisions.append(e.decisions[0]._replace(at=("payments", 0, 99_999), place=(0, 998)))
+
+
+def refuse_what_nobody_sent(e: Evidence) -> None:
+    e.letters.append(Letter(("payments", 0, 99_999), "not_json", None, None))
+
+
+def miscount_duplicates(e: Evidence) -> None:
+    e.counted = {"fraudline_duplicates_total": 0.0}
+
+
+def garble(e: Evidence) -> None:
+    e.garbled.append("decisions/0/3")
+
+
+def fall_behind(e: Evidence) -> None:
+    e.committed["p", 0] = 8
+
+
+def reorder(e: Evidence) -> None:
+    own = [n for n, each in enumerate(e.decisions) if each.key == e.decisions[0].key]
+    first, last = own[0], own[-1]
+    one, other = e.decisions[first], e.decisions[last]
+    e.decisions[first], e.decisions[last] = one._replace(place=other.place), other._replace(place=one.place)
+
+
+def miss_an_alert(e: Evidence) -> None:
+    del e.alerts[0]
+
+
+def alert_twice(e: Evidence) -> None:
+    e.alerts.append(e.alerts[0])
+
+
+def alert_an_approval(e: Evidence) -> None:
+    approved = next(each for each in e.decisions if each.decision == "approve")
+    e.alerts.append(e.alerts[0]._replace(at=approved.at))
+
+
+def alert_otherwise(e: Evidence) -> None:
+    e.alerts[0] = e.alerts[0]._replace(score=0.4999)
+
+
+def rename_an_alert(e: Evidence) -> None:
+    e.alerts[0] = e.alerts[0]._replace(alert_id="0" * 32)
+
+
+def decide_without_score(e: Evidence) -> None:
+    e.decisions[1] = e.decisions[1]._replace(score=None)
+
+
+def leave_reasons_out(e: Evidence) -> None:
+    e.counted = {"fraudline_duplicates_total": 1.0, "fraudline_alerts_unexplained_total": 2.0}
+
+
+def alter_a_score(e: Evidence) -> None:
+    assert e.certificate is not None
+    e.certificate = e.certificate | {"verdict": "different", "differences": {"score": 1}}
+
+
+def alter_a_digest(e: Evidence) -> None:
+    assert e.certificate is not None
+    [partition] = e.certificate["partitions"]
+    e.certificate = e.certificate | {"partitions": [partition | {"replayed": "cd"}]}
+
+
+def certify_too_little(e: Evidence) -> None:
+    assert e.certificate is not None
+    e.certificate = e.certificate | {"decisions": 3, "equal": 3}
+
+
+def come_too_late(e: Evidence) -> None:
+    e.decisions[2] = e.decisions[2]._replace(received_ns=e.decisions[2].received_ns + 500 * MS)
+    e.latency = latency_of(e, 100.0, ())
+
+
+def come_never(e: Evidence) -> None:
+    del e.decisions[2]
+    e.latency = latency_of(e, 100.0, ())
+
+
+def leak(e: Evidence) -> None:
+    e.leaks.append("a card number stands in line 3 of the log of processor a")
+
+
+def show_a_secret(e: Evidence) -> None:
+    e.shown.append("a secret stands in kafka.sasl_password")
+
+
+def end_badly(e: Evidence) -> None:
+    e.workers[0] = Ended("a", "drain", 1)
+
+
+def end_by_itself(e: Evidence) -> None:
+    e.workers.append(Ended("a", "", 1))
+
+
+def stay_without_features(e: Evidence) -> None:
+    e.decisions[-1] = e.decisions[-1]._replace(tier="no_features")
+
+
+def differ_after_the_flush(e: Evidence) -> None:
+    e.after_flush = CERTIFICATE | {"verdict": "different"}
+
+
+def leave_a_topic(e: Evidence) -> None:
+    e.removal = Removal(left=["fraudline-prove-x.payments"])
+
+
+def lose_a_topic_of_others(e: Evidence) -> None:
+    e.removal = Removal(lost=["payments"])
+
+
+def fail_to_remove(e: Evidence) -> None:
+    e.removal = Removal(problems=["Kafka does not answer"])
+
+
+TAMPERED: list[tuple[Callable[[Evidence], None], str]] = [
+    (lose_a_decision, "outcome"), (lose_a_decision, "kill"), (lose_a_decision, "drain"), (lose_a_decision, "flush"),
+    (lose_a_dead_letter, "outcome"), (decide_twice, "outcome"), (decide_twice, "transaction"), (decide_twice, "kill"),
+    (decide_and_refuse, "outcome"), (decide_a_duplicate, "outcome"), (decide_what_is_malformed, "outcome"),
+    (decide_a_label, "outcome"), (decide_as_another, "outcome"), (decide_what_nobody_sent, "outcome"),
+    (refuse_what_nobody_sent, "outcome"), (miscount_duplicates, "outcome"), (garble, "outcome"),
+    (fall_behind, "transaction"), (fall_behind, "kill"), (reorder, "order"), (reorder, "kill"),
+    (miss_an_alert, "alerts"), (alert_twice, "alerts"), (alert_an_approval, "alerts"), (alert_otherwise, "alerts"),
+    (rename_an_alert, "alerts"), (decide_without_score, "alerts"), (leave_reasons_out, "alerts"),
+    (alter_a_score, "replay"), (alter_a_score, "labels"), (alter_a_digest, "replay"), (certify_too_little, "replay"),
+    (come_too_late, "budget"), (come_never, "budget"), (leak, "token"), (show_a_secret, "settings"),
+    (end_badly, "drain"), (end_by_itself, "drain"), (stay_without_features, "flush"),
+    (differ_after_the_flush, "flush"), (leave_a_topic, "nothing left"), (lose_a_topic_of_others, "nothing left"),
+    (fail_to_remove, "nothing left"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tamper", "promise"), TAMPERED, ids=lambda each: getattr(each, "__name__", each))
+def test_what_was_tampered_with_breaks_its_promise(tamper: Callable[[Evidence], None], promise: str) -> None:
+    evidence = sound()
+    assert status_of(evidence, promise) == "held"
+    tamper(evidence)
+    assert status_of(evidence, promise) == "broken"
+
+
+def test_every_promise_that_can_be_judged_can_be_broken() -> None:
+    assert {promise for _, promise in TAMPERED} == {each.id for each in PROMISES if each.how != "not here"}
+
+
+@pytest.mark.parametrize(
+    ("promise", "change"),
+    [
+        ("kill", {"kills": 0}), ("kill", {"delivery": "at_least_once"}), ("transaction", {"delivery": "at_least_once"}),
+        ("flush", {"flushed_ns": None}), ("replay", {"certificate": None}), ("settings", {"secrets": 0}),
+        ("replay", {"certificate": CERTIFICATE | {"verdict": "unverifiable", "unverifiable": 3}}),
+        ("budget", {"latency": None}), ("drain", {"workers": []}), ("nothing left", {"removal": None}),
+    ],
+)  # fmt: skip
+def test_what_was_not_tried_is_not_called_held(promise: str, change: dict[str, object]) -> None:
+    evidence = sound()
+    for name, value in change.items():
+        setattr(evidence, name, value)
+    assert status_of(evidence, promise) == "not tested"
+
+
+def test_at_least_once_may_repeat_and_may_not_lose() -> None:
+    evidence = sound()
+    evidence.delivery = "at_least_once"
+    decide_twice(evidence)
+    assert judge.outcomes(evidence).status == "held"
+    del evidence.decisions[7]
+    assert judge.outcomes(evidence).status == "broken"
+
+
+def test_a_payment_that_was_decided_without_the_state_may_be_decided_again() -> None:
+    evidence = sound()
+    evidence.decisions[0] = evidence.decisions[0]._replace(tier="no_features")
+    decide_a_duplicate(evidence)
+    assert judge.outcomes(evidence).status == "held"
+
+
+def test_a_generator_that_fell_short_breaks_no_budget() -> None:
+    evidence = sound()
+    slow = [each._replace(late_ns=number * 40 * MS) for number, each in enumerate(evidence.sent)]
+    evidence.sent = slow
+    evidence.decisions = [each._replace(received_ns=each.received_ns + 10**10) for each in evidence.decisions]
+    evidence.latency = latency_of(evidence, 100.0, ())
+    assert evidence.latency is not None
+    assert evidence.latency.fell_short
+    assert judge.in_budget(evidence).status == "not tested"
+
+
+def of(due_ms: list[int], received_ms: list[int], **changes: object) -> Latency:
+    """Latencies of payments that were due and received then; 0 is never."""
+    due, received = np.array(due_ms, np.int64) * MS, np.array(received_ms, np.int64) * MS
+    none = np.zeros(len(due), np.int64)
+    given = {"late_ns": none, "kafka_ms": none, "all_late_ns": none} | changes
+    return measure(
+        due, given["late_ns"], received, given["kafka_ms"], budget_ms=200, rate=1_000.0,  # type: ignore[arg-type]
+        all_due_ns=due, all_late_ns=given["all_late_ns"],  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_latency_counts_from_when_a_payment_was_due() -> None:
+    """A stall of a second that only one payment is sent into is felt by all that were due meanwhile."""
+    due = list(range(1_000, 3_000))
+    received = [max(ms + 10, 2_500) if ms >= 1_500 else ms + 10 for ms in due]
+    found = of(due, received)
+    assert found.max_ms == 1_000
+    assert found.percentiles["p50"] == 10
+    assert found.percentiles["p99"] == pytest.approx(980, abs=1)
+    assert found.within_budget == pytest.approx(sum(r - d <= 200 for d, r in zip(due, received, strict=True)) / 2_000)
+    assert found.slowest is not None
+    assert found.slowest.due_s == pytest.approx(0.5)
+    assert found.slowest.over_p99_9_beside == sum(
+        r - d >= found.percentiles["p99.9"] for d, r in zip(due, received, strict=True)
+    )
+
+
+def test_a_payment_without_a_decision_is_outside_of_any_budget() -> None:
+    found = of([1_000, 1_001, 1_002, 1_003], [1_010, 1_011, 0, 1_013])
+    assert (found.payments, found.undecided, found.within_budget) == (4, 1, 0.75)
+
+
+def test_the_slowest_payment_is_taken_apart() -> None:
+    late, kafka = np.array([0, 30 * MS]), np.array([1_000, 1_045])
+    found = of([1_000, 1_001], [1_010, 1_201], late_ns=late, kafka_ms=kafka, all_late_ns=late)
+    assert found.slowest is not None
+    assert found.slowest.latency_ms == 200
+    assert (found.slowest.sending_ms, found.slowest.appending_ms, found.slowest.deciding_ms) == (30, 14, 156)
+
+
+def test_percentiles_are_exact_and_over_all() -> None:
+    rng = random.Random(5)
+    waited = [rng.randrange(1, 400) for _ in range(5_000)]
+    due = [10_000 + number for number in range(5_000)]
+    found = of(due, [at + ms for at, ms in zip(due, waited, strict=True)])
+    ranked = sorted(waited)
+    for name, value in found.percentiles.items():
+        share = float(name[1:]) / 100
+        assert value in ranked
+        assert sum(each <= value for each in waited) >= share * 5_000 - 1
+        assert sum(each < value for each in waited) <= share * 5_000 + 1
+    assert found.max_ms == ranked[-1]
+    assert [ms for _, ms in found.curve] == sorted(ms for _, ms in found.curve)
+
+
+CANARIES = Canaries.of("0123456789ab")
+SECRET = 's3cret"+/ü'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CANARIES.card_number,
+        "4111 1111 1111 1111",
+        "-".join(CANARIES.card_number[place : place + 4] for place in (0, 4, 8, 12)),
+        CANARIES.secret,
+        CANARIES.secret.encode().hex(),
+        SECRET,
+        's3cret\\"+/\\u00fc',
+        "s3cret%22%2B%2F%C3%BC",
+        base64.b64encode(SECRET.encode()).decode(),
+    ],
+)
+def test_a_canary_is_found_in_each_guise(text: str) -> None:
+    search = Search(CANARIES, [SECRET])
+    search.look("log lines", f'{{"event": "x {text} y"}}', "line 1")
+    assert len(search.found) == 1
+    assert CANARIES.card_number not in search.found[0]
+    assert CANARIES.secret not in search.found[0]
+
+
+def test_what_is_no_canary_is_not_found() -> None:
+    search = Search(CANARIES, [SECRET])
+    search.look(
+        "log lines", f'{{"time": {CANARIES.card_number[:-1]}, "event": "canary s3cret", "id": "411111111111"}}', "1"
+    )
+    assert not search.found
+
+
+def test_the_history_has_every_trap_and_is_the_same_again() -> None:
+    def drawn() -> list[Record]:
+        return history(
+            4_000, seed=5, now_ms=1_800_000_000_000, canaries=CANARIES, max_payment_bytes=65_536, max_future_ms=300_000
+        )
+
+    records = drawn()
+    assert records == drawn()
+    assert {each.kind for each in records} == set(DUE)
+    values = [each.value or b"" for each in records]
+    assert sum(CANARIES.secret.encode() in value for value in values) > 20
+    assert any(CANARIES.card_number.encode() in value for value in values)
+    assert sum(each.key == HOT_CARD.encode() for each in records) > 100
+    seen: set[str] = set()
+    for each in records:
+        if each.kind in {"payment", "hot"}:
+            assert each.event_id not in seen
+            seen.add(each.event_id)
+        if each.kind == "duplicate":
+            assert each.event_id in seen
+
+
+def test_every_promise_stands_in_readme() -> None:
+    readme = re.sub(r"\s+", " ", (Path(__file__).parents[1] / "README.md").read_text("utf-8"))
+    for promise in PROMISES:
+        assert promise.sentence in readme, promise.id
+    assert len({promise.id for promise in PROMISES}) == len(PROMISES)
+
+
+def test_the_shipped_schema_is_that_of_the_report() -> None:
+    jsonschema.Draft202012Validator.check_schema(schema())
+    shipped = json.loads((Path(__file__).parents[1] / "docs" / "prove.schema.json").read_text("utf-8"))
+    assert shipped == json.loads(json.dumps(schema())), "stale: write consumer.prove.report.schema() there"
