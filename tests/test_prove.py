@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from tests.services.kafka import KafkaBroker
 from tests.services.redis import RedisServer
 from tests.support.bundles import make_bundle
 
-RUN = Run("0123456789ab")
+OTHER = Run("ba9876543210")
 DEADLINE_S = 120.0
 COMMAND = (sys.executable, "-c", "from consumer.cli import main; main()", "prove")
 ROOT = Path(__file__).parents[1]
@@ -50,10 +50,15 @@ class Plant:
     redis: Redis
     unique: str
     folder: Path
-    others: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def run(self) -> Run:
+        """A run of this test's own."""
+        return Run(self.unique[1:])
 
     def topics(self) -> set[str]:
-        return set(self.kafka.admin.list_topics(timeout=10).topics)
+        """All but Kafka's own, which come when they are needed."""
+        return {name for name in self.kafka.admin.list_topics(timeout=10).topics if not name.startswith("__")}
 
     def keys(self) -> set[bytes]:
         return set(self.redis.keys("*"))
@@ -109,6 +114,7 @@ def plant(
         Estate(stage.settings().kafka).delete_topics(left)
         for key in client.scan_iter(f"{PREFIX}*"):
             client.delete(key)
+        client.delete(f"{unique}:kept")
 
 
 def produce(kafka: KafkaBroker, topic: str, mark: str | None) -> None:
@@ -149,22 +155,22 @@ def test_a_healthy_deployment_holds_every_promise(plant: Plant, capsys: pytest.C
 
 
 def test_a_topic_that_is_there_already_is_refused(plant: Plant) -> None:
-    topic = f"{RUN.prefix}.payments"
+    topic = f"{plant.run.prefix}.payments"
     plant.kafka.create_topics({topic: 1})
     before = plant.topics()
     with pytest.raises(FraudlineError, match=f"The topic {topic} is there already"):
-        prove(RUN, plant.settings(), plant.asked(), lambda _text: None)
+        prove(plant.run, plant.settings(), plant.asked(), lambda _text: None)
     assert plant.topics() == before
     assert plant.keys() == {f"{plant.unique}:kept".encode()}
 
 
 def test_a_key_that_is_there_already_is_refused(plant: Plant) -> None:
-    plant.redis.set(f"{RUN.prefix}:4:other", "theirs")
+    plant.redis.set(f"{plant.run.prefix}:4:other", "theirs")
     before = plant.topics()
-    with pytest.raises(FraudlineError, match=f"A key that begins with {RUN.prefix}: is there already"):
-        prove(RUN, plant.settings(), plant.asked(), lambda _text: None)
+    with pytest.raises(FraudlineError, match=f"A key that begins with {plant.run.prefix}: is there already"):
+        prove(plant.run, plant.settings(), plant.asked(), lambda _text: None)
     assert plant.topics() == before
-    assert plant.redis.get(f"{RUN.prefix}:4:other") == b"theirs"
+    assert plant.redis.get(f"{plant.run.prefix}:4:other") == b"theirs"
 
 
 def test_a_proof_that_fails_says_why_in_a_sentence_and_leaves_nothing(
@@ -207,43 +213,42 @@ def test_a_proof_that_is_interrupted_leaves_nothing(plant: Plant) -> None:
 
 def made(plant: Plant) -> Settings:
     """What a run that was killed has left."""
-    settings = settings_of(RUN, plant.settings())
-    premises = Premises(RUN, settings)
+    settings = settings_of(plant.run, plant.settings())
+    premises = Premises(plant.run, settings)
     premises.make(plant.settings().topics.payments)
     premises.close()
-    plant.redis.set(f"{RUN.prefix}:4:{{s0}}:c", "a log")
+    plant.redis.set(f"{plant.run.prefix}:4:{{s0}}:c", "a log")
     return settings
 
 
 def test_what_a_killed_run_has_left_is_removed_by_its_id(plant: Plant, capsys: pytest.CaptureFixture[str]) -> None:
     before, keys = plant.topics(), plant.keys()
     made(plant)
-    other = Run("ba9876543210")
-    plant.kafka.create_topics({f"{other.prefix}.payments": 1})
+    plant.kafka.create_topics({f"{OTHER.prefix}.payments": 1})
     assert len(plant.left()) == 7 + 1 + 2
-    assert exit_status(["prove", "--clean", RUN.run]) == 0
-    assert plant.left() == [f"{other.prefix}.payments"]
-    assert plant.topics() == before | {f"{other.prefix}.payments"}
+    assert exit_status(["prove", "--clean", plant.run.run]) == 0
+    assert plant.left() == [f"{OTHER.prefix}.payments"]
+    assert plant.topics() == before | {f"{OTHER.prefix}.payments"}
     assert plant.keys() == keys
     capsys.readouterr()
-    assert exit_status(["prove", "--clean", RUN.prefix]) == 1
-    assert other.run in capsys.readouterr().err
+    assert exit_status(["prove", "--clean", plant.run.prefix]) == 1
+    assert OTHER.run in capsys.readouterr().err
     assert exit_status(["prove", "--clean", "../payments"]) == 2
 
 
-@pytest.mark.parametrize("mark", [None, "ba9876543210"])
+@pytest.mark.parametrize("mark", [None, OTHER.run])
 def test_what_has_not_the_mark_of_the_run_is_left_alone(
     plant: Plant, capsys: pytest.CaptureFixture[str], mark: str | None
 ) -> None:
     made(plant)
-    foreign = f"{RUN.prefix}.other"
+    foreign = f"{plant.run.prefix}.other"
     plant.kafka.create_topics({foreign: 1})
     produce(plant.kafka, foreign, mark)
-    plant.redis.set(f"{RUN.prefix}:prove", "ba9876543210")
-    assert exit_status(["prove", "--clean", RUN.run]) == 1
+    plant.redis.set(f"{plant.run.prefix}:prove", OTHER.run)
+    assert exit_status(["prove", "--clean", plant.run.run]) == 1
     assert foreign in capsys.readouterr().err
-    assert plant.left() == [foreign, f"{RUN.prefix}:4:{{s0}}:c", f"{RUN.prefix}:prove"]
-    assert plant.redis.get(f"{RUN.prefix}:prove") == b"ba9876543210"
+    assert plant.left() == [foreign, f"{plant.run.prefix}:4:{{s0}}:c", f"{plant.run.prefix}:prove"]
+    assert plant.redis.get(f"{plant.run.prefix}:prove") == OTHER.run.encode()
 
 
 def test_a_run_that_still_works_is_not_cleaned(plant: Plant) -> None:
@@ -254,7 +259,7 @@ def test_a_run_that_still_works_is_not_cleaned(plant: Plant) -> None:
         while not source.owned:
             source.poll(1, 0.1)
         with pytest.raises(FraudlineError, match="still has a processor"):
-            clean(RUN, settings)
+            clean(plant.run, settings)
         assert len(plant.left()) == 7 + 1 + 2
     finally:
         source.close()
@@ -263,9 +268,9 @@ def test_a_run_that_still_works_is_not_cleaned(plant: Plant) -> None:
 def test_keys_beyond_the_namespace_are_never_removed(plant: Plant) -> None:
     """Names that begin alike are others'."""
     settings = made(plant)
-    near = [f"{RUN.prefix}0:4:x", f"{RUN.prefix}", f"x{RUN.prefix}:4:x"]
+    near = [f"{plant.run.prefix}0:4:x", f"{plant.run.prefix}", f"x{plant.run.prefix}:4:x"]
     for name in near:
         plant.redis.set(name, "theirs")
-    clean(RUN, settings)
+    clean(plant.run, settings)
     assert plant.keys() == {f"{plant.unique}:kept".encode(), *(name.encode() for name in near)}
     plant.redis.delete(*near)
