@@ -103,6 +103,32 @@ PEERS: Final = (
         variants=("per_event", "own_batches", "our_batches"),
         delivery="nothing one at a time, as kafka-python; in batches at least once: flushed, then committed",
     ),
+    Peer(
+        name="quix",
+        folder="quix",
+        title="Quix Streams",
+        package="quixstreams",
+        variants=("per_event", "own_batches", "our_batches"),
+        delivery="at least once: a checkpoint flushes decisions, then commits offsets",
+        own_pins=True,
+    ),
+    Peer(
+        name="faust",
+        folder="faust_streaming",
+        title="Faust (faust-streaming)",
+        package="faust-streaming",
+        variants=("per_event", "own_batches", "our_batches"),
+        delivery="at least once: offsets of acknowledged payments are committed in the background",
+        own_pins=True,
+    ),
+    Peer(
+        name="bytewax",
+        folder="bytewax_flow",
+        title="Bytewax",
+        package="bytewax",
+        variants=("per_event", "own_batches", "our_batches"),
+        delivery="at least once: offsets are kept in its recovery store, an epoch at a time",
+    ),
 )
 
 

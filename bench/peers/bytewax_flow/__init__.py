@@ -1,0 +1,1 @@
+"""Bytewax. The folder is not named `bytewax`, which would be taken for the package."""

@@ -1,0 +1,1 @@
+"""Faust, as its community keeps it (faust-streaming)."""
