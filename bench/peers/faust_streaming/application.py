@@ -9,9 +9,9 @@ From its "Configuration Reference" and user guide:
 - no web server, tables, leader election or topics to declare: none is used.
 - the driver is aiokafka, its default; with the newer `confluent://` no payment arrived here.
 
-Values are bytes ("Keys and values can be bytes for manual deserialization") and JSON by orjson, since its JSON codec ends
-the agent where a value is none. Redis is asked by a blocking client: an agent decides its payments in order, and the round
-trip is shorter than a turn of the event loop. The application's name is the consumer group's.
+Values are bytes ("Keys and values can be bytes for manual deserialization") and JSON by orjson: its JSON codec ends the
+agent where a value is none. Redis is asked by a blocking client: an agent decides its payments in order, and the
+round trip is shorter than a turn of the event loop. The application's name is the consumer group's.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Quix Streams, one payment at a time: `apply`, `to_topic`, a filter and a second `to_topic`.
 
-As its tutorials are built ("Purchase Filtering", "Branching"): topics with JSON serializers, a streaming data frame, the result to a topic, a filtered branch to another. See `application.py` for the settings and their pages.
+As its tutorials are built ("Purchase Filtering", "Branching"): topics with JSON serializers, a streaming data frame,
+the result to a topic, a filtered branch to another. See `application.py` for the settings and their pages.
 """
 
 from __future__ import annotations
