@@ -21,7 +21,7 @@ VARIANTS: Final[dict[Variant, str]] = {
     "exactly_once": "exactly once",
     "at_least_once": "at least once",
 }
-"""In words; the last two are Fraudline's."""
+"""In words; the last two are Fraudline's, or one payment at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +108,8 @@ PEERS: Final = (
         folder="quix",
         title="Quix Streams",
         package="quixstreams",
-        variants=("per_event", "own_batches", "our_batches"),
-        delivery="at least once: a checkpoint flushes decisions, then commits offsets",
+        variants=("per_event", "own_batches", "our_batches", "exactly_once"),
+        delivery="at least once: a checkpoint flushes decisions, then commits offsets; or both in a transaction",
         own_pins=True,
     ),
     Peer(
@@ -117,8 +117,8 @@ PEERS: Final = (
         folder="faust_streaming",
         title="Faust (faust-streaming)",
         package="faust-streaming",
-        variants=("per_event", "own_batches", "our_batches"),
-        delivery="at least once: offsets of acknowledged payments are committed in the background",
+        variants=("per_event", "own_batches", "our_batches", "exactly_once"),
+        delivery="at least once: offsets of acknowledged payments are committed in the background; or transactions",
         own_pins=True,
     ),
     Peer(

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from quixstreams import Application
 from quixstreams.kafka import Producer
-from quixstreams.models import HeadersTuples
+from quixstreams.models import HeadersTuples, SerializationError
 from quixstreams.sinks import BaseSink
 
 from bench.peers.arguments import SESSION_TIMEOUT_MS
@@ -117,4 +117,4 @@ def run_batches(args: argparse.Namespace, kept: Kept, decide: Decide) -> None:
 
 def _passed_over(error: Exception, _row: Any, _logger: logging.Logger) -> bool:
     """Whether the application goes on: yes where a record is no valid payment, no where Kafka or Redis failed."""
-    return isinstance(error, (ValueError, KeyError, TypeError))
+    return isinstance(error, (SerializationError, ValueError, KeyError, TypeError))
