@@ -31,7 +31,7 @@ def draw(document: dict[str, Any], rows: Sequence[dict[str, float]], path: Path)
         for panel, name in zip(panels, names, strict=True):
             _mark(panel, document)
             panel.set_ylabel(name)
-            panel.legend(loc="upper left", frameon=False, ncols=3)
+            panel.legend(loc="lower left", bbox_to_anchor=(0.0, 0.98), frameon=False, ncols=7)
             panel.set_ylim(bottom=0 if panel is not panels[3] else None)
         panels[-1].set_xlabel("minutes")
         figure.suptitle(f"{document['minutes']:g} minutes at {document['rate']:,} payments/s", fontsize=10)

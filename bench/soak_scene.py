@@ -30,9 +30,10 @@ from tests.services.process import free_ports
 
 START_S: Final = 300.0
 END_S: Final = 40.0
-VISIT_S: Final = 15.0
+VISIT_S: Final = 20.0
 LOOK_S: Final = 5.0
 POLL_S: Final = 2
+_ASSIGNED: Final = re.compile(r"^fraudline_assigned_partitions (\S+)$", re.MULTILINE)
 _TIER: Final = re.compile(r'^fraudline_decisions_total\{decision="\w+",tier="(\w+)"\} (\S+)$', re.MULTILINE)
 
 
@@ -74,9 +75,16 @@ class Scene:
         self._promoted += 1
 
     def rebalance(self) -> None:
-        """A second worker comes, decides a while and is asked to go: partitions move twice."""
+        """A second worker comes, decides a while and is asked to go: partitions move twice. Raises BenchError."""
         visitor = self._worker("visitor", self._visitor_port, self._home / "collections-of-visitor")
-        threading.Event().wait(VISIT_S)
+        address = f"http://127.0.0.1:{self._visitor_port}/metrics"
+        deadline, pause = time.monotonic() + START_S, threading.Event()
+        while not _owned(address):
+            if visitor.poll() is not None or time.monotonic() > deadline:
+                message = "the second worker never got a partition"
+                raise BenchError(message)
+            pause.wait(0.2)
+        pause.wait(VISIT_S)
         visitor.send_signal(signal.SIGTERM)
         if status := visitor.wait(END_S):
             message = f"the second worker ended with status {status}"
@@ -112,7 +120,12 @@ class Scene:
             process.send_signal(signal.SIGTERM)
             if status := process.wait(END_S):
                 wrong.append(f"the {name} ended with status {status}")
-        return wrong + [f"{path.name} has a traceback" for path in self._logs if "Traceback" in path.read_text()]
+        texts = {path.name: path.read_text() for path in self._logs}
+        return wrong + [
+            f"{name} has a traceback, which ends with {text.strip().splitlines()[-1][:200]!r}"
+            for name, text in texts.items()
+            if "Traceback" in text
+        ]
 
     def _worker(self, name: str, port: int, collections: Path) -> subprocess.Popen[bytes]:
         settings = {
@@ -145,10 +158,8 @@ class Scene:
 
     def _is_ready(self) -> bool:
         try:
-            with urllib.request.urlopen(self.metrics, timeout=5) as answer:
-                owns = f"fraudline_assigned_partitions {PARTITIONS}" in answer.read().decode()
             with urllib.request.urlopen(f"http://127.0.0.1:{self._page_port}/readyz", timeout=5):
-                return owns
+                return _owned(self.metrics) == PARTITIONS
         except OSError:
             return False
 
@@ -188,6 +199,16 @@ class Scene:
             yield
         finally:
             over.set()
+
+
+def _owned(metrics: str) -> int:
+    """How many partitions of the payments a worker reads; 0 of one that does not answer yet."""
+    try:
+        with urllib.request.urlopen(metrics, timeout=5) as answer:
+            found = _ASSIGNED.search(answer.read().decode())
+    except OSError:
+        return 0
+    return int(float(found[1])) if found else 0
 
 
 def _two_bundles(bundle: Path, home: Path) -> tuple[Path, Path]:

@@ -27,7 +27,10 @@ SAW = (SECONDS % 97) / 97 * 15  # as a collector makes it
 LEVEL = 300.0
 
 
-@pytest.mark.parametrize("restless", [NOISE, WALK, SAW, np.where(SECONDS % 300 < 5, 80, 0)], ids=str)
+PEAKS = np.where(SECONDS % 300 < 5, 80, 0)
+
+
+@pytest.mark.parametrize("restless", [NOISE, WALK, SAW, PEAKS], ids=["noise", "walk", "saw", "peaks"])
 def test_a_restless_series_is_flat_and_a_leak_on_top_of_it_is_found(restless: Any) -> None:
     assert slope(SECONDS, LEVEL + restless).verdict != "leaking"
     assert slope(SECONDS, LEVEL + restless + SECONDS / 3_600 * 0.5 * LEVEL).verdict == "leaking"

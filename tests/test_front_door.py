@@ -124,6 +124,11 @@ def test_the_version_is_said_once_and_the_same() -> None:
     assert project()["project"]["version"] == __version__
 
 
+def test_an_environment_is_not_committed_nor_a_link_to_one() -> None:
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert ".venv" in ignored, "with a slash behind it a link of that name would be taken"
+
+
 def test_the_license_is_whole() -> None:
     text = (ROOT / "LICENSE").read_text()
     assert "Apache License" in text
