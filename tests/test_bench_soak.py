@@ -51,7 +51,7 @@ def test_the_slope_is_in_units_an_hour_and_inside_its_interval() -> None:
 
 
 def test_a_series_that_remembers_has_a_wider_interval_and_keeps_its_promise() -> None:
-    """Of series without growth 95 in 100 should have zero in their interval; with points taken as independent few do."""
+    """Of series without growth 95 in 100 should have zero in their interval; with independent points few do."""
     rng = np.random.default_rng(9)
     inside = 0
     for _ in range(100):
