@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,12 @@ from bench.report import render
 from bench.soak_judge import files_are_flat, held, slope
 from bench.soak_load import Endless, Template, card_numbers
 from bench.soak_plot import draw
+from bench.soak_watch import Calendar, Watch
 from consumer.decode import Decoder
+from consumer.telemetry import Health, Telemetry, serve
 from features.event import Label, Payment
+from tests.services.redis import RedisServer
+from tests.support.page import until
 
 SECONDS = np.arange(1_500.0)
 RNG = np.random.default_rng(4)
@@ -186,3 +192,35 @@ def test_the_plot_is_a_picture(tmp_path: Path) -> None:
     ]
     draw(document(), rows, tmp_path / "plots" / "soak.png")
     assert (tmp_path / "plots" / "soak.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_watch_notes_processes_redis_lag_and_collections(redis_server: RedisServer, tmp_path: Path) -> None:
+    collections = tmp_path / "collections"
+    collections.write_text("2 0.5\n3 0.75\n")
+    telemetry = Telemetry()
+    telemetry.backlog({0: 7, 1: 5}, 0)
+    with closing(serve(telemetry, Health(), "127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.port}/metrics"
+        with Watch({"own": os.getpid()}, redis_url=redis_server.url, metrics=address, collections=collections) as watch:
+            until(lambda: any("collections" in row for row in watch.rows))
+    row = next(row for row in watch.rows if "collections" in row)
+    assert (row["collections"], row["collecting_s"]) == (3, 0.75)
+    assert row["own_rss_mib"] > row["own_uss_mib"] > 1
+    assert min(row["own_files"], row["own_threads"], row["redis_mib"]) > 0
+    assert watch.series("lag")[1][0] == 12
+
+
+def test_what_goes_wrong_beside_the_load_is_noted_and_does_not_end_it() -> None:
+    calendar = Calendar()
+    turns: list[int] = []
+
+    def act() -> None:
+        turns.append(1)
+        if len(turns) == 1:
+            raise RuntimeError("no champion")
+
+    calendar.every(0.01, "promotion", act)
+    until(lambda: len(turns) > 2)
+    calendar.stop()
+    assert calendar.failures == ["promotion: no champion"]
+    assert [event["what"] for event in calendar.events] == ["promotion"] * len(turns)

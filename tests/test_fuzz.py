@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from tests.fuzz import run
 from tests.fuzz.mutate import Mutator
+from tests.fuzz.target import CORPUS, Target
 from tests.fuzz.targets import TARGETS
 
 SEED = "fraudline"
@@ -28,3 +32,28 @@ def _check(name: str, which: str, data: bytes) -> None:
     except Exception as error:
         error.add_note(f"{name}, {which}: {data[:300]!r}")
         raise
+
+
+def test_every_target_has_seeds_and_every_folder_of_seeds_a_target() -> None:
+    assert set(run.names()) == set(TARGETS)
+    assert all(name.islower() for target in TARGETS for name in (path.name for path in (CORPUS / target).iterdir()))
+
+
+def test_an_input_that_breaks_a_target_is_kept_and_breaks_it_again(tmp_path: Path) -> None:
+    def check(data: bytes) -> None:
+        assert b"null" not in data
+
+    broken = Target("payment", check, 1)
+    with pytest.raises(AssertionError):
+        run._unguided(broken, 600, tmp_path)
+    (kept,) = tmp_path.iterdir()
+    with pytest.raises(AssertionError):
+        broken.check(kept.read_bytes())
+
+
+def test_the_same_seed_gives_the_same_inputs() -> None:
+    seeds = [b'{"a":1}', b"x = 2"]
+    one, same, other = (list(Mutator(seeds).inputs(seed, 200)) for seed in ("s", "s", "t"))
+    assert one == same != other
+    assert len(set(one)) > 150
+    assert all(len(each) <= 5 for each in Mutator(seeds, most_bytes=5).inputs("s", 200))
