@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fuzz.million import Tally, judge
+from tests.fuzz.million import judge
+from tests.fuzz.tally import Tally
 from tests.services.kafka import KafkaBroker
 from tests.services.redis import RedisServer
 

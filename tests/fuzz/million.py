@@ -19,10 +19,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from zlib import crc32
@@ -32,6 +30,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 
 from tests.fuzz.decoding import MAX_FUTURE_MS, slow
 from tests.fuzz.payments import SECRET, Sent, records
+from tests.fuzz.tally import Tally
 from tests.services.kafka import KafkaBroker
 from tests.services.process import free_ports
 from tests.services.redis import RedisServer
@@ -45,7 +44,6 @@ DEADLINE_S: Final = 60.0
 START_S: Final = 240.0  # code may have to be compiled first
 PATIENCE_S: Final = 60.0
 _ROLES: Final = ("payments", "labels", "decisions", "alerts", "dead_letters", "journal", "lists")
-At = tuple[int, int]
 
 
 class _Source(msgspec.Struct, gc=False):
@@ -55,52 +53,6 @@ class _Source(msgspec.Struct, gc=False):
 
 class _Decided(msgspec.Struct, gc=False):
     source: _Source
-
-
-@dataclass(slots=True)
-class Tally:
-    """What became of what was sent, by the partition and offset of the payment."""
-
-    good: dict[At, bytes] = field(default_factory=dict)  # of what can be decided, a digest of card and event id
-    bad: set[At] = field(default_factory=set)
-    decided: Counter[At] = field(default_factory=Counter)
-    refused: Counter[At] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-    duplicates: int = 0
-    told: dict[str, list[str]] = field(default_factory=dict)  # what leaked, and where
-
-    @property
-    def sent(self) -> int:
-        """Records that the broker has."""
-        return len(self.good) + len(self.bad)
-
-    def undecided(self) -> list[At]:
-        """Payments without an outcome: duplicates, if all is well."""
-        return [at for at in self.good if at not in self.decided and at not in self.refused]
-
-    def wrong(self) -> list[str]:
-        """All that contradicts what is promised; empty if all is well."""
-        found = [f"{at} has {count} decisions" for at, count in self.decided.items() if count > 1]
-        found += [f"{at} has {count} dead letters" for at, count in self.refused.items() if count > 1]
-        found += [f"{at} can't be decided and was" for at in self.decided if at in self.bad]
-        found += [f"{at} can be decided and is a dead letter" for at in self.refused if at in self.good]
-        found += [f"{at} can't be decided and is no dead letter" for at in self.bad if at not in self.refused]
-        found += [f"{at} is none that was sent" for at in {*self.decided, *self.refused} - {*self.good, *self.bad}]
-        known = {self.good[at] for at in self.decided if at in self.good}
-        silent = self.undecided()
-        found += [f"{at} has no decision, nor has its event id" for at in silent if self.good[at] not in known]
-        if len(silent) != self.duplicates:
-            found.append(f"{len(silent)} have no outcome, and {self.duplicates} were counted as duplicates")
-        found += [f"{where} tells {', '.join(what)}" for where, what in self.told.items() if what]
-        return found
-
-    def summary(self) -> str:
-        """Counts, for people."""
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.reasons.most_common())
-        return (
-            f"{self.sent:,} sent: {len(self.decided):,} decided, {len(self.refused):,} dead letters, "
-            f"{self.duplicates:,} duplicates. Dead letters by reason: {reasons}."
-        )
 
 
 def judge(kafka: KafkaBroker, redis_url: str, name: str, count: int, seed: int = 1) -> Tally:
