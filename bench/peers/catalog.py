@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final, Literal
 
@@ -75,9 +75,9 @@ class Peer:
 
     @property
     def version(self) -> str:
-        """Of its package, as it is locked."""
+        """Of its package, as it is locked; of the project itself for what runs at home."""
         if self.at_home:
-            return version(self.package)
+            return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
         found = re.search(rf"^{re.escape(self.package)}==([^\s;\\]+)", self.requirements.read_text(), re.MULTILINE)
         return found[1] if found else "unknown"
 

@@ -1,4 +1,4 @@
-"""The loop done well: take what there is, one pipeline and one predict for it, flush, commit.
+"""The loop done well: take what there is, one call to Redis and one predict for it, flush, commit.
 
 A batch is as large as the load makes it, so it is small and quick when there is little to do. Offsets are committed
 after every decision of the batch is delivered: at least once, nothing is lost.
