@@ -21,7 +21,7 @@ from bench.processes import BenchError, Child, CpuWatch
 from bench.stack import Stack
 
 RATES: Final = (500, 1_000, 2_000, 5_000)
-WARM_UP_S: Final = 3
+WARM_UP_S: Final = 2
 DEADLINE_S: Final = 5.0
 BUDGET_MS: Final = 200.0
 PERCENTILES: Final = {"p50_ms": 50.0, "p90_ms": 90.0, "p99_ms": 99.0, "p99_9_ms": 99.9, "max_ms": 100.0}

@@ -48,7 +48,7 @@ class Plan:
         return max(self.saturation_payments, latency.needed(self.rates, self.latency_s), kills.needed())
 
 
-FULL: Final = Plan(("saturation", "latency", "kills"), 2, 12.0, 300_000, latency.RATES, 8, kills.KILLS)
+FULL: Final = Plan(("saturation", "latency", "kills"), 1, 12.0, 300_000, latency.RATES, 6, kills.KILLS)
 QUICK: Final = Plan(("saturation", "latency", "kills"), 1, 4.0, 60_000, (500, 2_000), 3, 1)
 
 
