@@ -25,17 +25,19 @@ from models.train import TrainOptions, train
 from tests.services.kafka import KafkaBroker
 from tests.services.redis import RedisServer
 
-# A parent that ignores SIGTERM, a child that works, and a grandchild whose parent has ended.
+# A parent that ignores SIGTERM, a child in a session of its own with one that works, and one whose parent has ended.
 _FAMILY = """
 import signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 busy = "import time\\nend = time.process_time() + 0.5\\nwhile time.process_time() < end: pass\\ntime.sleep(600)"
+apart = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}])"
 orphan = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
-subprocess.Popen([sys.executable, "-c", busy])
+subprocess.Popen([sys.executable, "-c", apart], start_new_session=True)
 subprocess.run([sys.executable, "-c", orphan])
 print("ready", flush=True)
 time.sleep(600)
 """
+MEMBERS = 4
 
 
 @pytest.fixture
@@ -46,6 +48,8 @@ def parent() -> Iterator[subprocess.Popen[str]]:
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
+        while len(tree.family(process.pid)) < MEMBERS:  # the one in another session starts in its own time
+            time.sleep(0.01)
         yield process
     finally:
         tree.kill(process.pid)
@@ -54,7 +58,7 @@ def parent() -> Iterator[subprocess.Popen[str]]:
 
 def test_a_kill_ends_the_whole_family_orphans_included(parent: subprocess.Popen[str]) -> None:
     members = tree.family(parent.pid)
-    assert len(members) == 3
+    assert len(members) == MEMBERS
     tree.kill(parent.pid)
     assert not [each for each in members if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
     assert parent.wait() == -signal.SIGKILL
@@ -73,7 +77,7 @@ def test_a_watch_sees_what_children_use(parent: subprocess.Popen[str]) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
     assert watch.cpu_s(began_ns - 10**9, time.time_ns()) >= 0.0
-    assert watch.processes == 3
+    assert watch.processes == MEMBERS
     assert watch.peak_mib > 3.0
 
 
