@@ -27,6 +27,8 @@ def title_of(key: Key) -> str:
     peer, variant = key
     titles = {each.name: each.title for each in EVERYBODY}
     words: dict[str, str] = {str(name): text for name, text in VARIANTS.items()}
+    if peer != FRAUDLINE.name:
+        words["exactly_once"] = f"{VARIANTS['per_event']}, exactly once"
     return f"{titles.get(peer, peer)}, {words.get(variant, variant)}"
 
 

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.peers.catalog import FRAUDLINE
-from bench.peers.entries import Found, entries_of, middle, title_of
+from bench.peers.entries import Found, Key, entries_of, middle, title_of
 from bench.peers.results import Results
 
 THROUGHPUT: Final = "peers-cpu.png"
 LATENCY: Final = "peers-latency.png"
 DPI: Final = 110
 COLOURS: Final = {
-    "exactly_once": "#0b3d91",
-    "at_least_once": "#4a7fd4",
     "per_event": "#b0b0b0",
+    "exactly_once": "#8d8d9e",
     "own_batches": "#e0a33e",
     "our_batches": "#5aa469",
 }
-STYLES: Final = ("-", "--", ":", "-.")
+OURS: Final = {"exactly_once": "#0b3d91", "at_least_once": "#4a7fd4"}
+STYLES: Final = {"per_event": ":", "exactly_once": (0, (1, 1, 4, 1)), "own_batches": "--", "our_batches": "-"}
+OUR_STYLES: Final = {"exactly_once": "-", "at_least_once": "--"}
 PERCENTILES: Final = {"p50_ms": "p50", "p99_ms": "p99", "p99_9_ms": "p99.9"}
-CEILING_MS: Final = 60_000.0  # where a latency that nobody knows is drawn
+CEILING_MS: Final = 30_000.0  # where a latency that nobody knows is drawn
 
 
 def draw(results: Results, folder: Path) -> None:
@@ -34,6 +35,16 @@ def draw(results: Results, folder: Path) -> None:
     for name, figure in ((THROUGHPUT, throughput(found)), (LATENCY, latency(found))):
         if figure is not None:
             figure.savefig(folder / name, dpi=DPI, metadata={"Software": None})
+
+
+def _colour(key: Key) -> str:
+    peer, variant = key
+    return (OURS if peer == FRAUDLINE.name else COLOURS).get(variant, "#777777")
+
+
+def _style(key: Key) -> Any:
+    peer, variant = key
+    return (OUR_STYLES if peer == FRAUDLINE.name else STYLES).get(variant, "-.")
 
 
 def throughput(found: Found) -> Figure | None:
@@ -47,7 +58,7 @@ def throughput(found: Found) -> Figure | None:
     bars = axes.barh(
         [title_of(key) for key in order],
         [rates[key] for key in order],
-        color=[COLOURS.get(key[1], "#777777") for key in order],
+        color=[_colour(key) for key in order],
     )
     axes.bar_label(bars, [f"{rates[key]:,.0f}" for key in order], padding=3, fontsize=8)
     axes.set_xscale("log")
@@ -66,17 +77,14 @@ def latency(found: Found) -> Figure | None:
         return None
     figure = Figure(figsize=(12, 5.5), layout="constrained")
     panels = figure.subplots(1, len(PERCENTILES), sharey=True)
-    colours = {
-        peer: f"C{at}" for at, peer in enumerate(dict.fromkeys(peer for peer, _ in lines if peer != FRAUDLINE.name))
-    }
-    colours[FRAUDLINE.name] = "black"
-    variants = list(dict.fromkeys(variant for _, variant in lines))
+    others = dict.fromkeys(peer for peer, _ in lines if peer != FRAUDLINE.name)
+    colours = {peer: f"C{at}" for at, peer in enumerate(others)} | {FRAUDLINE.name: "black"}
     rates = sorted({cell["rate"] for cells in lines.values() for cell in cells})
     for axes, (name, title) in zip(panels, PERCENTILES.items(), strict=True):
-        for (peer, variant), cells in lines.items():
+        for key, cells in lines.items():
             known = [CEILING_MS if cell[name] is None else cell[name] for cell in cells]
-            style = STYLES[variants.index(variant) % len(STYLES)]
-            axes.plot([cell["rate"] for cell in cells], known, style, color=colours[peer], marker="o", markersize=3)
+            at, colour = [cell["rate"] for cell in cells], colours[key[0]]
+            axes.plot(at, known, linestyle=_style(key), color=colour, marker="o", markersize=3)
         axes.set(xscale="log", yscale="log", title=title, xlabel="payments/s")
         axes.set_xticks(rates, [f"{rate:,}" for rate in rates], minor=False)
         axes.set_xticks([], minor=True)
@@ -84,10 +92,8 @@ def latency(found: Found) -> Figure | None:
         axes.axhline(CEILING_MS, color="#777777", linewidth=0.8, linestyle=(0, (1, 3)))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-    panels[0].set_ylabel("ms from when a payment was due (red: the budget; top: not in time)")
-    handles = [
-        Line2D([], [], color=colours[key[0]], linestyle=STYLES[variants.index(key[1]) % len(STYLES)]) for key in lines
-    ]
+    panels[0].set_ylabel("ms (red: the budget of 200; dotted: not in time)")
+    handles = [Line2D([], [], color=colours[key[0]], linestyle=_style(key)) for key in lines]
     figure.legend(
         handles, [title_of(key) for key in lines], loc="outside lower center", ncols=3, fontsize=8, frameon=False
     )
