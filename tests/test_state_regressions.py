@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import closing
 from copy import deepcopy
+from itertools import product
 
 import numpy as np
 import pytest
 
+from consumer.loop import RECOVERY_SLICE_S
 from consumer.records import JournalEntry
 from consumer.state import CHUNK, RETRY_S
 from features.catalog import DEFAULT
@@ -20,7 +22,7 @@ from features.store import MemoryStore, Source
 from tests.poison import VALID
 from tests.services.redis import RedisServer
 from tests.support.doubles import Flaky, Partition
-from tests.support.rig import L0, LONG_S, P0, P1, P2, Rig, labels, same, values
+from tests.support.rig import L0, LONG_S, P0, P1, P2, PATIENCE_S, Rig, labels, same, values
 
 SHARDS = pytest.mark.parametrize("shards", [1, 3])
 REGRESSIONS = "fraudline_state_regressions_total"
@@ -430,3 +432,37 @@ def test_a_redis_that_was_started_from_an_older_file_gets_new_epochs(redis_serve
     assert not set(new.epoch) & set(before)
     assert descents(rig.journal) == [(0, int(new.epoch[0]), 50, before[0], 50)]
     assert rig.count(REGRESSIONS) == 0
+
+
+@pytest.mark.parametrize(("partitions", "workers"), [(8, 2), (6, 3)])
+def test_workers_that_go_on_deciding_while_they_catch_up_come_to_have_features_again(
+    partitions: int, workers: int
+) -> None:
+    """A look at the log takes longer than a slice and than a batch's patience, and all lose the state at once.
+
+    What each decides between two slices lies above its markers: were that all that it ever saw, they would go on
+    doubting the state, and renewing each other's epochs, for as long as payments come.
+    """
+    rig = Rig([2_000] * partitions)
+    keepers = [rig.keeper, *(rig.another() for _ in range(workers - 1))]
+    reached = [0] * partitions
+
+    def turn(number: int, worker: int) -> bool:
+        own = range(worker, partitions, workers)
+        part = own[number % len(own)]
+        if not keepers[worker].ready:
+            keepers[worker].recover(rig.clock() + RECOVERY_SLICE_S)
+        start, reached[part] = reached[part], reached[part] + 5
+        return rig.decide(part, start, start + 5, keeper=keepers[worker]) is not None
+
+    for number, worker in product(range(20), range(workers)):
+        assert turn(number, worker)
+    memory(rig).flush()
+
+    def take_time() -> None:
+        rig.clock.now_s += PATIENCE_S + 0.02
+
+    rig.log.tick = take_time
+    had = [turn(number, worker) for number, worker in product(range(100), range(workers))]
+    assert all(had[-50 * workers :])
+    assert not all(had[:workers])
