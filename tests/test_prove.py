@@ -14,10 +14,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jsonschema
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AclBinding
 from redis import Redis
 
 from consumer.cli import exit_status
@@ -28,18 +30,25 @@ from consumer.prove.plan import Asked
 from consumer.prove.premises import Premises, clean
 from consumer.prove.report import schema
 from consumer.prove.run import prove
-from consumer.settings import Settings, load
+from consumer.settings import Settings, TopicSettings, load
 from consumer.settings_source import variable
-from features.errors import FraudlineError
+from consumer.topics import Options, declared
+from features.catalog import DEFAULT
+from features.errors import FraudlineError, KafkaRefused
+from tests.faults.conftest import EVERYTHING
 from tests.services.kafka import KafkaBroker
+from tests.services.kafka_secure import PASSWORD, USER, SecureKafkaBroker, binding
 from tests.services.redis import RedisServer
 from tests.support.bundles import make_bundle
+from tests.test_redis_security import PASSWORD as REDIS_PASSWORD
+from tests.test_redis_security import documented_rules, permit
 
 OTHER = Run("ba9876543210")
 DEADLINE_S = 120.0
 COMMAND = (sys.executable, "-c", "from consumer.cli import main; main()", "prove")
 ROOT = Path(__file__).parents[1]
-NOT_TESTED = {"kill", "flush", "settings", "offline", "idle", "missing"}  # without --faults, and without secrets
+NOT_TESTED = {"kill", "flush", "offline", "idle", "missing"}  # without --faults
+DOCUMENT = ROOT / "docs" / "prove.md"
 
 
 @dataclass(slots=True)
@@ -68,6 +77,10 @@ class Plant:
         groups = self.kafka.admin.list_consumer_groups().result(10).valid
         names = [*self.topics(), *(each.group_id for each in groups), *(key.decode() for key in self.keys())]
         return sorted(name for name in names if name.startswith(PREFIX))
+
+    def theirs(self) -> TopicSettings:
+        """Names of others."""
+        return TopicSettings(**{role: f"{self.unique}.theirs.{role}" for role in TopicSettings.model_fields})
 
     def settings(self) -> Settings:
         return load()
@@ -125,33 +138,103 @@ def produce(kafka: KafkaBroker, topic: str, mark: str | None) -> None:
     producer.close()
 
 
-def test_a_healthy_deployment_holds_every_promise(plant: Plant, capsys: pytest.CaptureFixture[str]) -> None:
+def documented_rights() -> list[AclBinding]:
+    """What docs/prove.md says that the user needs on Kafka."""
+    lines = re.findall(
+        r"^    kafka-acls .* --add --allow-principal User:prove (.*)$", DOCUMENT.read_text(), re.MULTILINE
+    )
+    found = []
+    for line in lines:
+        words = line.split()
+        assert "--resource-pattern-type prefixed" in line
+        [(kind, name)] = [(word[2:], words[at + 1]) for at, word in enumerate(words) if words[at + 1 :][:1] == [PREFIX]]
+        found += [
+            binding(kind, name, words[at + 1], prefixed=True) for at, word in enumerate(words) if word == "--operation"
+        ]
+    assert len(found) > 7
+    return found
+
+
+@pytest.fixture
+def secured(
+    secure_kafka: SecureKafkaBroker,
+    redis_server: RedisServer,
+    bundle: Path,
+    unique: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Plant]:
+    """A deployment behind TLS, passwords and ACLs, whose user may do what docs/prove.md asks for and nothing else."""
+    rules = [rule.replace("~*", f"~{PREFIX}*") for rule in documented_rules()]
+    given = {
+        "kafka.brokers": secure_kafka.brokers["sasl"],
+        "kafka.security_protocol": "sasl_ssl",
+        "kafka.ssl_ca_file": secure_kafka.ca_file,
+        "kafka.sasl_mechanism": "SCRAM-SHA-256",
+        "kafka.sasl_username": USER,
+        "kafka.sasl_password": PASSWORD,
+        "store.url": redis_server.url.replace("//", f"//fraudline:{quote(REDIS_PASSWORD, safe='')}@"),
+        "store.timeout_ms": 1_000,
+        "processing.budget_ms": 60_000,
+        "model.bundle": bundle,
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(variable(name), str(value))
+    rights = documented_rights()
+    secure_kafka.create_topics({f"{unique}.others": 1})
+    secure_kafka.allow(rights)
+    with closing(redis_server.client()) as client:
+        permit(client, [*rules, "+dbsize"])
+        client.set(f"{unique}:kept", "theirs")
+        yield Plant(secure_kafka, client, unique, tmp_path)
+        client.delete(f"{unique}:kept")
+    secure_kafka.forbid(rights)
+
+
+def test_a_secured_deployment_holds_every_promise_and_has_nothing_more_afterwards(
+    secured: Plant, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant = secured
     before, keys = plant.topics(), plant.keys()
     status = exit_status(["prove", "--rate=200", "--seconds=3", f"--out={plant.folder}", "--json"])
     told = capsys.readouterr()
     report: dict[str, Any] = json.loads(told.out)
-    verdicts = {each["id"]: each["verdict"] for each in report["promises"]}
     wrong = [each for each in report["promises"] if each["verdict"] == "broken"]
     assert (status, wrong) == (0, []), told.err
-    assert {name for name, verdict in verdicts.items() if verdict != "held"} == NOT_TESTED
+    assert {each["id"] for each in report["promises"] if each["verdict"] != "held"} == NOT_TESTED
     assert report["verdict"] == "held"
     assert json.loads((plant.folder / "report.json").read_text()) == report
     jsonschema.Draft202012Validator(schema()).validate(report)
     latency = report["latency"]
     assert latency["payments"] > 400
     assert latency["undecided"] == 0
-    assert sum(row[0] >= 0 for row in latency["by_second"]) >= 3
-    kinds = next(each["figures"]["kinds"] for each in report["promises"] if each["id"] == "outcome")
-    assert kinds["duplicate"] > 0
-    assert kinds["malformed"] > 0
+    assert len(latency["by_second"]) >= 3
+    figures = next(each["figures"] for each in report["promises"] if each["id"] == "outcome")
+    assert figures["kinds"].keys() >= {"payment", "hot", "duplicate", "malformed", "empty", "label"}
     page = (plant.folder / "report.html").read_text()
     assert page.count("<svg") == 2
     assert report["run"] in page
     assert not re.search(r"(?:src|href)=", page.partition("<svg")[0])  # it asks nobody
-    assert plant.left() == []
-    assert plant.topics() == before
-    assert plant.keys() == keys
+    written = "".join(path.read_text() for path in plant.folder.iterdir()) + told.out + told.err
+    assert PASSWORD not in written
+    assert REDIS_PASSWORD not in written
+    assert (plant.left(), plant.topics(), plant.keys()) == ([], before, keys)
     assert plant.redis.get(f"{plant.unique}:kept") == b"theirs"
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(not EVERYTHING, reason="it takes a minute; `make faults` runs it")
+def test_every_promise_is_held_through_faults(plant: Plant, capsys: pytest.CaptureFixture[str]) -> None:
+    before, keys = plant.topics(), plant.keys()
+    words = ["--faults", "--kills=3", "--rate=100", "--seconds=2", f"--out={plant.folder}", "--json"]
+    status = exit_status(["prove", *words])
+    told = capsys.readouterr()
+    report: dict[str, Any] = json.loads(told.out)
+    wrong = [each for each in report["promises"] if each["verdict"] == "broken"]
+    assert (status, wrong) == (0, []), told.err
+    not_tested = {each["id"] for each in report["promises"] if each["verdict"] == "not tested"}
+    assert not_tested == NOT_TESTED - {"kill", "flush"} | {"settings"}
+    assert (plant.left(), plant.topics(), plant.keys()) == ([], before, keys)
 
 
 def test_a_topic_that_is_there_already_is_refused(plant: Plant) -> None:
@@ -274,3 +357,23 @@ def test_keys_beyond_the_namespace_are_never_removed(plant: Plant) -> None:
     clean(plant.run, settings)
     assert plant.keys() == {f"{plant.unique}:kept".encode(), *(name.encode() for name in near)}
     plant.redis.delete(*near)
+
+
+def test_a_topic_that_somebody_else_makes_at_the_same_time_is_not_taken(plant: Plant) -> None:
+    """Between the look and the making, and between the making and the mark."""
+    settings = plant.settings()
+    estate = Estate(settings.kafka)
+    wanted = [
+        each
+        for each in declared(plant.theirs(), DEFAULT, Options(), brokers=1, payments_partitions=1)
+        if each.role in {"payments", "labels"}
+    ]
+    plant.kafka.create_topics({wanted[0].name: 1})
+    produce(plant.kafka, wanted[0].name, None)
+    made: list[str] = []
+    with pytest.raises(KafkaRefused, match="somebody else just made it"):
+        estate.create(wanted, made)
+    assert made == [wanted[1].name]
+    with pytest.raises(KafkaRefused, match="did not write"):
+        estate.mark([each.name for each in wanted], plant.run.run)
+    estate.delete_topics(each.name for each in wanted)
