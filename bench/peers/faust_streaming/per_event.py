@@ -6,7 +6,6 @@ waits for room in the producer's buffer and not for delivery. See `application.p
 
 from __future__ import annotations
 
-import argparse
 from contextlib import closing
 from typing import Any
 
@@ -18,9 +17,9 @@ from bench.peers.faust_streaming.application import application, bytes_topic, wo
 from bench.peers.payloads import payment_of
 
 
-def run(args: argparse.Namespace, **settings: Any) -> None:
-    """Decide payments until SIGTERM."""
-    app = application(args, **settings)
+def main() -> None:
+    args = arguments("Faust, one payment at a time.")
+    app = application(args)
     payments, decisions, alerts = (
         bytes_topic(app, name) for name in (args.payments_topic, args.decisions_topic, args.alerts_topic)
     )
@@ -42,4 +41,4 @@ def run(args: argparse.Namespace, **settings: Any) -> None:
 
 
 if __name__ == "__main__":
-    run(arguments("Faust, one payment at a time."))
+    main()
