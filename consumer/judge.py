@@ -107,13 +107,17 @@ class Opinion:
 
 @dataclass(slots=True)
 class Surroundings:
-    """What every judge of a processor is told of the world: topics, lists, its share of all payments, the clock."""
+    """What every judge of a processor is told of the world: topics, lists, its share of all payments, the time.
+
+    `clock` is Unix time in seconds; `ticks`, by which rates are measured, are seconds that go on evenly when it is set.
+    """
 
     topics: TopicSettings
     lists: Callable[[], Lists | None] = lambda: None
     share: Callable[[], float] = lambda: 1.0
     is_live: bool = True
     clock: Callable[[], float] = field(default=time.time)
+    ticks: Callable[[], float] = field(default=time.monotonic)
 
 
 class Judge:
@@ -136,7 +140,7 @@ class Judge:
         names = catalog.names
         own = model.catalog.names
         self._columns = None if own == names else np.array([names.index(name) for name in own], np.intp)
-        self._clock = around.clock
+        self._ticks = around.ticks
         self.decider: Decider = Decider(
             model.brain.policy,
             lists=around.lists,
@@ -179,7 +183,7 @@ class Judge:
     def decide(self, opinion: Opinion, batch: PaymentBatch, due: Mask) -> Outcome:
         """The policy's verdicts; `due` are the payments for which they count."""
         return self.decider.decide(
-            opinion.scores, opinion.values, opinion.tier, batch, due, self._clock(), opinion.small
+            opinion.scores, opinion.values, opinion.tier, batch, due, self._ticks(), opinion.small
         )
 
     def explain(
@@ -204,7 +208,7 @@ class Judge:
     def settle(self, opinion: Opinion, outcome: Outcome, due: Mask) -> None:
         """Learn from a batch that was committed."""
         due = due if opinion.small is None else due & ~opinion.small
-        self.decider.settle(opinion.scores, opinion.tier, outcome, due, self._clock())
+        self.decider.settle(opinion.scores, opinion.tier, outcome, due, self._ticks())
 
 
 def _probabilities(scores: Scores) -> Scores:

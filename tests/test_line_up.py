@@ -85,6 +85,20 @@ def test_a_new_champion_gets_its_own_features_in_its_own_order() -> None:
     assert after.given[0].tolist() == [[3.0, 1250.0, 3.0], [4.0, 1250.0, 4.0]]
 
 
+@pytest.mark.parametrize("jump_s", [-3_600, 3_600])
+def test_the_limiter_forgets_after_a_minute_though_the_clock_is_set(jump_s: int) -> None:
+    """By the wall clock, set back, what was blocked would count on for an hour, and nothing more be blocked."""
+    limited = Policy(DEFAULT.flags, dict(POLICY.thresholds), limiter=LimiterOptions(None, 5))
+    rig = Rig(ConstantScorer(full=0.95), limited)
+    rig.process(*events(5))
+    rig.clock_s += jump_s
+    rig.ticks_s += 59
+    rig.process(*events(5, first=5))
+    rig.ticks_s += 2
+    rig.process(*events(5, first=10))
+    assert [each.decision for each in rig.decisions] == ["block"] * 5 + ["review"] * 5 + ["block"] * 5
+
+
 def test_what_was_blocked_before_a_swap_still_counts_for_the_limiter() -> None:
     limited = Policy(DEFAULT.flags, dict(POLICY.thresholds), limiter=LimiterOptions(None, 5))
     rig = Rig(ConstantScorer(full=0.95), limited)

@@ -90,7 +90,7 @@ def model(
 
 @dataclass(slots=True)
 class Rig:
-    """A pipeline with its parts at hand. Time stands at `NOW_MS`."""
+    """A pipeline with its parts at hand. Time stands at `NOW_MS`, unless a test moves it."""
 
     scorer: Scoring = field(default_factory=ConstantScorer)
     policy: Policy = POLICY
@@ -102,6 +102,8 @@ class Rig:
     steps: list[str] = field(default_factory=list)
     positions: dict[tuple[str, int], int] = field(default_factory=dict)
     next_offset: int = 0
+    clock_s: float = NOW_MS / 1_000
+    ticks_s: float = 0.0
     state: Switch = field(init=False)
     pipeline: Pipeline = field(init=False)
     line_up: LineUp = field(init=False)
@@ -116,7 +118,7 @@ class Rig:
             enricher=enricher,
             state=self.state,
             line_up=lambda: self.line_up,
-            around=Surroundings(TOPICS, clock=lambda: NOW_MS / 1_000),
+            around=Surroundings(TOPICS, clock=lambda: self.clock_s, ticks=lambda: self.ticks_s),
             publisher=self.publisher,
             telemetry=self.telemetry,
             budget_ms=BUDGET_MS,
