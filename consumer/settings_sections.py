@@ -80,6 +80,7 @@ class KafkaSettings(_Section):
     max_poll_interval_ms: Annotated[int, Field(ge=1_000, le=3_600_000)] = 60_000
     request_timeout_ms: Annotated[int, Field(ge=1_000, le=300_000)] = 10_000
     fetch_wait_ms: Annotated[int, Field(ge=1, le=1_000)] = 5
+    producer_queue_kb: Annotated[int, Field(ge=2_048, le=1_048_576)] = 65_536  # one record may have 2 MB
 
     @field_validator("transactional_id", mode="before")
     @classmethod

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaException, Producer
@@ -273,3 +274,40 @@ def within(call: Callable[[], object], limit_s: float) -> bool:
     thread.start()
     thread.join(limit_s)
     return not thread.is_alive()
+
+
+class Bounded:
+    """Runs calls that ought to come back in time and may not, one at a time. `close` it unless one did not."""
+
+    def __init__(self) -> None:
+        """Start the thread that makes the calls."""
+        self._calls: SimpleQueue[tuple[Callable[[], None], SimpleQueue[BaseException | None]] | None] = SimpleQueue()
+        threading.Thread(target=self._work, daemon=True, name="kafka-call").start()
+
+    def __call__(self, call: Callable[[], None], limit_s: float) -> None:
+        """Make a call and wait for its end; what it raises is raised here.
+
+        Raises TimeoutError after `limit_s`: the call goes on, maybe for ever, and nothing more can be called.
+        """
+        ended: SimpleQueue[BaseException | None] = SimpleQueue()
+        self._calls.put((call, ended))
+        try:
+            raised = ended.get(timeout=limit_s)
+        except Empty:
+            raise TimeoutError from None
+        if raised is not None:
+            raise raised
+
+    def close(self) -> None:
+        """End the thread, once it is idle."""
+        self._calls.put(None)
+
+    def _work(self) -> None:
+        while (given := self._calls.get()) is not None:
+            call, ended = given
+            try:
+                call()
+            except BaseException as raised:
+                ended.put(raised)
+            else:
+                ended.put(None)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 from confluent_kafka import KafkaError as Code
 from confluent_kafka import KafkaException, Producer
 
-from consumer.kafka.client import Config, common_config, denied, error_of, unavailable, within
+from consumer.kafka.client import Bounded, Config, common_config, denied, error_of, unavailable, within
 from consumer.kafka.source import KafkaSource, offsets_of
 from consumer.settings import KafkaSettings
 from features.errors import Fenced, KafkaRefused, KafkaUnavailable, ProducerLost, TransactionAborted
@@ -28,6 +29,7 @@ _FENCED: Final = frozenset(
     {Code._FENCED, Code.INVALID_PRODUCER_EPOCH, Code.PRODUCER_FENCED, Code.INVALID_PRODUCER_ID_MAPPING}
 )
 CLOSE_LIMIT_S: Final = 5.0
+OVERDUE_S: Final = 1.0  # what a call that keeps its time-out may need beyond it, to say why
 FENCE_LIMIT: Final = 3
 FENCE_WINDOW_S: Final = 60.0
 
@@ -67,7 +69,7 @@ def producer_config(kafka: KafkaSettings) -> Config:
         "linger.ms": 0,
         "retry.backoff.ms": 5,  # a transaction that starts right behind another is asked to wait: not 100 ms
         "queue.buffering.max.messages": 100_000,
-        "queue.buffering.max.kbytes": 65_536,
+        "queue.buffering.max.kbytes": kafka.producer_queue_kb,
         "message.max.bytes": 2_000_000,
         "delivery.report.only.error": True,
     }
@@ -173,9 +175,15 @@ class TransactionalPublisher(_Producing):
         self.close()
         self._start()
 
+    def close(self) -> None:
+        """See `Publisher`."""
+        self._bounded.close()
+        super().close()
+
     def _start(self) -> None:
         self._undelivered = None
         self._open = False
+        self._bounded = Bounded()
         self._producer = Producer(
             producer_config(self._kafka)
             | {
@@ -194,8 +202,22 @@ class TransactionalPublisher(_Producing):
             self._open = True
 
     def _send_offsets(self, spans: Sequence[Span]) -> None:
+        """Add the offsets, in bounded time.
+
+        librdkafka 2.16 forgets this call's time-out when the connection to the group's coordinator is lost under it,
+        and then waits until some connection changes: maybe for ever (librdkafka issue 5456).
+        """
         assert self._source is not None  # noqa: S101  nobody else has spans
-        self._producer.send_offsets_to_transaction(offsets_of(spans), self._source.group_metadata(), self._timeout_s)
+        send = partial(
+            self._producer.send_offsets_to_transaction,
+            offsets_of(spans),
+            self._source.group_metadata(),
+            self._timeout_s,
+        )
+        try:
+            self._bounded(send, self._timeout_s + OVERDUE_S)
+        except TimeoutError:
+            raise ProducerLost("the client did not come back from adding offsets to a transaction") from None
 
     def _commit_transaction(self) -> None:
         self._producer.commit_transaction(self._timeout_s)
