@@ -117,8 +117,8 @@ PEERS: Final = (
         folder="faust_streaming",
         title="Faust (faust-streaming)",
         package="faust-streaming",
-        variants=("per_event", "own_batches", "our_batches"),
-        delivery="at least once: offsets of acknowledged payments are committed in the background",
+        variants=("per_event", "own_batches", "our_batches", "exactly_once"),
+        delivery="at least once: offsets of acknowledged payments are committed in the background; or transactions",
         own_pins=True,
     ),
     Peer(

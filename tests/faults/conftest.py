@@ -14,6 +14,7 @@ import pytest
 from tests.faults.report import Report, Row
 from tests.faults.scene import Scene
 from tests.services.kafka import KafkaBroker
+from tests.services.proxy import KafkaProxy
 from tests.services.redis import RedisServer
 
 EVERYTHING = os.environ.get("FAULTS") == "all"
@@ -60,3 +61,10 @@ def scene(kafka: KafkaBroker, redis_server: RedisServer, unique: str) -> Iterato
 
         scenes: list[Scene] = []
         yield make
+
+
+@pytest.fixture
+def kafka_proxy(kafka: KafkaBroker) -> Iterator[KafkaProxy]:
+    """A way to the shared Kafka that can be cut or stuck."""
+    with KafkaProxy(kafka) as way:
+        yield way

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
@@ -26,6 +26,7 @@ from tests.faults.check import Evidence, Law, violations
 from tests.faults.payments import LABEL_PARTITIONS, PARTITIONS, Record, history
 from tests.faults.worker import Fault, Spec
 from tests.services.kafka import KafkaBroker
+from tests.services.proxy import KafkaProxy
 from tests.services.reader import ReadCommitted, Seen
 
 START_S = 40.0
@@ -40,7 +41,14 @@ class Worker:
         """Start it; `changed` is notified of whatever it says, and shared by the workers of a scene."""
         command = [sys.executable, "-m", "tests.faults.worker", "--spec", msgspec.json.encode(spec).decode()]
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in `end`
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True, cwd=ROOT)
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            cwd=ROOT,
+        )
         self._said: list[str] = []
         self._changed = changed
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -69,6 +77,12 @@ class Worker:
         os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         assert self.process.poll() is None, self.story()
 
+    def go_on(self) -> None:
+        """Let a loop that is stuck go on."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
@@ -90,16 +104,26 @@ class Worker:
             self.process.kill()
             self.process.wait()
         self._listener.join()
+        assert self.process.stdin is not None
         assert self.process.stdout is not None
+        self.process.stdin.close()
         self.process.stdout.close()
         self.log.close()
 
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """What its log says of such events by now."""
+        lines = [json.loads(line) for line in self._log_lines() if line.startswith("{") and line.endswith("}")]
+        return [line for line in lines if line["event"] == event]
+
     def story(self, lines: int = 60) -> str:
         """What it said and logged last, for a failed test."""
-        self.log.flush()
-        self.log.seek(0)
-        tail = "".join(self.log.readlines()[-lines:])
+        tail = "\n".join(self._log_lines()[-lines:])
         return f"status {self.process.poll()}, it said {self._said}, its log ends with:\n{tail}"
+
+    def _log_lines(self) -> list[str]:
+        """Read without moving the place in the file, which is the child's too."""
+        descriptor = self.log.fileno()
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace").splitlines()
 
     @property
     def over(self) -> bool:
@@ -131,11 +155,12 @@ class Scene:
         patience_ms: int = 5_000,
         store_timeout_ms: int = 250,
         shards: int = 1,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Make the topics.
 
         `patience_ms` is the budget, of which a batch may wait a share for the store before it is degraded. With several
-        `shards` the address is a cluster's.
+        `shards` the address is a cluster's. `settings`, by section, are added to those below or replace them.
         """
         self.kafka = kafka
         self.delivery = delivery
@@ -166,6 +191,8 @@ class Scene:
             },
             "processing": {"delivery": delivery, "max_batch": 20, "linger_ms": 2, "budget_ms": patience_ms},
         }
+        for section, values in (settings or {}).items():
+            self._settings[section] |= values
         self.outage = outage
         self.workers: list[Worker] = []
         self._changed = threading.Condition()
@@ -192,15 +219,18 @@ class Scene:
         mutant: str = "",
         redis_url: str | None = None,
         bundle: Path | None = None,
+        proxy: KafkaProxy | None = None,
     ) -> Worker:
         """Start a worker; `replica` makes its transactional id. With another `redis_url` the store is not checked.
 
-        Without a `bundle` it decides by checksums.
+        Without a `bundle` it decides by checksums. It reaches Kafka through the `proxy`, if there is one.
         """
         settings = {section: dict(values) for section, values in self._settings.items()}
         settings["kafka"]["transactional_id"] = f"{self.group}-{replica}"
         if redis_url is not None:
             settings["store"]["url"] = redis_url
+        if proxy is not None:
+            settings["kafka"]["brokers"] = proxy.bootstrap
         spec = Spec(settings, fault, mutant, check_store=redis_url is None, bundle=str(bundle or ""))
         worker = Worker(spec, self._changed)
         self.workers.append(worker)
@@ -257,6 +287,14 @@ class Scene:
             committed=committed,
             ends=ends,
         )
+
+    def committed(self) -> dict[tuple[str, int], int]:
+        """The group's offsets, by topic and partition, of those that hold anything."""
+        return self._progress()[0]
+
+    def ends(self) -> dict[tuple[str, int], int]:
+        """Where those partitions end."""
+        return self._progress()[1]
 
     def violations(self, *, copies: bool = True, exactly_once: bool | None = None) -> list[str]:
         """Judge what happened; see `Law`. By default duplicates are judged as the scene's delivery promises."""

@@ -18,6 +18,7 @@ STALE = (
     ("in_commit", "exactly_once"),
     ("after_flush", "at_least_once"),
 )
+STUCK = (("after_produce", "exactly_once"),)
 EVERY_STALE = tuple(
     (step, delivery)
     for step in ("after_apply", "after_produce", "after_flush", "in_commit", "after_commit")
@@ -56,6 +57,29 @@ def test_a_worker_that_wakes_before_its_transaction_expires_is_fenced_all_the_sa
     stage.produce(history(200, seed=6, first=stage.produced))
     stage.finish()
     report.judged("SIGSTOP at after_flush, SIGCONT with its transaction open", 1, stage.violations())
+
+
+STUCK_MS = 6_500  # longer than an abandoned transaction holds the heir up
+
+
+@pytest.mark.parametrize(("step", "delivery"), EVERY_STALE if EVERYTHING else STUCK)
+def test_a_worker_whose_loop_is_stuck_while_its_heart_beats_changes_nothing_afterwards(
+    scene: MakeScene, report: Report, step: str, delivery: str
+) -> None:
+    """Its clients go on meanwhile: past `max_poll_interval_ms` they leave the group, which is told so at once."""
+    stage = scene(delivery=delivery, settings={"kafka": {"max_poll_interval_ms": STUCK_MS}})
+    stage.produce(history(600, seed=3))
+    stuck = stage.worker("stuck", fault=Fault(step, 4, "STUCK"))
+    stuck.wait_for("stopping")
+    before = stage.outcomes()
+    heir = stage.worker("heir")
+    heir.wait_for("owns")
+    stage.wait_outcomes(before + 200)
+    stuck.go_on()
+    stage.produce(history(200, seed=4, first=stage.produced))
+    stage.finish()
+    assert stuck.process.returncode == 0
+    report.judged(f"stuck at {step} past max.poll.interval, take-over, {delivery}", 1, stage.violations())
 
 
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])

@@ -3,13 +3,14 @@
     python -m tests.faults.worker --spec JSON
 
 Standard output tells the parent what happens, a word first: `owns PARTITIONS`, `disowned`, `ready WHY`, `unready WHY`,
-`stopping STEP` (then it sends itself the signal), `error TEXT`. The exit status is 0 after SIGTERM and a drain in time.
+`stopping STEP` (then the fault happens), `error TEXT`. The exit status is 0 after SIGTERM and a drain in time.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
@@ -34,7 +35,11 @@ from tests.mutants.state import WithoutOwnPrefix
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """At the `nth` pass of `step` (1 is the first) the process sends itself a signal: `KILL` or `STOP`."""
+    """What happens at the `nth` pass of `step` (1 is the first).
+
+    The process sends itself a signal, `KILL` or `STOP`; or its loop is stuck until there is a line on standard input
+    (`STUCK`), while the threads of its clients go on.
+    """
 
     step: str
     nth: int = 1
@@ -67,6 +72,9 @@ class FaultPoint:
         self._passes += 1
         if self._passes == self._fault.nth:
             say("stopping", step)
+            if self._fault.signal == "STUCK":
+                sys.stdin.readline()
+                return
             os.kill(os.getpid(), signal.Signals[f"SIG{self._fault.signal}"])
 
 
@@ -164,6 +172,7 @@ def work(spec: Spec) -> int:
 
 def main() -> int:
     die_with_parent()
+    faulthandler.register(signal.SIGUSR1)  # tells where it is, for whoever looks into one that hangs
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--spec", required=True)
     spec = msgspec.json.decode(arguments.parse_args().spec, type=Spec)

@@ -6,6 +6,7 @@ import base64
 import fcntl
 import os
 import shutil
+import socket
 import subprocess
 import uuid
 from collections.abc import Mapping, Sequence
@@ -49,10 +50,10 @@ _SERVER = """
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{broker}
+listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller},PROXIED://127.0.0.1:{proxied}
+advertised.listeners=PLAINTEXT://127.0.0.1:{broker},PROXIED://127.0.0.1:{front}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT
 log.dirs={logs}
 auto.create.topics.enable=false
 default.replication.factor=1
@@ -115,19 +116,24 @@ def _resolve(cache: Path, remembered: Path) -> str:
 class KafkaBroker(Service):
     """Apache Kafka on free loopback ports, with its data in a temporary directory.
 
+    Beside the listener that `bootstrap` names it has one that leads through whatever listens at `front`: see
+    `tests.services.proxy`. Whom nobody proxies is refused there.
+
     Args:
         java_options: flags of the JVM: `QUICK_START` for tests, `STEADY` for benches.
         config: broker settings that are added to, or replace, the built-in ones.
     """
 
     name = "kafka"
-    port_count = 2
+    port_count = 3
 
     def __init__(self, *, java_options: Sequence[str] = QUICK_START, config: Mapping[str, str] | None = None) -> None:
         self._jars = class_path()
         self._java_options = tuple(java_options)
         self._config = dict(config or {})
         self._admin: AdminClient | None = None
+        self.front = socket.socket()
+        self.front.bind(("127.0.0.1", 0))  # held from now on, so that nobody else takes the port
         super().__init__()
 
     @property
@@ -165,7 +171,13 @@ class KafkaBroker(Service):
         self._admin = None
         logs = self.data / "logs"
         shutil.rmtree(logs, ignore_errors=True)
-        settings = _SERVER.format(broker=self.ports[0], controller=self.ports[1], logs=logs)
+        settings = _SERVER.format(
+            broker=self.ports[0],
+            controller=self.ports[1],
+            proxied=self.ports[2],
+            front=self.front.getsockname()[1],
+            logs=logs,
+        )
         overrides = "".join(f"{key}={value}\n" for key, value in self._config.items())
         self._properties.write_text(settings + overrides)
         cluster_id = "-"
@@ -185,6 +197,7 @@ class KafkaBroker(Service):
 
     def close(self) -> None:
         super().close()
+        self.front.close()
         self._admin = None
 
     @property

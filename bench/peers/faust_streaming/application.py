@@ -7,8 +7,7 @@ From its "Configuration Reference" and user guide:
 - `stream_buffer_maxsize` (4,096): higher "gives better throughput", but not for agents that send messages. Kept.
 - `broker_commit_interval` (2.8 s) and `broker_commit_every` (10,000) are kept: commits are in the background.
 - no web server, tables, leader election or topics to declare: none is used.
-- the driver is aiokafka, its default; with the newer `confluent://` no payment arrived here. `processing_guarantee` is
-  its default too, at least once: with `exactly_once` a reader of committed records saw repeats after a kill.
+- the driver is aiokafka, its default; with the newer `confluent://` no payment arrived here.
 
 Values are bytes ("Keys and values can be bytes for manual deserialization") and JSON by orjson: its JSON codec ends the
 agent where a value is none. Redis is asked by a blocking client: an agent decides its payments in order, and the
@@ -31,8 +30,8 @@ from bench.peers.arguments import SESSION_TIMEOUT_MS
 LINGER_S: Final = 0.005
 
 
-def application(args: argparse.Namespace) -> faust.App:
-    """The application of these arguments."""
+def application(args: argparse.Namespace, **more: Any) -> faust.App:
+    """The application of these arguments; `more` are settings of a variant."""
     return faust.App(
         args.group,
         broker=f"kafka://{args.brokers}",
@@ -44,6 +43,7 @@ def application(args: argparse.Namespace) -> faust.App:
         topic_allow_declare=False,
         topic_disable_leader=True,
         web_enabled=False,
+        **more,
     )
 
 

@@ -6,6 +6,7 @@ waits for room in the producer's buffer and not for delivery. See `application.p
 
 from __future__ import annotations
 
+import argparse
 from contextlib import closing
 from typing import Any
 
@@ -17,9 +18,9 @@ from bench.peers.faust_streaming.application import application, bytes_topic, wo
 from bench.peers.payloads import payment_of
 
 
-def main() -> None:
-    args = arguments("Faust, one payment at a time.")
-    app = application(args)
+def run(args: argparse.Namespace, **settings: Any) -> None:
+    """Decide payments until SIGTERM."""
+    app = application(args, **settings)
     payments, decisions, alerts = (
         bytes_topic(app, name) for name in (args.payments_topic, args.decisions_topic, args.alerts_topic)
     )
@@ -41,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(arguments("Faust, one payment at a time."))
