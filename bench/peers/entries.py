@@ -49,3 +49,9 @@ def cells(found: Found, rate: int | None = None) -> Iterator[tuple[Key, dict[str
         for cell in entry.get("latency", {}).get("cells", []):
             if rate in (None, cell["rate"]):
                 yield key, cell
+
+
+def in_short(failure: str) -> str:
+    """What failed, and the last thing that was said about it; the whole of it is in the results."""
+    lines = [line.strip() for line in failure.splitlines() if line.strip()]
+    return " ... ".join(dict.fromkeys((lines[0], lines[-1])))

@@ -20,6 +20,7 @@ from bench.machine import machine, occasion
 from bench.peers import results as kept
 from bench.peers.catalog import EVERYBODY, FRAUDLINE, named
 from bench.peers.contest import Entry
+from bench.peers.entries import in_short
 from bench.peers.lines import lines_of
 from bench.peers.measure import FULL, QUICK, measure
 from bench.peers.plots import draw
@@ -154,8 +155,7 @@ def _render(folder: Path) -> None:
 def _said(what: Measurement, found: dict[str, Any]) -> str:
     """A line for the screen."""
     if "failed" in found:
-        said = [line for line in found["failed"].splitlines() if line.strip()]
-        return " ... ".join(dict.fromkeys((said[0], said[-1])))
+        return in_short(found["failed"])
     if what == "saturation":
         last = found["runs"][-1]
         return f"{last['eps']:,.0f}/s, {last['eps_per_cpu_s']:,.0f} a CPU-second, {last['peak_mib']:,.0f} MiB"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from bench.peers.catalog import EVERYBODY, FRAUDLINE
-from bench.peers.entries import EXACTLY_ONCE, Found, Key, cells, middle, ratio, title_of
+from bench.peers.entries import EXACTLY_ONCE, Found, Key, cells, in_short, middle, ratio, title_of
 from bench.peers.results import Measurement
 from bench.tables import number, table
 
@@ -139,8 +139,10 @@ def _gaps(found: Found) -> list[list[str]]:
         known = [found.get(key, {}) for key in steps]
         if peer is FRAUDLINE or not any(middle(each, "eps") for each in known[:3]):
             continue
-        pairs = zip(known[1:], known, strict=False)
-        rows.append([peer.title, *(_times(middle(a, name), middle(b, name)) for a, b in pairs for name in _RATES)])
+        steps_up = list(zip(known[1:], known, strict=False))
+        shown = [_times(middle(more, name), middle(less, name)) for more, less in steps_up for name in _RATES]
+        if set(shown) != {"-"}:
+            rows.append([peer.title, *shown])
     return rows
 
 
@@ -152,7 +154,7 @@ def _times(more: float | None, less: float | None) -> str:
 def _failed(found: Found, what: Measurement) -> list[str]:
     """What each failed at, in a line."""
     told = [
-        f"- {title_of(key)} failed: {each[what]['failed'].splitlines()[0]}"
+        f"- {title_of(key)} failed: {in_short(each[what]['failed'])}"
         for key, each in found.items()
         if "failed" in each.get(what, {})
     ]
