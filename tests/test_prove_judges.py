@@ -93,7 +93,8 @@ def lose_a_dead_letter(e: Evidence) -> None:
 
 
 def decide_twice(e: Evidence) -> None:
-    e.decisions.append(e.decisions[3]._replace(place=(0, 999)))
+    again = e.decisions[3]
+    e.decisions.append(again._replace(place=(again.place[0], 999)))
 
 
 def decide_and_refuse(e: Evidence) -> None:
@@ -111,6 +112,11 @@ def decide_what_is_malformed(e: Evidence) -> None:
 
 def decide_a_label(e: Evidence) -> None:
     _decide(e, next(each for each in e.sent if each.record.kind == "label"), "card-0", "approve")
+
+
+def refuse_a_label(e: Evidence) -> None:
+    label = next(each for each in e.sent if each.record.kind == "label")
+    e.letters.append(Letter(label.at, "not_json", None, None))
 
 
 def decide_as_another(e: Evidence) -> None:
@@ -223,6 +229,15 @@ def differ_after_the_flush(e: Evidence) -> None:
     e.after_flush = CERTIFICATE | {"verdict": "different"}
 
 
+def decide_nothing_after_the_flush(e: Evidence) -> None:
+    e.flushed_ns = 10**18
+
+
+def call_it_different(e: Evidence) -> None:
+    assert e.certificate is not None
+    e.certificate = e.certificate | {"verdict": "different"}
+
+
 def leave_a_topic(e: Evidence) -> None:
     e.removal = Removal(left=["fraudline-prove-x.payments"])
 
@@ -249,6 +264,7 @@ TAMPERED: list[tuple[Callable[[Evidence], None], str]] = [
     (end_badly, "drain"), (end_by_itself, "drain"), (stay_without_features, "flush"),
     (differ_after_the_flush, "flush"), (leave_a_topic, "nothing left"), (lose_a_topic_of_others, "nothing left"),
     (fail_to_remove, "nothing left"),
+    (refuse_a_label, "outcome"), (decide_nothing_after_the_flush, "flush"), (call_it_different, "replay"),
 ]  # fmt: skip
 
 
@@ -285,8 +301,27 @@ def test_at_least_once_may_repeat_and_may_not_lose() -> None:
     evidence.delivery = "at_least_once"
     decide_twice(evidence)
     assert judge.outcomes(evidence).status == "held"
+    assert judge.ordered(evidence).status == "held"  # a copy comes when it comes
+    decide_and_refuse(evidence)
+    assert judge.outcomes(evidence).status == "broken"
+    del evidence.letters[-1]
     del evidence.decisions[7]
     assert judge.outcomes(evidence).status == "broken"
+
+
+def test_without_the_processors_own_counts_outcomes_are_judged_all_the_same() -> None:
+    evidence = sound()
+    evidence.counted = None
+    assert judge.outcomes(evidence).status == "held"
+
+
+def test_a_history_without_labels_or_alerts_says_nothing_of_them() -> None:
+    evidence = sound()
+    evidence.sent = [each for each in evidence.sent if each.record.role == "payments"]
+    evidence.decisions = [each._replace(decision="approve") for each in evidence.decisions]
+    evidence.alerts = []
+    assert status_of(evidence, "labels") == "not tested"
+    assert status_of(evidence, "alerts") == "not tested"
 
 
 def test_a_payment_that_was_decided_without_the_state_may_be_decided_again() -> None:
