@@ -129,6 +129,15 @@ PEERS: Final = (
         variants=("per_event", "own_batches", "our_batches"),
         delivery="at least once: offsets are kept in its recovery store, an epoch at a time",
     ),
+    Peer(
+        name="flink",
+        folder="flink",
+        title="PyFlink with Flink's Kafka connector",
+        package="apache-flink",
+        variants=("per_event", "own_batches", "our_batches"),
+        delivery="at least once, by checkpoints a second apart",
+        own_pins=True,
+    ),
 )
 
 

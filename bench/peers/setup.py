@@ -39,7 +39,8 @@ def make(peer: Peer) -> None:
     print(f"making the environment of {peer.name}", flush=True)
     _uv(["venv", "--quiet", "--clear", "--python", sys.executable, str(peer.environment)])
     where = ["--python", str(peer.python), "--require-hashes"]
-    _uv(["pip", "install", "--quiet", *where, "--requirement", str(peer.requirements)])
+    # the lock is whole; a peer's overrides would have to be told again if dependencies were looked at
+    _uv(["pip", "install", "--quiet", "--no-deps", *where, "--requirement", str(peer.requirements)])
     (peer.environment / STAMP).write_text(_digest(peer))
 
 
@@ -47,12 +48,16 @@ def lock(peer: Peer) -> None:
     """Compile `requirements.in` to `requirements.txt`, each package by version and hashes.
 
     A peer that runs our batch function gets the project's own dependencies too; what it shares with the project has the
-    project's versions, unless its framework wants others (`own_pins`).
+    project's versions, unless its framework wants others (`own_pins`). Versions in a peer's `overrides.txt` go before
+    those that its framework asks for.
     """
     sources = [peer.home / "requirements.in", *([ROOT / "pyproject.toml"] if peer.runs_ours else [])]
     constraint = [] if peer.own_pins else ["--constraint", "requirements.txt"]
     words = ["pip", "compile", "--quiet", "--python-version", "3.11", "--generate-hashes", "--no-emit-index-url"]
     words += ["--no-emit-find-links", "--no-header", "--no-annotate", *constraint]
+    overrides = peer.home / "overrides.txt"
+    if overrides.exists():
+        words += ["--override", str(overrides.relative_to(ROOT))]
     words += ["--output-file", str(peer.requirements.relative_to(ROOT))]
     _uv([*words, *(str(source.relative_to(ROOT)) for source in sources)])
 

@@ -1,0 +1,1 @@
+"""PyFlink with Flink's Kafka connector."""
