@@ -30,7 +30,7 @@ from bench.run import SOAK, merge
 from bench.soak_judge import files_are_flat, held, more_files, slope
 from bench.soak_load import TEMPLATES, card_numbers, templates
 from bench.soak_plot import draw
-from bench.soak_scene import Scene
+from bench.soak_scene import LABEL_PARTITIONS, Scene
 from bench.soak_watch import Calendar, Watch
 from bench.stack import Names, Stack, running
 from tests.services import kafka, redis
@@ -52,7 +52,8 @@ FILES: Final = ("worker_files", "page_files")
 def soak(stack: Stack, *, minutes: float, rate: int, plot: Path) -> dict[str, Any]:
     """Run it; returns what is judged, and every measurement by the minute."""
     names = Names(f"soak-{time.monotonic_ns()}")
-    stack.kafka.create_topics(dict.fromkeys(names.topics.values(), PARTITIONS))
+    partitions = dict.fromkeys(names.topics.values(), PARTITIONS)
+    stack.kafka.create_topics(partitions | {names.topics["labels"]: LABEL_PARTITIONS})
     stack.redis.flush()
     home = stack.folder / names.prefix
     home.mkdir()

@@ -29,6 +29,8 @@ from models.registry import Registry
 from tests.services.process import free_ports
 
 START_S: Final = 300.0
+JOIN_S: Final = 120.0
+LABEL_PARTITIONS: Final = 2  # with as many as payments have, one of two workers would get labels alone
 END_S: Final = 40.0
 VISIT_S: Final = 20.0
 LOOK_S: Final = 5.0
@@ -78,10 +80,11 @@ class Scene:
         """A second worker comes, decides a while and is asked to go: partitions move twice. Raises BenchError."""
         visitor = self._worker("visitor", self._visitor_port, self._home / "collections-of-visitor")
         address = f"http://127.0.0.1:{self._visitor_port}/metrics"
-        deadline, pause = time.monotonic() + START_S, threading.Event()
+        deadline, pause = time.monotonic() + JOIN_S, threading.Event()
         while not _owned(address):
             if visitor.poll() is not None or time.monotonic() > deadline:
-                message = "the second worker never got a partition"
+                _kill(visitor)
+                message = f"the second worker never got a partition; it said: {self._logs[-1].read_text()[-1_000:]!r}"
                 raise BenchError(message)
             pause.wait(0.2)
         pause.wait(VISIT_S)
@@ -104,8 +107,8 @@ class Scene:
         deadline, pause = time.monotonic() + END_S, threading.Event()
         options = {"bootstrap.servers": self._stack.kafka.bootstrap, "group.id": self._names.group}
         with closing(Consumer(options)) as consumer:
-            topics = (self._names.topics["payments"], self._names.topics["labels"])
-            places = [TopicPartition(topic, at) for topic in topics for at in range(PARTITIONS)]
+            counts = {"payments": PARTITIONS, "labels": LABEL_PARTITIONS}
+            places = [TopicPartition(self._names.topics[role], at) for role in counts for at in range(counts[role])]
             while time.monotonic() < deadline:
                 ends = [consumer.get_watermark_offsets(place, 10.0)[1] for place in places]
                 if all(end in (0, at.offset) for at, end in zip(consumer.committed(places, 10.0), ends, strict=True)):
