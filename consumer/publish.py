@@ -189,6 +189,9 @@ class Outbox:
         common = outcome.lists_version, decided.canary, decided.device
         if verdicts.review is None or verdicts.block is None:
             return [self._given((decided.tier, None, None, held, *common)) for held in limited]
+        if outcome.limited is None and decided.small is None and _is_one(verdicts.review) and _is_one(verdicts.block):
+            review, block = float(verdicts.review[0]), float(verdicts.block[0])  # as nearly always
+            return [self._given((decided.tier, review, None if math.isnan(block) else block, False, *common))] * n
         blocks = [None if math.isnan(block) else block for block in verdicts.block.tolist()]
         return [
             self._given((tier, review, block, held, *common))
@@ -290,6 +293,12 @@ class Outbox:
         value = _cut(message.value(), DEAD_LETTER_LIMIT_BYTES, TRUNCATED, headers)
         kind, timestamp_ms = message.timestamp()
         return Outgoing(self._topics.dead_letters, key, value, headers, timestamp_ms if kind else 0)
+
+
+def _is_one(values: npt.NDArray[np.float32]) -> bool:
+    """Whether there are values and all are the same, to the bit: NaN is as good as any."""
+    bits = values.view(np.uint32)
+    return bits.size > 0 and bool((bits == bits[0]).all())
 
 
 def by_row(fired: tuple[tuple[str, npt.NDArray[np.bool_]], ...], n: int) -> Sequence[Sequence[str]]:

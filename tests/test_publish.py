@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import jsonschema
@@ -171,6 +173,21 @@ def test_a_decision_says_what_was_decided(tier: Tier, device: Literal["cpu", "cu
     for record, each in zip(records, PAYMENTS[:3], strict=True):
         assert record == Outgoing("out.decisions", each.card_id.encode(), record.value)
         validate("decisions", record)
+
+
+@pytest.mark.parametrize("block", [0.9, math.nan])
+def test_thresholds_that_all_payments_share_are_told_as_if_each_had_its_own(block: float) -> None:
+    n = len(PAYMENTS)
+    one = decided("full")
+    shared = replace(one.verdicts, review=np.full(n, 0.25, np.float32), block=np.full(n, block, np.float32))
+    together = replace(one, outcome=replace(one.outcome, verdicts=shared, limited=None))
+    by_itself = replace(together, outcome=replace(together.outcome, limited=np.zeros(n, np.bool_)))
+    assert outbox().decisions(together) == outbox().decisions(by_itself)
+    apart = np.full(n, 0.25, np.float32)
+    apart[1] = 0.5
+    other = replace(together, outcome=replace(together.outcome, verdicts=replace(shared, review=apart)))
+    told = [msgspec.json.decode(content(record), type=Decision) for record in outbox().decisions(other)]
+    assert [each.inputs.review_threshold for each in told][:2] == [0.25, 0.5]
 
 
 @pytest.mark.parametrize("tier", TIERS)

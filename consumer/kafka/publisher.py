@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
+import msgspec
 from confluent_kafka import KafkaError as Code
 from confluent_kafka import KafkaException, Producer
 
@@ -34,8 +35,11 @@ FENCE_LIMIT: Final = 3
 FENCE_WINDOW_S: Final = 60.0
 
 
-class Outgoing(NamedTuple):
-    """A record to publish. Its key chooses the partition, unless one is named."""
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
+    """A record to publish. Its key chooses the partition, unless one is named.
+
+    No named tuple: one of those takes four times as long to make, and there is one a payment.
+    """
 
     topic: str
     key: bytes | None
@@ -88,8 +92,15 @@ class _Producing:
         self._undelivered_to: str | None = None
 
     def publish(self, records: Iterable[Outgoing]) -> None:
+        produce, failed = self._producer.produce, self._failed
         for record in records:
-            self._produce(record)
+            try:
+                if record.headers or record.timestamp_ms or record.partition is not None:
+                    self._produce(record)
+                else:
+                    produce(record.topic, record.value, record.key, on_delivery=failed)
+            except BufferError:
+                self._produce_when_there_is_room(record)
         self._producer.poll(0)
         self._step("after_produce")
 
@@ -101,16 +112,19 @@ class _Producing:
             options["timestamp"] = record.timestamp_ms
         if record.partition is not None:
             options["partition"] = record.partition
-        deadline = 0.0
+        self._producer.produce(record.topic, record.value, record.key, on_delivery=self._failed, **options)
+
+    def _produce_when_there_is_room(self, record: Outgoing) -> None:
+        deadline = time.monotonic() + self._timeout_s
         while True:
+            if time.monotonic() > deadline:
+                raise ProducerLost("the producer's queue stays full: the brokers do not keep up")
+            self._producer.poll(0.05)
             try:
-                self._producer.produce(record.topic, record.value, record.key, on_delivery=self._failed, **options)
-                return
+                self._produce(record)
             except BufferError:
-                deadline = deadline or time.monotonic() + self._timeout_s
-                if time.monotonic() > deadline:
-                    raise ProducerLost("the producer's queue stays full: the brokers do not keep up") from None
-                self._producer.poll(0.05)
+                continue
+            return
 
     def close(self) -> None:
         """Drop what was not committed. A transaction still open is left to the next producer with this id."""

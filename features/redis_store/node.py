@@ -7,11 +7,10 @@ closed, and whoever uses the next one knows.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Final
 
 import redis
-from hiredis import pack_command
 
 from features.errors import StoreError, StoreUnavailable, StoreUnsuitable
 
@@ -56,11 +55,10 @@ class Node:
         except (redis.RedisError, OSError) as error:
             raise self.failed(error) from error
 
-    def send_all(self, commands: Iterable[Sequence[bytes]]) -> None:
-        """Send several commands at once; each has a reply. Raises StoreUnavailable, StoreUnsuitable."""
-        packed = b"".join([pack_command(tuple(command)) for command in commands])  # type: ignore[arg-type]  # words
+    def send_packed(self, commands: bytes) -> None:
+        """Send commands that are packed already; each has a reply. Raises StoreUnavailable, StoreUnsuitable."""
         try:
-            self._connection.send_packed_command([packed])
+            self._connection.send_packed_command([commands])
         except (redis.RedisError, OSError) as error:
             raise self.failed(error) from error
 

@@ -199,7 +199,7 @@ class RedisStore:
         calls = [wire.call(prefix, each, IDLE_S) for prefix, each in zip(self._prefixes, appends, strict=True)]
         nodes = [self._servers.of(shard) for shard in range(self.shards)]
         for node, call in zip(nodes, calls, strict=True):
-            node.send_all(call.transaction(b"EVALSHA", self._sha))
+            node.send_packed(call.transaction(b"EVALSHA", self._sha))
         replies = [self._transacted(node, call) for node, call in zip(nodes, calls, strict=True)]
         return [
             self._applied(node, *self._settled(node, reply, call))
@@ -216,12 +216,12 @@ class RedisStore:
         """The replies of a call's commands, once the script is where it was not yet, or the shard where it is going."""
         if isinstance(reply, list) and isinstance(reply[0], redis.exceptions.NoScriptError):
             # SCRIPT FLUSH or a new server: nothing ran, so sending the text is safe
-            node.send_all(call.transaction(b"EVAL", self._script))
+            node.send_packed(call.transaction(b"EVAL", self._script))
             reply = self._transacted(node, call)
         if _sends_on(reply):
             node = self._servers.at(reply.host, reply.port)
             node.ask(b"ASKING")
-            node.send_all(call.transaction(b"EVAL", self._script))
+            node.send_packed(call.transaction(b"EVAL", self._script))
             reply = self._transacted(node, call)
         for each in (reply, *reply) if isinstance(reply, list) else (reply,):
             self._refuse(node, each)

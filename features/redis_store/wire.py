@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+from hiredis import pack_command
 
 from features.event import UNIT_BYTES
 from features.store import Append, Applied, Run, packed_spans
@@ -20,35 +21,40 @@ class Call:
     """One shard's call: what `apply.lua` is given, and the keys whose logs are to be read right after it.
 
     Redis reads them itself, in the same transaction: through the script every byte would be copied and hashed by Lua.
+
+    Attributes:
+        begins: number of keys, and the key of the shard's hash.
+        logs: the keys of the logs, `count` of them, packed as Redis wants its words; they are sent twice.
+        rest: the other keys, and the arguments.
     """
 
-    arguments: Sequence[bytes]
-    logs: Sequence[bytes]
+    begins: tuple[bytes, bytes]
+    logs: bytes
+    count: int
+    rest: Sequence[bytes]
 
     @property
     def commands(self) -> int:
         """How many replies its transaction gets; the last one is that of EXEC."""
-        return 4 if self.logs else 3
+        return 4 if self.count else 3
 
-    def transaction(self, *script: bytes) -> list[Sequence[bytes]]:
-        """Its commands; `script` says how the script is named."""
-        read = [(b"MGET", *self.logs)] if self.logs else []
-        return [(b"MULTI",), (*script, *self.arguments), *read, (b"EXEC",)]
+    def transaction(self, *script: bytes) -> bytes:
+        """Its commands, packed; `script` says how the script is named."""
+        words = len(script) + len(self.begins) + self.count + len(self.rest)
+        apply = b"*%d\r\n%b%b%b" % (words, _words(*script, *self.begins), self.logs, _words(*self.rest))
+        read = b"*%d\r\n%b%b" % (self.count + 1, _MGET, self.logs) if self.count else b""
+        return _MULTI + apply + read + _EXEC
 
 
 def call(prefix: bytes, append: Append, idle_s: int) -> Call:
-    """Number of keys, keys and arguments, as `apply.lua` wants them."""
+    """What `apply.lua` wants."""
     places = {key: place for place, key in enumerate(append.keys, start=2)}
     extra = [key for key in (*(each.key for each in append.replacements), *append.refresh) if key not in places]
     for key in extra:
         places.setdefault(key, len(places) + 2)
     others = list(places)[len(append.keys) :]
-    logs = [prefix + key for key in append.keys]
     replacements = [[places[each.key], each.cut] for each in append.replacements]
-    arguments = [
-        str(1 + len(places)).encode(),
-        prefix + b"meta",
-        *logs,
+    rest = [
         *[prefix + key for key in others],
         str(append.epoch).encode(),
         packed_spans(append.spans),
@@ -61,7 +67,19 @@ def call(prefix: bytes, append: Append, idle_s: int) -> Call:
         b"1" if append.all_floors else b"0",
         *[content for each in append.replacements for content in (each.first, each.summary)],
     ]
-    return Call(arguments, logs)
+    logs = _words(*[prefix + key for key in append.keys]) if append.keys else b""
+    return Call((str(1 + len(places)).encode(), prefix + b"meta"), logs, len(append.keys), rest)
+
+
+def _words(*words: bytes) -> bytes:
+    """Words as they stand in a command, without the head that says how many there are."""
+    packed: bytes = pack_command(words)  # type: ignore[arg-type]  # of bytes
+    return packed[packed.index(b"\n") + 1 :]
+
+
+_MULTI: Final[bytes] = pack_command(("MULTI",))
+_EXEC: Final[bytes] = pack_command(("EXEC",))
+_MGET: Final = _words(b"MGET")
 
 
 def applied(reply: list[Any], logs: Sequence[bytes | None]) -> Applied | None:
