@@ -145,7 +145,8 @@ class KafkaSource:
     def rewind(self) -> None:
         """Go back to the committed offset of every owned partition, as the broker knows it.
 
-        Raises KafkaUnavailable; then call it again before anything is polled.
+        Raises KafkaUnavailable; then call it again before anything is polled. It does so as long as a partition does
+        not hold that offset: of one that it can't read the client tells once, and reads nothing of it from then on.
         """
         partitions = [TopicPartition(*source) for source in self._owned]
         if not partitions:
@@ -161,6 +162,7 @@ class KafkaSource:
             owned.position = owned.committed
             owned.end = 0  # what lies before it has to be read again
             try:
+                self._start_of(TopicPartition(partition.topic, partition.partition, owned.committed))
                 self._consumer.seek(TopicPartition(partition.topic, partition.partition, owned.committed))
             except KafkaException as exception:
                 if error_of(exception).code() not in _BEING_TAKEN_AWAY:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from confluent_kafka import TopicPartition
 
@@ -32,6 +34,19 @@ def test_retention_has_passed_the_committed_offsets(stage: Scene, kafka: KafkaBr
     worker = stage.worker()
     worker.wait_exit()
     report.judged("offsets deleted before the start", 1, _told(stage, worker, decided, committed), INVARIANT)
+
+
+def test_retention_passes_a_worker_that_stands_still(stage: Scene, kafka: KafkaBroker, report: Report) -> None:
+    worker = stage.worker()
+    stage.wait_committed()
+    stage.wait_journaled()
+    worker.send(signal.SIGSTOP)
+    decided, committed = stage.outcomes(), stage.committed()
+    stage.produce(history(200, seed=92, first=stage.produced))
+    _delete(stage, kafka)
+    worker.send(signal.SIGCONT)
+    worker.wait_exit()
+    report.judged("offsets deleted under a worker", 1, _told(stage, worker, decided, committed), INVARIANT)
 
 
 def _delete(stage: Scene, kafka: KafkaBroker) -> None:
