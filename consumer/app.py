@@ -123,6 +123,7 @@ class Processor:
             budget_ms=processing.budget_ms,
             pause_on_outage=pause,
             positions=self.source.positions,
+            max_rejected_in_a_row=processing.max_rejected_in_a_row,
             step=step,
         )
         self._loop = Loop(

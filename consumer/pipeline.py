@@ -16,6 +16,7 @@ import structlog
 from consumer.decode import Decoded, Decoder, Message, in_log_order
 from consumer.drift import Drift
 from consumer.explaining import Explaining, Job
+from consumer.flood import Flood
 from consumer.hurry import Hurry
 from consumer.journal import entries
 from consumer.judge import Judge, LineUp, Opinion, Surroundings, Trial
@@ -74,13 +75,14 @@ class Pipeline:
         budget_ms: int,
         pause_on_outage: bool,
         positions: Callable[[], Mapping[tuple[str, int], int]] = dict,
+        max_rejected_in_a_row: int = 0,
         step: Step = lambda _name: None,
     ) -> None:
         """What it is given.
 
         `line_up` tells who judges now: a new answer holds from the next batch on. `positions` tells up to where
-        (exclusive) each partition that is read was decided before this batch; `step` is told of each step that a crash
-        may hit.
+        (exclusive) each partition that is read was decided before this batch; `max_rejected_in_a_row` payments may be
+        rejected in a row (0: any number); `step` is told of each step that a crash may hit.
         """
         self._decoder, self._enricher, self._state = decoder, enricher, state
         self._ask_line_up, self._around = line_up, around
@@ -98,6 +100,7 @@ class Pipeline:
         limit_s = budget_ms / 1000 * EXPLAIN_SHARE if around.is_live else math.inf
         self._explaining = Explaining(limit_s)
         self._hurry = Hurry(budget_ms)
+        self._flood = Flood(max_rejected_in_a_row, self._labels_topic)
         self._shadow = ShadowOutbox(around.topics.shadow)
         self._line_up = line_up()
         self._champion, self._challenger = self._seat(None)
@@ -113,6 +116,7 @@ class Pipeline:
 
         Raises:
             StoreUnavailable: the store does not answer and payments are to wait for it; nothing was published.
+            InputUnusable: too many records in a row are no payments; nothing was published.
             KafkaError: see `Publisher` for what is then true.
         """
         read_ms = self._clock() * 1000
@@ -120,6 +124,7 @@ class Pipeline:
         self._change_line_up()
         with self._stage("decode"):
             decoded = self._decoder.decode(in_log_order(messages, self._labels_topic))
+            self._flood.look(decoded.rejected, any_valid=len(decoded.batch) > 0)
         with self._stage("enrich"):
             enriched = self._enrich(decoded, spans)
         with self._stage("score"):
@@ -132,6 +137,7 @@ class Pipeline:
             self._publish(decoded, heard)
         with self._stage("commit"):
             self._publisher.commit(spans)
+        self._flood.settle()
         self._hurry.finished((time.perf_counter() - scored) * 1_000)
         for each in heard:
             each.judge.settle(each.opinion, each.decided.outcome, each.due)

@@ -196,6 +196,7 @@ class ProcessingSettings(_Section):
     linger_ms: Annotated[int, Field(ge=0, le=1_000)] = 10
     max_future_ms: Annotated[int, Field(ge=0, le=86_400_000)] = 300_000
     max_payment_bytes: Annotated[int, Field(ge=256, le=1_048_576)] = 65_536
+    max_rejected_in_a_row: Annotated[int, Field(ge=0)] = 10_000
     drain_deadline_ms: Annotated[int, Field(ge=100, le=600_000)] = 20_000
 
     @model_validator(mode="after")

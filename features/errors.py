@@ -4,6 +4,7 @@
     ├── ConfigError                 a setting, a command-line argument or an input file can't be used
     ├── BundleError                 a model bundle is missing, damaged, tampered with or does not fit this catalog
     ├── RegistryUnavailable         the registry of models can't be read or written now
+    ├── InputUnusable               so many records in a row are no payments that something is wrong with all of them
     ├── StoreError                  the state store
     │   ├── StoreUnavailable        it did not answer in time or can't be reached; the call may or may not have applied
     │   ├── StoreUnsuitable         it answers, but is set up so that state could be lost or read stale
@@ -36,6 +37,10 @@ class BundleError(FraudlineError):
 
 class RegistryUnavailable(FraudlineError):
     """The registry of models can't be read or written now."""
+
+
+class InputUnusable(FraudlineError):
+    """So many records in a row are no payments that something is wrong with all of them."""
 
 
 class StoreError(FraudlineError):

@@ -77,13 +77,22 @@ class Scorer:
             for one row, against 0.6 ms.
         compiled: on the CPU, walk the trees with code that is compiled on this machine, in place of XGBoost's: the same
             scores, and several times as fast. A model that can't be walked so, or gives other scores, is XGBoost's.
+        on_gpu: what brings a model to the GPU; a test that has none brings another device.
 
     Raises:
         BundleError: a model does not have the manifest's columns.
         ConfigError: the device can't be used here.
     """
 
-    def __init__(self, bundle: Bundle, *, device: str = "cpu", threads: int = 1, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str = "cpu",
+        threads: int = 1,
+        compiled: bool = False,
+        on_gpu: Callable[[xgboost.Booster], _Predict] = GpuPredictor,
+    ) -> None:
         manifest = bundle.manifest
         if device not in {"cpu", "cuda"}:
             raise ConfigError("The model's device must be `cpu` or `cuda`; set model.device to one of them.")
@@ -96,7 +105,7 @@ class Scorer:
             booster = open_model(model, manifest.columns[name], name, threads=threads)
             self._on_cpu[name] = on_cpu(booster, model, name, compiled=compiled)
         self._on_gpu = {
-            name: GpuPredictor(open_model(model, manifest.columns[name], name, threads=threads))
+            name: on_gpu(open_model(model, manifest.columns[name], name, threads=threads))
             for name, model in bundle.models.items()
             if device == "cuda"
         }

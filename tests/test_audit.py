@@ -14,10 +14,11 @@ from typing import Any
 
 import msgspec
 import pytest
+import structlog
 
 from consumer.audit import ACTIONS, AuditEntry, audited, new_entry
 from consumer.cli import exit_status
-from consumer.kafka.audit import AuditWriter, BackgroundAudit
+from consumer.kafka.audit import WAITING, AuditWriter, BackgroundAudit
 from consumer.kafka.publisher import Outgoing
 from consumer.model_loader import ModelLoader
 from consumer.records import ModelRef
@@ -29,6 +30,7 @@ from features.errors import ConfigError, KafkaUnavailable
 from models.registry import Registry
 from tests.documents import RECORDS
 from tests.services.kafka import KafkaBroker
+from tests.services.process import free_ports
 from tests.services.reader import ReadCommitted
 from tests.support.bundles import make_bundle
 
@@ -284,6 +286,20 @@ def test_a_thread_that_is_gone_stops_no_processor(place: Place) -> None:
     audit.put(entry)
     audit.stop()
     audit.put(entry)
+
+
+def test_audit_records_that_wait_are_bounded() -> None:
+    """There is no broker: what can't be kept is told in the log, and memory is not filled with it."""
+    brokers = f"127.0.0.1:{free_ports(1)[0]}"
+    audit = BackgroundAudit(KafkaSettings(brokers=brokers, request_timeout_ms=1_000), "audit")
+    entries = [new_entry("canary.rollback", f"m@{n}", actor="processor", outcome="done") for n in range(WAITING + 5)]
+    with structlog.testing.capture_logs() as lines:
+        for each in entries:
+            audit.put(each)
+        audit.stop()
+    dropped = [line["entry_id"] for line in lines if line["event"] == "audit_record_dropped"]
+    beyond = [each.entry_id for each in entries[WAITING:]]
+    assert dropped == beyond + [each.entry_id for each in entries[:WAITING]]  # the others when it gave up, at the end
 
 
 def test_a_processor_never_waits_for_the_audit_topic(place: Place) -> None:

@@ -395,6 +395,38 @@ def test_a_source_commits_past_the_marks_of_transactions(cluster: Cluster) -> No
     assert source.poll(1, POLL_S) == []
 
 
+@pytest.mark.parametrize("cluster", [REAL], indirect=True)  # the mock cluster shows aborted records at times
+def test_what_a_producer_aborted_is_never_read_as_a_payment(cluster: Cluster) -> None:
+    source = cluster.member()
+    producer = Producer(
+        {"bootstrap.servers": cluster.settings.brokers, "transactional.id": f"{cluster.payments}-z", "log_level": 0}
+    )
+    producer.init_transactions(DEADLINE_S)
+    for value, end in ((b"aborted", producer.abort_transaction), (b"committed", producer.commit_transaction)):
+        producer.begin_transaction()
+        producer.produce(cluster.payments, value, partition=1)
+        assert producer.flush(DEADLINE_S) == 0
+        end(DEADLINE_S)
+    producer.close()
+    assert [message.value() for message in take(source, 1)] == [b"committed"]
+    reader = cluster.reader()
+    messages, _ = reader.read((cluster.payments, 1), 0, 3, 1, time.monotonic() + DEADLINE_S)
+    assert [message.value() for message in messages] == [b"committed"]
+
+
+@pytest.mark.parametrize("cluster", [REAL], indirect=True)  # the mock cluster keeps no offsets that it lacks
+def test_offsets_that_the_topic_does_not_hold_are_refused(cluster: Cluster) -> None:
+    """As after the topic was made anew, or its retention was too short: nothing is skipped in silence."""
+    cluster.produce(3, partition=1)
+    committer = cluster.source()
+    committer.commit((Span(cluster.payments, 1, 0, 9, 0),))
+    committer.close()
+    source = cluster.source()
+    source.start([cluster.decisions])
+    with pytest.raises(KafkaUnavailable, match=r"stands at offset 9 of .*, which holds 0 to 3: .*reset the group"):
+        until(lambda: source.owned, source)
+
+
 @both
 def test_a_topic_that_is_not_there_is_named(cluster: Cluster) -> None:
     with pytest.raises(KafkaUnavailable, match=r"has no topic .*nothing\.here: create it"):

@@ -22,7 +22,7 @@ from consumer.settings import TopicSettings
 from consumer.telemetry import Telemetry
 from features.catalog import DEFAULT, Catalog
 from features.enrich import Enriched, Enricher
-from features.errors import StoreUnavailable
+from features.errors import InputUnusable, StoreUnavailable
 from features.event import LabelBatch, PaymentBatch
 from features.reader import Values
 from features.store import MemoryStore, Span
@@ -95,6 +95,7 @@ class Rig:
     scorer: Scoring = field(default_factory=ConstantScorer)
     policy: Policy = POLICY
     pause: bool = False
+    most_rejected: int = 0
     explain: Explain = lambda values, _tier, **_: [(REASON,)] * len(values)
     publisher: ListPublisher = field(default_factory=ListPublisher)
     telemetry: Telemetry = field(default_factory=Telemetry)
@@ -124,6 +125,7 @@ class Rig:
             budget_ms=BUDGET_MS,
             pause_on_outage=self.pause,
             positions=lambda: self.positions,
+            max_rejected_in_a_row=self.most_rejected,
             step=self.steps.append,
         )
 
@@ -244,6 +246,31 @@ def test_without_the_store_and_with_pause_nothing_leaves() -> None:
     rig.state.up = True
     rig.process(*events(2), b"not JSON")
     assert len(rig.decisions) == 2
+
+
+def test_a_flood_of_bad_records_stops_at_a_limit_and_one_payment_ends_it() -> None:
+    rig = Rig(most_rejected=10)
+    bad = [b"no payment"] * 4
+    rig.process(*bad, payment(event_id="evt-1"), *bad)
+    for _ in range(2):
+        rig.process(*bad, b"{}")
+    for _ in range(2):  # nothing of it is published, and a repetition counts nothing twice
+        published = len(rig.publisher.visible)
+        with pytest.raises(InputUnusable, match=r"the last 11 records .* \(not_json 9, missing_field 2\)"):
+            rig.process(b"no payment")
+        assert len(rig.publisher.visible) == published
+        assert not rig.publisher.pending
+    rig.process(*bad, payment(event_id="evt-2"))
+    for _ in range(2):
+        rig.process(*bad, b"{}")
+    assert len(rig.publisher.values(TOPICS.dead_letters)) == 8 + 10 + 4 + 10
+
+
+def test_without_a_limit_a_flood_of_bad_records_goes_on() -> None:
+    rig = Rig()
+    for _ in range(30):
+        rig.process(*[b"no payment"] * 1_000)
+    assert rig.count("fraudline_payments_total") == 30_000
 
 
 @pytest.mark.parametrize("up", [True, False])

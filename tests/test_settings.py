@@ -160,6 +160,27 @@ SASL = {"security_protocol": "sasl_ssl", "sasl_mechanism": "PLAIN", "sasl_userna
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
+        ({"kafka.transaction_timeout_ms": "4999"}, "greater than or equal to 5000"),
+        ({"kafka.transaction_timeout_ms": "60001"}, "less than or equal to 60000"),
+        ({"kafka.max_poll_interval_ms": "2000", "kafka.session_timeout_ms": "3000"}, "at least session_timeout_ms"),
+        ({"store.timeout_ms": "1001"}, "less than or equal to 1000"),
+        ({"store.namespace": "a{b}"}, "pattern"),
+        ({"processing.max_batch": "4097"}, "less than or equal to 4096"),
+        ({"processing.linger_ms": "200"}, "linger_ms must be below budget_ms"),
+        ({"processing.max_payment_bytes": "1048577"}, "less than or equal to 1048576"),
+        ({"topics.payments": "a topic"}, "pattern"),
+        ({"topics.journal": "payments"}, "payments and journal are both 'payments'"),
+    ],
+)
+def test_values_out_of_bounds_are_refused(changes: dict[str, str], part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in changes.items():
+        monkeypatch.setenv(variable(name), value)
+    assert part in refusal()
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
         ({"cluster": "true"}, "needs shards of 3 or more"),
         ({"cluster": "true", "shards": "2"}, "needs shards of 3 or more"),
         ({"tls_key_file": "PEM"}, "belong together"),

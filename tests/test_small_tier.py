@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import xgboost
 from structlog.testing import capture_logs
 
 from consumer.judge import LineUp
@@ -18,6 +20,7 @@ from models import score
 from models.bundle_writer import Recipe, write
 from models.edge import forest
 from models.explain import Explainer
+from models.gpu import DeviceFailed, DeviceFull
 from models.manifest import GOLDEN, MODEL, SMALL
 from models.policy import Policy, Rule, Thresholds
 from models.score import ConstantScorer, Scorer, Scores, Values
@@ -106,6 +109,47 @@ def test_a_batch_that_the_gpu_had_no_room_for_says_so_and_is_counted() -> None:
     rig.process(*events(3))
     assert [decision.inputs.device for decision in rig.decisions] == ["cpu"] * 3
     assert rig.count("fraudline_device_fallbacks_total") == 3
+
+
+@dataclass(slots=True)
+class Device:
+    """A device that scores as it is told: it has no room, or it fails, for batches of more than `room` rows."""
+
+    fails: bool = False
+    room: int = 128
+
+    def __call__(self, _booster: xgboost.Booster) -> Callable[[Values], Scores]:
+        def predict(values: Values) -> Scores:
+            if len(values) > self.room:
+                raise DeviceFailed("an illegal memory access") if self.fails else DeviceFull("no room")
+            return np.full(len(values), 0.25, np.float32)
+
+        return predict
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> bundles.Bundle:
+    return make_bundle(tmp_path_factory.mktemp("small") / "bundle")
+
+
+def test_a_gpu_without_room_leaves_a_batch_to_the_cpu(bundle: bundles.Bundle) -> None:
+    scorer, on_cpu, values = Scorer(bundle, device="cuda", on_gpu=Device()), Scorer(bundle), rows(200)
+    with capture_logs() as lines:
+        scores = scorer.score(values)
+    np.testing.assert_array_equal(scores, on_cpu.score(values))
+    assert scorer.device == "cpu"
+    assert [line["event"] for line in lines] == ["scored_on_cpu"]
+    np.testing.assert_array_equal(scorer.score_payment_only(values), on_cpu.score_payment_only(values))
+    assert (scorer.score(values[:5]) == np.float32(0.25)).all()  # there is room again
+    assert scorer.device == "cuda"
+
+
+def test_a_gpu_that_fails_leaves_its_payments_to_the_rules(bundle: bundles.Bundle) -> None:
+    rig = Rig(Scorer(bundle, device="cuda", on_gpu=Device(fails=True, room=2)))
+    rig.process(*events(3))
+    assert [decision.tier for decision in rig.decisions] == ["rules_only"] * 3
+    rig.process(*events(2, first=3))
+    assert [decision.tier for decision in rig.decisions[3:]] == ["full"] * 2
 
 
 @dataclass(slots=True)

@@ -119,6 +119,14 @@ class StoreContract:
         assert reply.markers == [3]
         assert markers(store) == {T0: 6}
 
+    def test_a_marker_never_moves_back(self, store: StateStore) -> None:
+        """A stale worker's call, whose span ends below it, finds all its records there and changes nothing."""
+        epochs = opened(store)
+        apply(store, epochs, records(range(5)))
+        assert apply(store, epochs, records(range(2))).markers == [5]
+        assert markers(store) == {T0: 5}
+        assert apply(store, epochs, records([5])).offsets() == [0, 1, 2, 3, 4, 5]
+
     def test_overlap_is_judged_partition_by_partition(self, store: StateStore) -> None:
         epochs = opened(store, T0, T1)
         apply(store, epochs, records(range(2)))

@@ -89,3 +89,9 @@ def test_a_redis_that_could_lose_state_is_refused(refused: Run, setting: str, va
     with RedisServer(config={setting: value}) as server:
         line = refused(f"Redis has {setting} {value}", {}, STORE__URL=server.url)
     assert setting in line
+
+
+@pytest.mark.skipif(Path("/proc/driver/nvidia/version").exists(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_named(refused: Run) -> None:
+    line = refused("model.device = cuda without a GPU", {}, MODEL__DEVICE="cuda")
+    assert "model.device" in line

@@ -1,0 +1,156 @@
+"""The list of guards fits the tree, and its runner tells a guard that is missed from one that is not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.mutants.guard import Guard, Rotten
+from tests.mutants.guards import GUARDS
+from tests.mutants.runner import ROOT, take_away, tracked
+from tests.mutants.table import BEGIN, END, Row, kept, rendered, write_docs, write_json
+from tests.mutants.verdict import ALIVE, BROKEN, CAUGHT
+
+CHEAP = ("the check digit", "who is too late either way keeps the main model")
+SHOP = """
+def price(amount):
+    if amount < 0:
+        raise ValueError("no price is below 0")
+    if amount > 100:
+        amount = 100
+    return amount
+"""
+CHECKS = """
+import pytest
+from shop import price
+
+@pytest.fixture
+def paid():
+    return price(7)
+
+def test_below_0_is_refused():
+    with pytest.raises(ValueError, match="below 0"):
+        price(-1)
+
+@pytest.mark.parametrize("amount", [1, 200])
+def test_a_price(amount):
+    assert price(amount) <= 100
+
+def test_nothing_of_it():
+    assert True
+
+def test_paid(paid):
+    assert paid == 7
+
+def test_red():
+    assert price(1) == 2
+"""
+
+
+def guard(name: str, text: str, instead: str, *tests: str) -> Guard:
+    return Guard(name, "", "shop.py", text, instead, tuple(f"checks/test_shop.py::{test}" for test in tests))
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    (tmp_path / "checks").mkdir()
+    (tmp_path / "shop.py").write_text(SHOP)
+    (tmp_path / "checks" / "test_shop.py").write_text(CHECKS)
+    (tmp_path / "conftest.py").write_text("")
+    return tmp_path
+
+
+FILES = ["shop.py", "conftest.py", "checks/test_shop.py"]
+
+
+def test_a_guard_is_caught_or_not_or_nothing_can_be_said(shop: Path) -> None:
+    tried = [
+        guard("one case of two notices", "if amount > 100:", "if False:", "test_a_price"),
+        guard("an error that never comes", "if amount < 0:", "if False:", "test_below_0_is_refused"),
+        guard("nobody notices", "if amount > 100:", "if False:", "test_nothing_of_it"),
+        guard("one of two notices", "if amount > 100:", "if False:", "test_a_price", "test_nothing_of_it"),
+        guard("no Python", "if amount > 100:", "if amount >", "test_a_price"),
+        guard("a slip", "if amount > 100:", "if amont > 100:", "test_a_price"),
+        guard("no test fails but what it needs", "return amount", "raise AssertionError", "test_paid"),
+        guard("a test that is not green", "if amount > 100:", "if False:", "test_red"),
+    ]
+    found = take_away(tried, root=shop, files=FILES, jobs=2)
+    assert [each.guard for each in found] == tried
+    assert [each.verdict.result for each in found] == [CAUGHT, CAUGHT, ALIVE, ALIVE, *[BROKEN] * 4]
+    assert found[0].verdict.by == ("checks/test_shop.py::test_a_price[200]",)
+    assert "test_nothing_of_it passes without it" in found[3].verdict.why
+    assert "could not be collected" in found[4].verdict.why
+    assert "failed in call with NameError" in found[5].verdict.why
+    assert "failed in setup with AssertionError" in found[6].verdict.why
+    assert "test_red fails as the tree is" in found[7].verdict.why
+    assert (shop / "shop.py").read_text() == SHOP
+
+
+def test_a_text_that_is_gone_or_there_twice_is_refused_before_anything_is_run(shop: Path) -> None:
+    for text, count in (("if amount == 7:", 0), ("amount", 5)):
+        with pytest.raises(Rotten, match=f"shop.py has the text {count} times"):
+            take_away([guard("rotten", text, "", "test_a_price")], root=shop, files=FILES)
+
+
+def test_every_guard_is_there_once_under_a_name_of_its_own() -> None:
+    for each in GUARDS:
+        assert each.without(ROOT) != (ROOT / each.file).read_text(), each.name
+        assert not each.file.startswith("tests/"), each.name
+        assert each.tests, each.name
+    assert len({each.name for each in GUARDS}) == len(GUARDS) > 150
+
+
+def test_every_test_that_is_named_is_there() -> None:
+    """Pytest refuses to collect any as soon as one is not."""
+    named = sorted({test for each in GUARDS for test in each.tests})
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-qq", *named],
+        cwd=ROOT, env=os.environ | {"FAULTS": "all"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-2_000:]
+
+
+@pytest.mark.slow
+def test_guards_of_the_product_are_caught() -> None:
+    found = take_away([each for each in GUARDS if each.name in CHEAP], files=tracked(ROOT))
+    assert [(each.guard.name, each.verdict.result) for each in found] == [(name, CAUGHT) for name in CHEAP], found
+
+
+def test_the_table_is_kept_from_run_to_run(shop: Path) -> None:
+    one, two = (guard(name, "if amount > 100:", "if False:", "test_a_price") for name in ("one", "two"))
+    found = take_away([one, two], root=shop, files=FILES)
+    table = shop / "cache" / "mutants.json"
+    write_json(table, found[:1], kept(table), (one, two), "abc")
+    rows = write_json(table, found[1:], kept(table), (one, two), "def")
+    assert [(row.guard, row.commit) for row in rows] == [("one", "abc"), ("two", "def")]
+    assert kept(table) == rows
+    assert write_json(table, [], rows, (two,), "def") == rows[1:]
+    docs = shop / "faults.md"
+    docs.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    for _ in range(2):
+        write_docs(docs, rows)
+        assert docs.read_text() == f"before\n{BEGIN}\n{rendered(rows)}\n{END}\nafter\n"
+    assert "2 guards, 2 caught." in rendered(rows)
+
+
+def test_what_the_page_says_is_of_guards_as_they_are() -> None:
+    """Each row is one of the list's, which was caught; what was changed since has to be run again."""
+    table = (ROOT / "docs" / "faults.md").read_text().split(BEGIN)[1].split(END)[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    known = [Row(each.name, each.promise, each.file, each.tests, CAUGHT, (), "", 0.0, "", "") for each in GUARDS]
+    told = {rendered([row]).splitlines()[-1] for row in known}
+    assert rows
+    assert [row for row in rows if row not in told] == [], "run python -m tests.mutants --write-docs"
+
+
+def test_a_text_that_no_guard_has_is_said_with_pytests_own_status() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.mutants", "-k", "no guard is called so"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 5
+    assert "nothing was taken away" in done.stdout
