@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from confluent_kafka import Producer
 
 from bench.naive_model import train_naive_model
 from bench.peers import kills, latency, saturation, topics, tree
@@ -79,6 +81,60 @@ def test_a_watch_sees_what_children_use(parent: subprocess.Popen[str]) -> None:
     assert watch.cpu_s(began_ns - 10**9, time.time_ns()) >= 0.0
     assert watch.processes == MEMBERS
     assert watch.peak_mib > 3.0
+
+
+def test_a_follower_counts_what_a_reader_sees_of_transactions_and_tells_when_it_was_appended(
+    kafka: KafkaBroker, unique: str
+) -> None:
+    topics.make(kafka, [unique], stamped=True)
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": unique})
+    producer.init_transactions(30.0)
+
+    def transaction(*values: bytes, commit: bool) -> None:
+        producer.begin_transaction()
+        for value in values:
+            producer.produce(unique, value, partition=0)
+        producer.flush(30.0)
+        (producer.commit_transaction if commit else producer.abort_transaction)(30.0)
+
+    with closing(topics.Follower(kafka, unique)) as follower:
+        transaction(b"1", b"2", commit=True)
+        transaction(b"none", commit=False)
+        while follower.count() < 2:
+            time.sleep(0.01)
+        began_ms = time.time_ns() // 1_000_000 + 1
+        while time.time_ns() // 1_000_000 < began_ms:
+            time.sleep(0.001)
+        assert (follower.since(0), follower.since(began_ms)) == (2, 0)
+        transaction(b"3", commit=True)
+        while follower.since(began_ms) < 1:
+            time.sleep(0.01)
+        assert (follower.values, follower.since(began_ms)) == ([b"1", b"2", b"3"], 1)
+    assert topics.Progress(kafka, unique).count() == 7  # with the aborted one and three markers
+    topics.delete(kafka, [unique])
+
+
+class Script(topics.Follower):
+    """Sees what it is told to, step by step."""
+
+    def __init__(self, *steps: tuple[str, ...]) -> None:
+        self.values = []
+        self._steps = list(steps)
+
+    def count(self) -> int:
+        if self._steps:
+            self.values += [b'{"event_id":"%s"}' % each.encode() for each in self._steps.pop(0)]
+        return len(self.values)
+
+
+def test_decisions_that_came_twice_do_not_stand_for_one_that_is_late() -> None:
+    follower = Script(("a",), ("a", "a"), (), ("b",))
+    kills.await_idle(follower, {"a", "b"}, done_s=0.0, idle_s=60.0)
+    assert follower.values[-1] == b'{"event_id":"b"}'
+
+
+def test_who_has_given_up_is_not_waited_for_forever() -> None:
+    kills.await_idle(Script(("a",)), {"a", "b"}, done_s=60.0, idle_s=0.0)
 
 
 @pytest.fixture(scope="module")

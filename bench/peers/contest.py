@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,8 +86,12 @@ class Run:
         return Child(peer.module(self.entry.variant), arguments, python=peer.python, apart=True)
 
     def progress(self) -> topics.Progress:
-        """Follows its decisions."""
+        """Follows how many decisions were written, at next to no cost."""
         return topics.Progress(self.stack.kafka, self.decisions)
+
+    def follower(self) -> topics.Follower:
+        """Follows the decisions that a reader sees."""
+        return topics.Follower(self.stack.kafka, self.decisions)
 
     def fill(self, records: list[Record]) -> None:
         """Put payments into its topic, and wait until they are there."""
@@ -144,10 +148,10 @@ def payments_of(stack: Stack, count: int, *, skip: int = 0) -> list[Record]:
     return read_payments(stack.prepared.payments, count, skip=stack.prepared.sizes.primed + skip)
 
 
-def await_count(run: Run, child: Child, progress: topics.Progress, count: int, deadline_s: float) -> float:
-    """Wait until so many decisions are there; returns the seconds that took. Raises BenchError."""
+def await_count(run: Run, child: Child, counted: Callable[[], int], count: int, deadline_s: float) -> float:
+    """Wait until so many decisions are `counted`; returns the seconds that took. Raises BenchError."""
     began = time.monotonic()
-    while progress.count() < count:
+    while counted() < count:
         if child.ended:
             message = f"{run.entry.name} ended by itself; it said:\n{child.said()}"
             raise BenchError(message)

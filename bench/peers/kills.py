@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ import orjson
 from bench.peers import topics, tree
 from bench.peers.contest import FIRST_PAYMENTS, START_DEADLINE_S, Entry, Run, await_count, payments_of, run_of, started
 from bench.peers.judge import Kept, judge_counters, judge_decisions, judge_logs, kept_counters, sums_of
-from bench.peers.topics import Progress
+from bench.peers.topics import Follower
 from bench.processes import Child
 from bench.stack import Stack
 
@@ -26,8 +26,8 @@ KILLS: Final = 3
 LONGEST_S: Final = 180  # of the load; it is ended when the last kill is survived
 AMID: Final = (50, 500)  # decisions that a process makes before it is killed, at least and at most
 AFTER_S: Final = 1.0  # of load after the last restart
-DONE_S: Final = 2.0  # without a decision when there are as many as payments, and
-IDLE_S: Final = 15.0  # when there are fewer: it has given up
+DONE_S: Final = 2.0  # without a decision when every payment has one, and
+IDLE_S: Final = 15.0  # when some have none: it has given up
 LOOK_EVERY_S: Final = 0.2
 SEED: Final = 20_251
 
@@ -40,26 +40,31 @@ def measure(stack: Stack, entry: Entry, *, kills: int, longest_s: int = LONGEST_
         first decision after it.
     """
     rng = random.Random(SEED)
-    with run_of(stack, entry, "kills", primed=False) as run, ExitStack() as loading:
-        progress = run.progress()
+    with run_of(stack, entry, "kills", primed=False) as run, ExitStack() as entered:
+        follower = entered.enter_context(closing(run.follower()))
         run.fill(payments_of(stack, FIRST_PAYMENTS))
         back_s: list[float] = []
         for at in range(kills):
+            began_ms = _now_ms()
             with run.process() as child:
                 try:
                     if at == 0:
-                        await_count(run, child, progress, FIRST_PAYMENTS, START_DEADLINE_S)
-                        load = loading.enter_context(_load(run, longest_s))
+                        await_count(run, child, follower.count, FIRST_PAYMENTS, START_DEADLINE_S)
+                        load = entered.enter_context(_load(run, longest_s))
                     else:
-                        back_s.append(_back(run, child, progress))
-                    await_count(run, child, progress, progress.count() + rng.randint(*AMID), START_DEADLINE_S)
+                        back_s.append(_back(run, child, follower, began_ms))
+                    amid = follower.count() + rng.randint(*AMID)
+                    await_count(run, child, follower.count, amid, START_DEADLINE_S)
                 finally:
                     tree.kill(child.pid)
+        began_ms = _now_ms()
         with started(run) as child:
-            back_s.append(_back(run, child, progress))
+            back_s.append(_back(run, child, follower, began_ms))
             time.sleep(AFTER_S)
             load.stop()
-            _await_idle(progress, topics.Progress(stack.kafka, run.payments).count())
+            await_idle(
+                follower, set(topics.read(stack.kafka, run.payments, lambda message: _event_id(message.value())))
+            )
         return {"kills": kills, "back_s": back_s} | _judged(run)
 
 
@@ -83,18 +88,28 @@ def _load(run: Run, longest_s: int) -> Child:
     )
 
 
-def _back(run: Run, child: Child, progress: Progress) -> float:
-    return await_count(run, child, progress, progress.count() + 1, START_DEADLINE_S)
+def _back(run: Run, child: Child, follower: Follower, began_ms: int) -> float:
+    """Seconds until a reader sees a decision of this process: one that the broker got after it was started."""
+    return await_count(run, child, lambda: follower.since(began_ms), 1, START_DEADLINE_S)
 
 
-def _await_idle(progress: Progress, payments: int) -> None:
-    """Return when no decision came for a while."""
-    before, moved = progress.count(), time.monotonic()
-    while time.monotonic() - moved < (DONE_S if before >= payments else IDLE_S):
+def await_idle(follower: Follower, due: set[str], *, done_s: float = DONE_S, idle_s: float = IDLE_S) -> None:
+    """Return when no decision came for `done_s` and all that are `due` (event ids) are there, or for `idle_s`."""
+    missing, seen, moved = set(due), 0, time.monotonic()
+    while time.monotonic() - moved < (idle_s if missing else done_s):
         time.sleep(LOOK_EVERY_S)
-        now = progress.count()
-        if now != before:
-            before, moved = now, time.monotonic()
+        now = follower.count()
+        if now != seen:
+            missing.difference_update(map(_event_id, follower.values[seen:now]))
+            seen, moved = now, time.monotonic()
+
+
+def _event_id(value: bytes) -> str:
+    return str(orjson.loads(value)["event_id"])
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _judged(run: Run) -> dict[str, Any]:

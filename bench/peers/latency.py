@@ -8,7 +8,7 @@ with new topics and a new process, so that a backlog is nobody's at another rate
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,7 +54,8 @@ def _start(stack: Stack, entry: Entry, now: ExitStack, skip: int) -> tuple[Run, 
     run = now.enter_context(run_of(stack, entry, "latency", primed=True))
     child = now.enter_context(started(run))
     run.fill(payments_of(stack, FIRST_PAYMENTS, skip=skip))
-    await_count(run, child, run.progress(), FIRST_PAYMENTS, START_DEADLINE_S)
+    with closing(run.follower()) as follower:
+        await_count(run, child, follower.count, FIRST_PAYMENTS, START_DEADLINE_S)
     return run, child
 
 

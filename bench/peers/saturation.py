@@ -37,7 +37,7 @@ def measure(stack: Stack, entry: Entry, payments: str, count: int, *, seconds: f
         pids = {"kafka": stack.kafka.pid, "redis": stack.redis.pid}
         with started(run) as child, TreeWatch(child.pid) as tree, CpuWatch(pids) as services:
             progress = run.progress()
-            waited_s = await_count(run, child, progress, 1, START_DEADLINE_S)
+            waited_s = await_count(run, child, progress.count, 1, START_DEADLINE_S)
             _await_end(run, child, progress, count, seconds)
         times_ms = np.array(topics.read(stack.kafka, run.decisions, lambda message: message.timestamp()[1]), np.int64)
     window = interval(times_ms, seconds)

@@ -41,7 +41,7 @@ class Progress:
         self._asked = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in range(PARTITIONS)}
 
     def count(self) -> int:
-        """Records in the topic; markers of transactions count too, aborted ones as well."""
+        """Records in the topic; markers of transactions count too, aborted ones as well. `Follower` knows better."""
         deadline = time.monotonic() + READ_DEADLINE_S
         while True:
             try:
@@ -51,6 +51,37 @@ class Progress:
                     raise
 
 
+class Follower:
+    """Follows the records of a topic that a `read_committed` reader sees: no markers, no aborted ones. Close it."""
+
+    def __init__(self, kafka: KafkaBroker, topic: str) -> None:
+        self._consumer = _consumer(kafka, topic, eof=False)
+        self._appended_ms: list[int] = []
+        self.values: list[bytes] = []
+        """In the order seen."""
+
+    def count(self) -> int:
+        """Records seen by now."""
+        while messages := self._consumer.consume(1_000, timeout=0):
+            for message in messages:
+                error = message.error()
+                if error is None:
+                    self.values.append(message.value() or b"")
+                    self._appended_ms.append(message.timestamp()[1])
+                elif error.fatal() or error.code() == KafkaError._AUTO_OFFSET_RESET:
+                    raise KafkaException(error)
+        return len(self.values)
+
+    def since(self, at_ms: int) -> int:
+        """Records seen by now that the broker appended at `at_ms` (since the epoch) or later, in `STAMPED` topics."""
+        self.count()
+        return sum(each >= at_ms for each in self._appended_ms)
+
+    def close(self) -> None:
+        """Release the connection."""
+        self._consumer.close()
+
+
 def read(kafka: KafkaBroker, topic: str, pick: Callable[[Any], T]) -> list[T]:
     """What `pick` takes of each message that a `read_committed` consumer sees of a topic now, in order by partition.
 
@@ -58,18 +89,8 @@ def read(kafka: KafkaBroker, topic: str, pick: Callable[[Any], T]) -> list[T]:
         TimeoutError: it did not see the end in a minute, for a transaction stays open.
     """
     found: list[T] = []
-    consumer = Consumer(
-        {
-            "bootstrap.servers": kafka.bootstrap,
-            "group.id": "bench-peers-judge",  # required by the client; nothing is committed
-            "isolation.level": "read_committed",
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-        }
-    )
     deadline = time.monotonic() + READ_DEADLINE_S
-    with closing(consumer):
-        consumer.assign([TopicPartition(topic, each, OFFSET_BEGINNING) for each in range(PARTITIONS)])
+    with closing(_consumer(kafka, topic, eof=True)) as consumer:
         ended: set[int] = set()
         while len(ended) < PARTITIONS:
             for message in consumer.consume(1_000, timeout=0.1):
@@ -84,3 +105,18 @@ def read(kafka: KafkaBroker, topic: str, pick: Callable[[Any], T]) -> list[T]:
                 text = f"{topic} could not be read to its end in {READ_DEADLINE_S:.0f} s."
                 raise TimeoutError(text)
     return found
+
+
+def _consumer(kafka: KafkaBroker, topic: str, *, eof: bool) -> Consumer:
+    """A `read_committed` consumer of all partitions from their beginning, in no group."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": kafka.bootstrap,
+            "group.id": "bench-peers-judge",  # required by the client; nothing is committed
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "enable.partition.eof": eof,
+        }
+    )
+    consumer.assign([TopicPartition(topic, each, OFFSET_BEGINNING) for each in range(PARTITIONS)])
+    return consumer

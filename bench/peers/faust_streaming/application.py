@@ -7,7 +7,7 @@ From its "Configuration Reference" and user guide:
 - `stream_buffer_maxsize` (4,096): higher "gives better throughput", but not for agents that send messages. Kept.
 - `broker_commit_interval` (2.8 s) and `broker_commit_every` (10,000) are kept: commits are in the background.
 - no web server, tables, leader election or topics to declare: none is used.
-- the driver is aiokafka, its default; with the newer `confluent://` no payment arrived here.
+- the driver is aiokafka, its default. The newer `confluent://` was tried once; no payment arrived, why is not known.
 
 Values are bytes ("Keys and values can be bytes for manual deserialization") and JSON by orjson: its JSON codec ends the
 agent where a value is none. Redis is asked by a blocking client: an agent decides its payments in order, and the
