@@ -120,15 +120,16 @@ def draw(section: Results, folder: Path) -> None:
 
 
 def _waterfall(at: Axes, rounds: Sequence[Results]) -> None:
-    below = 0.0
+    below = least = 0.0
     for place, stage in enumerate(STAGES):
         cost, floor = median(costs(rounds, stage, "measured")), median(costs(rounds, stage, "floor"))
         _bar(at, place, below, cost, floor)
         below += cost
-    for place, stage in ((len(STAGES), "sum"), (len(STAGES) + 1, SERVER)):
-        _bar(at, place, 0.0, median(costs(rounds, stage, "measured")), median(costs(rounds, stage, "floor")))
+        least += floor
+    _bar(at, len(STAGES), 0.0, below, least)  # as high as the stages that it sums: not the median of the rounds' sums
+    _bar(at, len(STAGES) + 1, 0.0, *(median(costs(rounds, SERVER, kind)) for kind in ("measured", "floor")))
     at.axvline(len(STAGES) + 0.5, color=OTHER, linewidth=0.8)
-    at.set_xticks(range(len(STAGES) + 2), [*STAGES, "worker", "redis"], rotation=60, ha="right")
+    at.set_xticks(range(len(STAGES) + 2), [*STAGES, "all of it", "redis"], rotation=60, ha="right")
     at.spines[["top", "right"]].set_visible(False)
     at.margins(x=0.01)
 

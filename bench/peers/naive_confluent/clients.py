@@ -22,8 +22,11 @@ def stop_on_sigterm() -> threading.Event:
     return stopping
 
 
-def open_consumer(args: argparse.Namespace, *, stored_by_hand: bool) -> Consumer:
-    """A member of the group that commits in the background what is stored by hand, or what was consumed on `commit`."""
+def open_consumer(args: argparse.Namespace, *, stored_by_hand: bool, **more: Any) -> Consumer:
+    """A member of the group that commits in the background what is stored by hand, or what was consumed on `commit`.
+
+    `more` are settings of a variant.
+    """
     consumer = Consumer(
         {
             "bootstrap.servers": args.brokers,
@@ -32,6 +35,7 @@ def open_consumer(args: argparse.Namespace, *, stored_by_hand: bool) -> Consumer
             "session.timeout.ms": SESSION_TIMEOUT_MS,
             "enable.auto.commit": stored_by_hand,
             "enable.auto.offset.store": not stored_by_hand,
+            **more,
         }
     )
     consumer.subscribe([args.payments_topic])

@@ -9,7 +9,7 @@ from typing import Any
 from bench.peers.arguments import arguments
 from bench.peers.ours import Ours, Record
 from bench.peers.payloads import Publication
-from bench.peers.quix.application import run_batches
+from bench.peers.quix.batches import run_batches
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 Quix Streams hands over one message at a time; its batches are those of sinks ("Creating a Custom Sink"): records are
 added to a sink, and written at the checkpoint before offsets are committed. The sink here decides what it gathered by
 one pipeline and one predict, and publishes with a producer of the application (`get_producer`).
-Windows can `collect` too, but of one key each. See `application.py` for the settings.
+Windows can `collect` too, but of one key each. See `batches.py` and `application.py` for the settings.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from bench.peers.arguments import arguments
 from bench.peers.counters import Counters
 from bench.peers.payloads import by_counters
-from bench.peers.quix.application import run_batches
+from bench.peers.quix.batches import run_batches
 
 
 def main() -> None:
