@@ -248,9 +248,20 @@ def test_a_slower_p99_than_a_peers_is_not_met() -> None:
     assert "40.5 ms: **not met.**" in "\n".join(peers(found))
 
 
+def test_any_error_after_kills_is_not_met() -> None:
+    found = measured()
+    said = "Measured 17 repeated, 5 differing, 66 wrong counters in 1,234 payments and 3 kills: **not met.**"
+    assert said in "\n".join(peers(found))
+    of = found["peers"]["fraudline"]["exactly_once"]["kills"]
+    of["decisions"] |= {"repeated": 0, "differing": 0}
+    assert "Measured 66 wrong counters in" in "\n".join(peers(found))
+    of["kept"]["wrong"] = 0
+    assert "Measured no error in 1,234 payments and 3 kills: **met.**" in "\n".join(peers(found))
+
+
 def test_nothing_measured_is_said_to_be_met() -> None:
     text = "\n".join(peers({"occasions": {}, "peers": {}}))
-    assert text.count("**Not measured.**") == 6
+    assert text.count("**Not measured.**") == 7
     assert "met.**" not in text.replace("Not measured", "")
 
 

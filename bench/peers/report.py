@@ -85,7 +85,7 @@ def _verdicts(found: Found) -> list[str]:
         told = "" if best is None else f" ({title_of(best)})"
         what = f"Fraudline, exactly once, payments a second at saturation over {words}{told}"
         lines.append(verdict(what, times, target, unit=" times", at_most=False, digits=2))
-    return [*lines, _p99_verdict(found)]
+    return [*lines, _p99_verdict(found), _kills_verdict(mine.get("kills", {}))]
 
 
 def _p99_verdict(found: Found) -> str:
@@ -100,6 +100,20 @@ def _p99_verdict(found: Found) -> str:
     return (
         f"{aim} Measured {milliseconds(mine['p99_ms'])} ms, the best peer ({title_of(best)}) "
         f"{milliseconds(others[best]['p99_ms'])} ms: **{'met' if met else 'not met'}.**"
+    )
+
+
+def _kills_verdict(killed: dict[str, Any]) -> str:
+    aim = "- Fraudline, exactly once, after `kill -9`: no payment lost, decided twice or miscounted."
+    if "decisions" not in killed:
+        return f"{aim} **Not measured.**"
+    decisions, kept = killed["decisions"], killed["kept"]
+    errors = {name: decisions[name] for name in ("lost", "repeated", "differing", "unknown")}
+    errors[f"wrong {kept['what']}"] = kept["wrong"]
+    said = ", ".join(f"{count:,} {name}" for name, count in errors.items() if count) or "no error"
+    return (
+        f"{aim} Measured {said} in {decisions['payments']:,} payments and {killed['kills']} kills: "
+        f"**{'not met' if any(errors.values()) else 'met'}.**"
     )
 
 
