@@ -110,7 +110,7 @@ def draw(section: Results, folder: Path) -> None:
         figure = Figure(figsize=(4.6 * len(sizes), 4.2), facecolor=PAPER, layout="constrained")
         axes: Sequence[Axes] = figure.subplots(1, len(sizes), squeeze=False)[0]
         for at, (size, rounds) in zip(axes, sizes.items(), strict=True):
-            _waterfall(at, rounds)
+            waterfall(at, rounds)
             at.set_title(f"batches of {size}")
         axes[0].set_ylabel("us of CPU a payment")
         axes[0].legend(loc="upper left", frameon=False)
@@ -119,7 +119,8 @@ def draw(section: Results, folder: Path) -> None:
         figure.savefig(target, dpi=110, metadata={"Software": ""})
 
 
-def _waterfall(at: Axes, rounds: Sequence[Results]) -> None:
+def waterfall(at: Axes, rounds: Sequence[Results]) -> None:
+    """Draw the stages of a batch size, what they come to, and Redis beside them."""
     below = least = 0.0
     for place, stage in enumerate(STAGES):
         cost, floor = median(costs(rounds, stage, "measured")), median(costs(rounds, stage, "floor"))

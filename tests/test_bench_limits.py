@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+from matplotlib.figure import Figure
+
 from bench.limits import SERVER, STAGES
-from bench.report_limits import PLOT, costs, draw, limits
+from bench.report_limits import PLOT, costs, draw, limits, waterfall
 
 
 def section(cost: float) -> dict[str, Any]:
@@ -57,3 +60,18 @@ def test_the_waterfall_is_drawn_also_where_a_floor_lies_above_what_was_measured(
         each["floor"]["commit"] = 99.0
     draw(found, tmp_path)
     assert (tmp_path / PLOT).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_waterfall_ends_where_its_last_stage_does_though_the_median_of_sums_is_another() -> None:
+    rounds = section(10.0)["sizes"]["512"]
+    for at, each in enumerate(rounds):
+        each["measured"][STAGES[at]] = 90.0  # each round is slow at another stage: no median shows it, every sum does
+    axes = Figure().add_subplot()
+    waterfall(axes, rounds)
+    tops: dict[float, float] = {}
+    for bar in axes.patches:
+        centre = bar.get_x() + bar.get_width() / 2
+        tops[centre] = max(tops.get(centre, 0.0), bar.get_y() + bar.get_height())
+    last, total = tops[len(STAGES) - 1], tops[len(STAGES)]
+    assert total == pytest.approx(last)
+    assert total < min(costs(rounds, "sum", "measured"))
