@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import random
 import re
 from collections.abc import Callable
@@ -12,9 +13,10 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+from pydantic import SecretStr
 
 from consumer.prove import judge
-from consumer.prove.canaries import Search
+from consumer.prove.canaries import Search, secrets_of
 from consumer.prove.evidence import Alerted, Decided, Evidence, Letter, Sent
 from consumer.prove.history import DUE, HOT_CARD, Canaries, Kind, Record, history
 from consumer.prove.latency import Latency, measure
@@ -24,6 +26,7 @@ from consumer.prove.promises import PROMISES, judged
 from consumer.prove.report import schema
 from consumer.prove.worker import Ended
 from consumer.records import alert_id
+from consumer.settings import Settings, StoreSettings
 
 MS = 1_000_000
 KINDS: tuple[Kind, ...] = ("payment", "hot", "payment", "malformed", "label", "reversal", "future", "payment")
@@ -44,7 +47,8 @@ def sound(records: int = 80) -> Evidence:
         sent = Sent(record, "measured", number % 3, number, number * 10 * MS, 0)
         evidence.sent.append(sent)
         if record.due == "dead letter":
-            evidence.letters.append(Letter(sent.at, "not_json", record.key, record.value))
+            reason = "future_event_time" if kind == "future" else "not_json"
+            evidence.letters.append(Letter(sent.at, reason, record.key, record.value))
         if record.due == "decision":
             _decide(evidence, sent, card, "approve" if number % 3 else "block")
     first = evidence.sent[0]
@@ -56,6 +60,7 @@ def sound(records: int = 80) -> Evidence:
     evidence.ends = dict(evidence.committed)
     evidence.counted = {"fraudline_duplicates_total": 1.0}
     evidence.workers = [Ended("a", "drain", 0), Ended("b", "kill", -9), Ended("c", "drain", 0)]
+    evidence.laid, evidence.looked_at = {"card numbers": 2, "secrets": 3}, {"log lines": 9}
     evidence.kills, evidence.stalls, evidence.flushed_ns = 3, 1, evidence.decisions[count // 2].received_ns
     evidence.latency = latency_of(evidence, 100.0, ())
     evidence.removal = Removal(topics=7, keys=3, other_keys=(5, 5))
@@ -217,6 +222,27 @@ def end_badly(e: Evidence) -> None:
     e.workers[0] = Ended("a", "drain", 1)
 
 
+def refuse_without_a_reason(e: Evidence) -> None:
+    e.letters[0] = e.letters[0]._replace(reason="")
+
+
+def refuse_for_another_reason(e: Evidence) -> None:
+    at = next(number for number, each in enumerate(e.letters) if each.reason == "future_event_time")
+    e.letters[at] = e.letters[at]._replace(reason="not_json")
+
+
+def alter_a_dead_letter(e: Evidence) -> None:
+    e.letters[0] = e.letters[0]._replace(value=b"{")
+
+
+def give_a_dead_letter_another_key(e: Evidence) -> None:
+    e.letters[0] = e.letters[0]._replace(key=b"card-x")
+
+
+def crash_before_it_is_killed(e: Evidence) -> None:
+    e.workers[1] = Ended("b", "kill", 1)
+
+
 def end_by_itself(e: Evidence) -> None:
     e.workers.append(Ended("a", "", 1))
 
@@ -265,6 +291,8 @@ TAMPERED: list[tuple[Callable[[Evidence], None], str]] = [
     (differ_after_the_flush, "flush"), (leave_a_topic, "nothing left"), (lose_a_topic_of_others, "nothing left"),
     (fail_to_remove, "nothing left"),
     (refuse_a_label, "outcome"), (decide_nothing_after_the_flush, "flush"), (call_it_different, "replay"),
+    (refuse_without_a_reason, "outcome"), (refuse_for_another_reason, "outcome"), (alter_a_dead_letter, "outcome"),
+    (give_a_dead_letter_another_key, "outcome"), (crash_before_it_is_killed, "drain"),
 ]  # fmt: skip
 
 
@@ -286,7 +314,10 @@ def test_every_promise_that_can_be_judged_can_be_broken() -> None:
         ("kill", {"kills": 0}), ("kill", {"delivery": "at_least_once"}), ("transaction", {"delivery": "at_least_once"}),
         ("flush", {"flushed_ns": None}), ("replay", {"certificate": None}), ("settings", {"secrets": 0}),
         ("replay", {"certificate": CERTIFICATE | {"verdict": "unverifiable", "unverifiable": 3}}),
-        ("budget", {"latency": None}), ("drain", {"workers": []}), ("nothing left", {"removal": None}),
+        ("budget", {"latency": None}), ("drain", {"workers": []}),
+        ("token", {"laid": {"card numbers": 0, "secrets": 3}}), ("token", {"looked_at": {}}),
+        ("token", {"laid": {}}), ("order", {"decisions": []}),
+        ("budget", {"clock_set_ms": -3_600_000.0}), ("nothing left", {"removal": None}),
     ],
 )  # fmt: skip
 def test_what_was_not_tried_is_not_called_held(promise: str, change: dict[str, object]) -> None:
@@ -374,6 +405,20 @@ def test_a_payment_without_a_decision_is_outside_of_any_budget() -> None:
     assert (found.payments, found.undecided, found.within_budget) == (4, 1, 0.75)
 
 
+def test_a_payment_without_a_decision_has_waited_longer_than_any_other() -> None:
+    found = of(list(range(1_000, 1_100)), [ms + 10 for ms in range(1_000, 1_098)] + [0, 0])
+    assert (found.percentiles["p50"], found.percentiles["p95"]) == (10, 10)
+    assert found.percentiles["p99"] == math.inf
+    assert found.max_ms == 10  # of those that were decided
+    assert all(math.isfinite(ms) for _, ms in found.curve)
+
+
+def test_a_percentile_is_the_smallest_value_that_so_many_do_not_exceed() -> None:
+    due = list(range(1_000, 1_100))
+    found = of(due, [at + wait for wait, at in enumerate(due, start=1)])
+    assert (found.percentiles["p50"], found.percentiles["p99"], found.percentiles["p99.9"]) == (50, 99, 100)
+
+
 def test_the_slowest_payment_is_taken_apart() -> None:
     late, kafka = np.array([0, 30 * MS]), np.array([1_000, 1_045])
     found = of([1_000, 1_001], [1_010, 1_201], late_ns=late, kafka_ms=kafka, all_late_ns=late)
@@ -421,6 +466,20 @@ def test_a_canary_is_found_in_each_guise(text: str) -> None:
     assert len(search.found) == 1
     assert CANARIES.card_number not in search.found[0]
     assert CANARIES.secret not in search.found[0]
+
+
+def test_a_password_is_looked_for_as_it_is_whatever_the_address_had_to_make_of_it() -> None:
+    store = StoreSettings(url=SecretStr("rediss://user:p%40ss%2Fword@redis:6379/0"))
+    assert secrets_of(Settings(store=store)) == ["p@ss/word"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_shortest_history_has_a_card_number_and_a_secret(seed: int) -> None:
+    records = history(
+        305, seed=seed, now_ms=1_800_000_000_000, canaries=CANARIES, max_payment_bytes=65_536, max_future_ms=300_000
+    )
+    for canary in (CANARIES.card_number, CANARIES.secret):
+        assert any(canary.encode() in (each.value or b"") for each in records[:105])
 
 
 def test_what_is_no_canary_is_not_found() -> None:

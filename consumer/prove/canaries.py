@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import SecretStr
 
@@ -26,7 +26,7 @@ def secrets_of(settings: Settings) -> list[str]:
         for _, value in section:
             if isinstance(value, SecretStr):
                 text = value.get_secret_value()
-                found.append(urlsplit(text).password or "" if "://" in text else text)
+                found.append(unquote(urlsplit(text).password or "") if "://" in text else text)
     return [each for each in dict.fromkeys(found) if len(each) >= SHORTEST]
 
 

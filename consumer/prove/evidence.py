@@ -103,6 +103,8 @@ class Evidence:
         workers: how each worker ended.
         kills, stalls, drains: what was done to workers; `drains` under load.
         flushed_ns: when the run's own keys were removed under load; None where they were not.
+        laid: how many of the records sent hold a card number and a secret that must not be seen.
+        clock_set_ms: by how much somebody set this machine's clock while latency was measured.
         leaks: where a canary or a secret was found; `looked_at` says in how many texts of which kind.
         shown: whether a secret stands in what `fraudline config show` prints.
         removal: what was left behind; None until everything was removed.
@@ -126,6 +128,8 @@ class Evidence:
     kills: int = 0
     stalls: int = 0
     flushed_ns: int | None = None
+    laid: Mapping[str, int] = field(default_factory=dict)
+    clock_set_ms: float = 0.0
     leaks: list[str] = field(default_factory=list)
     looked_at: dict[str, int] = field(default_factory=dict)
     shown: list[str] = field(default_factory=list)

@@ -112,13 +112,16 @@ def history(
         elif event_id in places:
             laid.append((place, Record("payments", key, value, "duplicate", event_id)))
         else:
+            is_first = not places  # however short the history, canaries are to lie in it
             places[event_id] = place
-            told = _with(value, note=canaries.secret) if rng.random() < TELLING else value
+            told = _with(value, note=canaries.secret) if rng.random() < TELLING or is_first else value
             laid.append((place, Record("payments", key, told, "payment", event_id)))
             laid += (
                 (place + rng.random(), each)
                 for each in _traps(rng, key, value, event_id, canaries, max_payment_bytes, now_ms + max_future_ms)
             )
+            if is_first:
+                laid.append((place, _numbered(key, value, event_id, canaries)))
     laid += _labels(rng, simulated.labels(), places, len(laid))
     laid.sort(key=itemgetter(0))
     return [record for _, record in laid]
@@ -140,8 +143,12 @@ def _traps(
         changed = _with(value, event_id=f"l{event_id}", note="x" * largest)
         yield Record("payments", key, changed, "too large", f"l{event_id}")
     if rng.random() < NUMBERED:
-        changed = _with(value, event_id=f"n{event_id}", card_id=canaries.card_number, note=canaries.secret)
-        yield Record("payments", key, changed, "malformed", f"n{event_id}")
+        yield _numbered(key, value, event_id, canaries)
+
+
+def _numbered(key: bytes, value: bytes, event_id: str, canaries: Canaries) -> Record:
+    changed = _with(value, event_id=f"n{event_id}", card_id=canaries.card_number, note=canaries.secret)
+    return Record("payments", key, changed, "malformed", f"n{event_id}")
 
 
 def _labels(

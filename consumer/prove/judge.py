@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from consumer.prove.evidence import Alerted, At, Decided, Evidence, Sent
+from consumer.prove.evidence import Alerted, At, Decided, Evidence, Letter, Sent
+from consumer.prove.history import Kind
 
 Status = Literal["held", "broken", "not tested"]
 EXAMPLES: Final = 10
 IN_TIME: Final = 0.999  # of the payments, so that a budget is held
+CLOCK_MS: Final = 1.0  # by which a clock may be set, so that latency is worth anything
 EXACTLY_ONCE: Final = "exactly_once"
 APPROVED: Final = "approve"
 FULL: Final = "full"
+REASONS: Final[Mapping[Kind, str]] = {
+    "empty": "empty",
+    "too large": "too_large",
+    "future": "future_event_time",
+}
+"""Why a dead letter is one, where its kind alone says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +79,7 @@ def _outcomes(evidence: Evidence) -> Iterator[str]:
     for decision in evidence.decisions:
         decided[decision.at].append(decision)
     letters = Counter(letter.at for letter in evidence.letters)
+    held = {letter.at: letter for letter in evidence.letters}
     first_tier: dict[str, str] = {}  # of an event id: how it was decided first
     once = evidence.delivery == EXACTLY_ONCE
     by_event: dict[str, list[Sent]] = defaultdict(list)
@@ -78,6 +88,8 @@ def _outcomes(evidence: Evidence) -> Iterator[str]:
             by_event[sent.record.event_id].append(sent)
         copies, refused = decided.get(sent.at, []), letters[sent.at]
         yield from _of_one(sent, copies, refused, once=once)
+        if refused and sent.record.due == "dead letter":
+            yield from _of_letter(sent, held[sent.at])
         if copies:
             first_tier.setdefault(sent.record.event_id, copies[0].tier)
     for event_id, group in by_event.items():
@@ -106,6 +118,17 @@ def _of_one(sent: Sent, copies: list[Decided], refused: int, *, once: bool) -> I
         yield f"{where} was decided"
     if copies and due != "nothing" and copies[0].event_id != sent.record.event_id:
         yield f"{where} was decided as another payment"
+
+
+def _of_letter(sent: Sent, letter: Letter) -> Iterator[str]:
+    """What is wrong with a dead letter: its reason, or what it holds of the record."""
+    where, record = f"the dead letter of {_where(sent.at)} ({sent.record.kind})", sent.record
+    if not letter.reason or letter.reason != REASONS.get(record.kind, letter.reason):
+        yield f"{where} gives the reason {letter.reason!r}"
+    whole, held = record.value or b"", letter.value or b""
+    is_start = record.kind == "too large" and held and whole.startswith(held)  # what no topic could hold is cut
+    if letter.key != record.key or not (held == whole or is_start):
+        yield f"{where} holds other bytes than were sent"
 
 
 def _counted(evidence: Evidence) -> Iterator[str]:
@@ -159,6 +182,8 @@ def killed(evidence: Evidence) -> Verdict:
 def ordered(evidence: Evidence) -> Verdict:
     """The decisions of a card lie in the order of its payments."""
     cards = len({each.key for each in evidence.decisions})
+    if not cards:
+        return not_tested("nothing was decided")
     return held_if(_disordered(evidence), f"{len(evidence.decisions):,} decisions of {cards:,} cards are in order")
 
 
@@ -267,6 +292,8 @@ def in_budget(evidence: Evidence) -> Verdict:
     told = evidence.latency
     if told is None or not told.payments:
         return not_tested("no payment was measured")
+    if abs(evidence.clock_set_ms) > CLOCK_MS:
+        return not_tested(f"this machine's clock was set by {evidence.clock_set_ms:,.1f} ms while latency was measured")
     said = (
         f"{told.within_budget:.3%} of {told.payments:,} payments were decided within {told.budget_ms:,} ms of when "
         f"they were due, p50 {told.percentiles['p50']:.1f}, p99 {told.percentiles['p99']:.1f}, p99.9 "
@@ -285,10 +312,13 @@ def in_budget(evidence: Evidence) -> Verdict:
 
 def no_canaries(evidence: Evidence) -> Verdict:
     """No card number, payload or secret leaves the processor."""
+    if not (evidence.looked_at and evidence.laid and all(evidence.laid.values())):
+        return not_tested("no card number or no secret lay in what was sent, or nothing was searched for them")
+    laid = ", ".join(f"{count:,} {what}" for what, count in evidence.laid.items())
     looked = ", ".join(f"{count:,} {what}" for what, count in evidence.looked_at.items())
     return held_if(
         evidence.leaks,
-        f"card numbers and a secret lay in payments, and the deployment has {evidence.secrets} secrets of its own: "
+        f"{laid} lay in payments, and the deployment has {evidence.secrets} secrets of its own: "
         f"none stands in {looked}",
         dict(evidence.looked_at),
     )
@@ -307,7 +337,12 @@ def drained(evidence: Evidence) -> Verdict:
     if not told:
         return not_tested("no processor was told to stop")
     wrong = [f"processor {each.replica} ended with status {each.status}" for each in told if each.status]
-    wrong += [f"processor {each.replica} ended by itself" for each in evidence.workers if not each.told]
+    killed = -signal.SIGKILL
+    wrong += [
+        f"processor {each.replica} ended by itself, with status {each.status}"
+        for each in evidence.workers
+        if not each.told or (each.told == "kill" and each.status != killed)
+    ]
     wrong += _outcomes(evidence)
     return held_if(wrong, f"{len(told)} processors were sent SIGTERM, under load too: all ended with status 0")
 

@@ -54,11 +54,12 @@ class Latency:
     Attributes:
         payments: how many were due a decision.
         undecided: how many of them have none.
-        percentiles: by name, such as `p99.9`; of those that were decided.
+        percentiles: by name, such as `p99.9`; infinite where so many were never decided.
         within_budget: the share of all that were decided in `budget_ms`.
         rate_asked, rate_sent: records a second; the generator fell short where the second is well below the first.
         fell_short: whether it did.
         late_over_5ms: records that were handed over more than 5 ms after they were due.
+        max_ms, mean_ms, by_second, curve: of those that were decided.
         by_second: (seconds, p50, p99, max) of the payments that were due in each second.
         curve: (percentile, ms) of the whole distribution, dense towards its end.
     """
@@ -100,7 +101,8 @@ def measure(
     span_s = (int(handed.max()) - int(handed.min())) / 1e9 if len(handed) > 1 else 0.0
     sent = (len(handed) - 1) / span_s if span_s else rate
     values = np.sort(latency)
-    named = {f"p{each:g}": _percentile(values, each) for each in PERCENTILES}
+    every = np.append(values, np.full(len(due_ns) - len(values), np.inf))
+    named = {f"p{each:g}": _percentile(every, each) for each in PERCENTILES}
     return Latency(
         budget_ms=budget_ms,
         payments=len(due_ns),
@@ -121,7 +123,7 @@ def measure(
 
 def _percentile(values: npt.NDArray[np.float64], percent: float) -> float:
     """The smallest value that so many percent do not exceed."""
-    return float(np.percentile(values, percent, method="higher")) if len(values) else float("nan")
+    return float(np.percentile(values, percent, method="inverted_cdf")) if len(values) else float("nan")
 
 
 def _slowest(
