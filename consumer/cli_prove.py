@@ -95,8 +95,9 @@ def _prove(loaded: Settings, asked: Asked, out: Path | None, *, as_json: bool) -
     began_s = time.time()
 
     def tell(text: str) -> None:
-        sys.stderr.write(f"{time.time() - began_s:5.0f} s  {text}\n")
-        sys.stderr.flush()
+        with suppress(OSError):  # who listened may have gone; what was made is removed all the same
+            sys.stderr.write(f"{time.time() - began_s:5.0f} s  {text}\n")
+            sys.stderr.flush()
 
     tell(f"run {run.run}; its topics, group and keys begin with {run.prefix}")
     try:

@@ -21,6 +21,7 @@ from consumer.prove.evidence import Alerted, Decided, Evidence, Letter, Sent
 from consumer.prove.history import DUE, HOT_CARD, Canaries, Kind, Record, history
 from consumer.prove.latency import Latency, measure
 from consumer.prove.measured import latency_of
+from consumer.prove.plan import Asked, plan
 from consumer.prove.premises import Removal
 from consumer.prove.promises import PROMISES, judged
 from consumer.prove.report import schema
@@ -60,6 +61,7 @@ def sound(records: int = 80) -> Evidence:
     evidence.ends = dict(evidence.committed)
     evidence.counted = {"fraudline_duplicates_total": 1.0}
     evidence.workers = [Ended("a", "drain", 0), Ended("b", "kill", -9), Ended("c", "drain", 0)]
+    evidence.left_at_drain = 5
     evidence.laid, evidence.looked_at = {"card numbers": 2, "secrets": 3}, {"log lines": 9}
     evidence.kills, evidence.stalls, evidence.flushed_ns = 3, 1, evidence.decisions[count // 2].received_ns
     evidence.latency = latency_of(evidence, 100.0, ())
@@ -314,7 +316,7 @@ def test_every_promise_that_can_be_judged_can_be_broken() -> None:
         ("kill", {"kills": 0}), ("kill", {"delivery": "at_least_once"}), ("transaction", {"delivery": "at_least_once"}),
         ("flush", {"flushed_ns": None}), ("replay", {"certificate": None}), ("settings", {"secrets": 0}),
         ("replay", {"certificate": CERTIFICATE | {"verdict": "unverifiable", "unverifiable": 3}}),
-        ("budget", {"latency": None}), ("drain", {"workers": []}),
+        ("budget", {"latency": None}), ("drain", {"workers": []}), ("drain", {"left_at_drain": 0}),
         ("token", {"laid": {"card numbers": 0, "secrets": 3}}), ("token", {"looked_at": {}}),
         ("token", {"laid": {}}), ("order", {"decisions": []}),
         ("budget", {"clock_set_ms": -3_600_000.0}), ("nothing left", {"removal": None}),
@@ -510,6 +512,13 @@ def test_the_history_has_every_trap_and_is_the_same_again() -> None:
             seen.add(each.event_id)
         if each.kind == "duplicate":
             assert each.event_id in seen
+
+
+@pytest.mark.parametrize("kills", [1, 6, 100])
+def test_load_is_at_hand_for_each_kill(kills: int) -> None:
+    """A kill takes up to a session, ten seconds, and a start."""
+    asked = Asked(config=None, rate=100.0, seconds=1.0, faults=True, kills=kills, seed=1, out=Path())
+    assert plan(asked).faults.seconds >= 15 * kills
 
 
 def test_every_promise_stands_in_readme() -> None:

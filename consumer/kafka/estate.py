@@ -83,10 +83,11 @@ class Estate:
                 raise KafkaUnavailable(f"Kafka at {self._kafka.brokers} does not tell of {min(missing)} in time")
             time.sleep(_PAUSE_S)
 
-    def mark(self, topics: Iterable[str], run: str) -> None:
+    def mark(self, made: list[str], run: str) -> None:
         """Write the mark as the first record of each topic: an empty record in partition 0.
 
-        Raises KafkaUnavailable, also where it is not the first: then somebody else has the topic too.
+        Raises KafkaUnavailable, also where it is not the first: then somebody else has the topic too, and it is no
+        longer among those made.
         """
         placed: dict[str, int] = {}
         failed: list[tuple[Code, str]] = []
@@ -98,8 +99,7 @@ class Estate:
                 placed[message.topic()] = message.offset()
 
         producer = Producer(common_config(self._kafka) | {"enable.idempotence": True, "on_delivery": delivered})
-        wanted = list(topics)
-        for topic in wanted:
+        for topic in made:
             producer.produce(topic, None, MARK.encode(), partition=0, headers=[(MARK, run.encode())])
         left = flush(producer, self._timeout_s)
         for error, topic in failed:
@@ -108,9 +108,10 @@ class Estate:
             )
         if left:
             raise KafkaUnavailable(f"Kafka at {self._kafka.brokers} did not acknowledge {left} records in time")
-        for topic in wanted:
-            if placed[topic]:
-                raise KafkaRefused(f"{topic} holds records that this run did not write: it is left alone")
+        foreign = [topic for topic in made if placed[topic]]
+        made[:] = [topic for topic in made if topic not in foreign]
+        if foreign:
+            raise KafkaRefused(f"{foreign[0]} holds records that this run did not write: it is left alone")
 
     def owners(self, topics: Iterable[str]) -> dict[str, str | None]:
         """Which run's mark each topic begins with; None for none."""
@@ -161,8 +162,11 @@ class Estate:
             time.sleep(_PAUSE_S)
 
     def delete_group(self, group: str) -> None:
-        """Delete a group with its offsets, once its last member is gone; one that is not there is no error."""
-        deadline_s = time.monotonic() + self._timeout_s
+        """Delete a group with its offsets, once its last member is gone; one that is not there is no error.
+
+        A member that was killed is gone when its session is over.
+        """
+        deadline_s = time.monotonic() + self._timeout_s + self._kafka.session_timeout_ms / 1_000
         while True:
             asked = self._admin.delete_consumer_groups([group], request_timeout=self._timeout_s)[group]
             try:

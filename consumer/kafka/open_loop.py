@@ -45,10 +45,8 @@ class OpenLoop:
             common_config(kafka) | {"enable.idempotence": True, "linger.ms": 1, "queue.buffering.max.messages": 500_000}
         )
 
-    def send(
-        self, records: Sequence[Outgoing], rate: float | None, told_to_stop: Callable[[], bool] = lambda: False
-    ) -> Sent:
-        """Send records at `rate` a second, or as fast as they are taken, and wait until they are acknowledged.
+    def send(self, records: Sequence[Outgoing], rate: float, told_to_stop: Callable[[], bool] = lambda: False) -> Sent:
+        """Send records at `rate` a second, and wait until they are acknowledged.
 
         Returns:
             A row for each record; for fewer if it was told to stop, which is asked now and then.
@@ -60,7 +58,7 @@ class OpenLoop:
         rows: Sent = np.zeros(count, SENT)
         rows["offset"] = -1
         start_ns = time.time_ns() + START_DELAY_NS
-        rows["due_ns"] = start_ns + (np.arange(count) * (1e9 / rate)).astype(np.int64) if rate else start_ns
+        rows["due_ns"] = start_ns + (np.arange(count) * (1e9 / rate)).astype(np.int64)
         due, late, index = rows["due_ns"].tolist(), rows["late_ns"], 0
         while index < count and not told_to_stop():
             now_ns = time.time_ns()

@@ -102,6 +102,7 @@ class Evidence:
         counted: totals of the first worker's counters when the measured section was decided; None where unknown.
         workers: how each worker ended.
         kills, stalls, drains: what was done to workers; `drains` under load.
+        left_at_drain: how many records were left to the next processor by one that was told to stop under load.
         flushed_ns: when the run's own keys were removed under load; None where they were not.
         laid: how many of the records sent hold a card number and a secret that must not be seen.
         clock_set_ms: by how much somebody set this machine's clock while latency was measured.
@@ -127,6 +128,7 @@ class Evidence:
     workers: list[Ended] = field(default_factory=list)
     kills: int = 0
     stalls: int = 0
+    left_at_drain: int = 0
     flushed_ns: int | None = None
     laid: Mapping[str, int] = field(default_factory=dict)
     clock_set_ms: float = 0.0

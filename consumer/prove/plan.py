@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Final
 
 WARM_UP_S: Final = 5.0
-DRAIN_RECORDS: Final = 2_000
+DRAIN_RATE, DRAIN_S = 2_000.0, 20.0  # at most; it stops as soon as a processor has ended
 FAULT_RATE: Final = 300.0
-FAULTS_S: Final = 240.0  # of load that is at hand; a proof stops it as soon as its faults are through
+FAULTS_S, KILL_S = 120.0, 20.0  # of load that is at hand, and for each kill; it stops as soon as faults are through
 FLUSH_S: Final = 60.0
 MOST: Final = 2_000_000  # records: all of them are held in memory to be judged
 
@@ -40,16 +40,16 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Records [first, first + count), and how many of them a second; None for as fast as they are taken."""
+    """Records [first, first + count), and how many of them a second."""
 
     first: int
     count: int
-    rate: float | None
+    rate: float
 
     @property
     def seconds(self) -> float:
         """How long it takes to send them as planned."""
-        return 0.0 if self.rate is None else self.count / self.rate
+        return self.count / self.rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,9 @@ def plan(asked: Asked) -> Plan:
     """The sections of what is asked."""
     warm_up = round(asked.rate * asked.warm_up_s)
     scheduled = Part(0, warm_up + round(asked.rate * asked.seconds), asked.rate)
-    drain = Part(scheduled.count, min(DRAIN_RECORDS, max(200, round(asked.rate))), None)
-    rate = min(FAULT_RATE, asked.rate)
-    faults = Part(drain.first + drain.count, round(rate * FAULTS_S) if asked.faults else 0, rate)
+    drain_rate, rate = min(DRAIN_RATE, asked.rate), min(FAULT_RATE, asked.rate)
+    drain = Part(scheduled.count, round(drain_rate * DRAIN_S), drain_rate)
+    faults_s = FAULTS_S + KILL_S * asked.kills
+    faults = Part(drain.first + drain.count, round(rate * faults_s) if asked.faults else 0, rate)
     flush = Part(faults.first + faults.count, round(rate * FLUSH_S) if asked.faults else 0, rate)
     return Plan(warm_up, scheduled, drain, faults, flush)

@@ -27,7 +27,7 @@ class Removal:
 
     Attributes:
         left: topics, keys or groups of the run that are still there.
-        lost: topics of others that were there before the run and no longer are.
+        lost: topics of others that were there before the run and no longer are; other proofs' aside.
         problems: what could not be removed, or looked at, in a sentence each.
         topics, keys: how many were removed.
         other_keys: how many keys others had on the same servers before and after, where the user may ask.
@@ -116,7 +116,7 @@ class Premises:
         try:
             there = self.estate.topics().keys()
             left = sorted(name for name in there if self._run.owns(name))
-            lost = sorted(self._before - there)
+            lost = sorted(name for name in self._before - there if not name.startswith(PREFIX))  # other proofs end too
             if self.keys.size():
                 left.append(f"keys of {self._run.prefix}:")
             if self.estate.group_state(self._run.prefix) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import multiprocessing
 import signal
@@ -14,6 +15,7 @@ import msgspec
 
 from consumer.kafka.open_loop import OpenLoop, Outgoing, Sent
 from consumer.kafka.witness import Witness
+from consumer.prove.signals import SIGNALS, held_from_children
 from consumer.prove.worker import until
 from consumer.settings import KafkaSettings
 from features.errors import FraudlineError
@@ -44,7 +46,8 @@ class _Child:
     def __init__(self, target: Any, *arguments: Any) -> None:
         self._end, other = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=target, args=(other, *arguments), daemon=True)
-        self._process.start()
+        with held_from_children():
+            self._process.start()
         other.close()
 
     def wait_ready(self) -> None:
@@ -80,8 +83,8 @@ class Generator(_Child):
         """Start it, with all records that it will be asked to send."""
         super().__init__(_generate, kafka, records)
 
-    def begin(self, first: int, count: int, rate: float | None) -> None:
-        """Have it send records [first, first + count), at a rate a second or as fast as it can."""
+    def begin(self, first: int, count: int, rate: float) -> None:
+        """Have it send records [first, first + count), at a rate a second."""
         self._end.send((first, count, rate))
 
     def enough(self) -> None:
@@ -176,10 +179,12 @@ class _Answering:
         self._end = end
 
     def __enter__(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
     def __exit__(self, kind: object, error: BaseException | None, _trace: object) -> bool:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            error = FraudlineError(f"what the proof has seen can't be kept: {error.strerror}.")
         if isinstance(error, FraudlineError):
             try:
                 self._end.send(type(error)(str(error)))

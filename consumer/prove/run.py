@@ -3,7 +3,7 @@
 1. Refuse what is there already; make topics and marks.
 2. Start the witness, a processor and the generator.
 3. Warm up and measure, on one schedule; read the processor's counters.
-4. Send a burst, tell the processor to stop in the middle of it, and start the next one.
+4. Tell the processor to stop while payments come, and start the next one.
 5. With faults: kill, stall and drain three processors under load, then remove the run's own state.
 6. Stop everything, make the certificate, and gather the evidence.
 7. Remove what was made, whatever happened before.
@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import random
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -32,15 +31,17 @@ from consumer.prove.evidence import Evidence, Section, Sent, read
 from consumer.prove.faults import torment
 from consumer.prove.history import Canaries, Record, history
 from consumer.prove.measured import latency_of
-from consumer.prove.names import Run, settings_of
+from consumer.prove.names import PREFIX, Run, settings_of
 from consumer.prove.plan import Asked, Part, plan
 from consumer.prove.premises import Premises
 from consumer.prove.processes import Generator, Watcher
-from consumer.prove.worker import until
+from consumer.prove.signals import undisturbed
+from consumer.prove.worker import until, while_moving
 from consumer.settings import Settings, describe
 from features.profiles import load_catalog
+from features.store import Source
 
-PATIENCE_S: Final = 180.0  # for what was sent to be decided, once nothing more comes
+PATIENCE_S: Final = 180.0  # with a processor that decides nothing, though not everything is decided
 READ_S: Final = 60.0
 SENDING_S: Final = 120.0  # beyond the schedule
 PAUSE_S: Final = 0.3
@@ -61,7 +62,8 @@ def prove(run: Run, real: Settings, asked: Asked, tell: Tell) -> Evidence:
     proof = Proof(run, settings, asked, premises, tell)
     evidence = None
     try:
-        premises.make(real.topics.payments)
+        with undisturbed(later=True):  # or something could be made and not be noted
+            premises.make(real.topics.payments)
         evidence = proof.run(describe(real), secrets_of(real))
     finally:
         with undisturbed():
@@ -73,17 +75,6 @@ def prove(run: Run, real: Settings, asked: Asked, tell: Tell) -> Evidence:
                 tell(f"not everything could be removed ({'; '.join(why)}): try fraudline prove --clean {run.run}")
     evidence.removal = removal
     return evidence
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Leave signals aside while what was made is removed."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _clock_offset_ns() -> int:
@@ -103,7 +94,9 @@ class Proof:
         self._open = ExitStack()
         self._sent: list[Sent] = []
         self._pages: list[str] = []
-        self._folder = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="fraudline-prove-")))
+        self._folder = Path(
+            self._open.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True))
+        )
         self._outputs = [getattr(settings.topics, role) for role in ("decisions", "alerts", "dead_letters", "journal")]
 
     def run(self, shown: list[tuple[str, str, str]], secrets: list[str]) -> Evidence:
@@ -117,7 +110,7 @@ class Proof:
         self._measure()
         evidence.clock_set_ms = (_clock_offset_ns() - offset_ns) / 1e6
         evidence.counted = self._counted()
-        self._drain()
+        evidence.left_at_drain = self._drain()
         if asked.faults:
             session_s = settings.kafka.session_timeout_ms / 1_000
             with self._load(self._plan.faults, "faults"):
@@ -145,7 +138,10 @@ class Proof:
         self._open.close()
         for number, worker in enumerate(self._crew.all, start=1):
             text = "".join(f"{line}\n" for line in worker.log)
-            (self._asked.out / f"processor-{number}-{worker.replica}.log").write_text(text, "utf-8")
+            try:
+                (self._asked.out / f"processor-{number}-{worker.replica}.log").write_text(text, "utf-8")
+            except OSError as error:
+                self._tell(f"the log of processor {worker.replica} can't be kept: {error.strerror}")
 
     def _begin(self) -> None:
         settings, topics = self._settings, self._settings.topics
@@ -197,17 +193,20 @@ class Proof:
                 totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
         return totals
 
-    def _drain(self) -> None:
-        """SIGTERM in the middle of a burst; what was left is the next processor's."""
-        part, decisions = self._plan.drain, self._settings.topics.decisions
-        self._tell(f"a burst of {part.count:,} records, and SIGTERM in the middle of it")
-        before = self._watcher.count(decisions)
-        self._generator.begin(part.first, part.count, part.rate)
-        self._watcher.wait_count(before + 1, [decisions], READ_S)
-        self._crew.drain(FIRST)
-        self._took(part, "drain")
+    def _drain(self) -> int:
+        """SIGTERM while payments come; how many of them were left to the next processor."""
+        part, topics = self._plan.drain, self._settings.topics
+        self._tell(f"SIGTERM while {part.rate:,.0f} records/s come")
+        before = self._watcher.count(topics.decisions)
+        with self._load(part, "drain"):
+            self._watcher.wait_count(before + 1, [topics.decisions], part.seconds)
+            self._crew.drain(FIRST)
+        committed, ends = self._premises.estate.progress(
+            self._settings.kafka.group_id, (topics.payments, topics.labels)
+        )
         self._crew.start(FIRST)
         self._settle()
+        return sum(end - max(committed.get(at, 0), 0) for at, end in ends.items())
 
     @contextmanager
     def _load(self, part: Part, section: Section) -> Iterator[None]:
@@ -232,15 +231,14 @@ class Proof:
         topics = self._settings.topics
         group, read = self._settings.kafka.group_id, (topics.payments, topics.labels)
 
-        def is_done() -> bool:
+        def look() -> tuple[dict[Source, int], dict[Source, int]]:
             dead = self._crew.bury()
             for name in dead:  # it says why in its log, and the report says that it did
                 self._crew.begin(name).wait_ready()
-            committed, ends = self._premises.estate.progress(group, read)
-            return committed == ends
+            return self._premises.estate.progress(group, read)
 
-        if not until(is_done, PATIENCE_S, PAUSE_S):
-            self._tell(f"not everything was decided in {PATIENCE_S:.0f} s")
+        if not while_moving(look, PATIENCE_S, PAUSE_S):
+            self._tell(f"nothing more was decided for {PATIENCE_S:.0f} s, and not everything is")
         with closing(LogReader(self._settings.kafka, topics.decisions)) as reader:
             until(
                 lambda: {at: each.high for at, each in reader.extents().items()} == dict(reader.written_ends()),

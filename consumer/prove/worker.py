@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -39,11 +40,11 @@ class Worker:
         """Start it. `replica` makes its transactional id: whoever starts after a kill under it takes its place."""
         self.replica = replica
         self.log: list[str] = []
-        self._told = ""
+        self._told, self._has_said_all = "", False
         self._changed = threading.Condition()
         named = [] if config is None else ["--config", str(config)]
         self._process = subprocess.Popen(  # noqa: S603  ourselves
-            [sys.executable, "-m", "consumer.prove.child", str(os.getpid()), "run", *named],
+            [sys.executable, "-P", "-m", "consumer.prove.child", str(os.getpid()), "run", *named],
             env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -76,7 +77,7 @@ class Worker:
             return next((line for line in self.log if mark in line), None)
 
         with self._changed:
-            self._changed.wait_for(lambda: logged() is not None or self._is_over(), limit_s)
+            self._changed.wait_for(lambda: logged() is not None or self._has_said_all, limit_s)
             line = logged()
         if line is None:
             raise self._failure(f"said nothing of {event} in {limit_s:.0f} s")
@@ -132,15 +133,19 @@ class Worker:
         if self._process.stderr is not None:
             self._process.stderr.close()
 
-    def _is_over(self) -> bool:
-        return not self._listener.is_alive()
+    def _status(self) -> int | None:
+        """None while it lives; whoever has closed its log is about to end."""
+        if self._has_said_all:
+            with suppress(subprocess.TimeoutExpired):
+                return self._process.wait(PAGE_S)
+        return self._process.poll()
 
     def _failure(self, what: str) -> FraudlineError:
+        status = self._status()
         said = next((line for line in reversed(self.log) if line.startswith(_ERROR)), None)
         if said is not None:  # the sentence that it would have said to whoever had started it
-            kind = ConfigError if self._process.poll() == _EXIT_MISUSED else FraudlineError
+            kind = ConfigError if status == _EXIT_MISUSED else FraudlineError
             return kind(said.removeprefix(_ERROR))
-        status = self._process.poll()
         ended = "" if status is None else f" and ended with status {status}"
         return FraudlineError(f"the processor of the proof {what}{ended}; its log is in the report's folder.")
 
@@ -151,6 +156,7 @@ class Worker:
                 self.log.append(line.rstrip("\n"))
                 self._changed.notify_all()
         with self._changed:
+            self._has_said_all = True
             self._changed.notify_all()
 
 
@@ -161,4 +167,18 @@ def until(holds: Callable[[], bool], limit_s: float, pause_s: float = 0.1) -> bo
         if time.monotonic() > deadline_s:
             return False
         time.sleep(pause_s)
+    return True
+
+
+def while_moving(look: Callable[[], tuple[object, object]], limit_s: float, pause_s: float) -> bool:
+    """Look again and again until where it is (the first) is where it ends, or it has not moved for so long; which."""
+    at, end = look()
+    moved_s = time.monotonic()
+    while at != end:
+        time.sleep(pause_s)
+        before, (at, end) = at, look()
+        if at != before:
+            moved_s = time.monotonic()
+        elif time.monotonic() - moved_s > limit_s:
+            return False
     return True
