@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from consumer.prove.names import Run, environment_of
+from consumer.prove.signals import undisturbed
 from consumer.prove.worker import Ended, Worker
 from consumer.settings import Settings
 
@@ -33,9 +34,10 @@ class Crew:
     def begin(self, replica: str) -> Worker:
         """Start one, and go on."""
         environment = environment_of(self._run, self._settings, os.environ, replica)
-        worker = Worker(replica, environment, self._config)
-        self.replicas[replica] = worker
-        self.all.append(worker)
+        with undisturbed(later=True):  # or one could be started and not be known of
+            worker = Worker(replica, environment, self._config)
+            self.replicas[replica] = worker
+            self.all.append(worker)
         return worker
 
     def kill(self, replica: str) -> None:

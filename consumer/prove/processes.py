@@ -15,7 +15,7 @@ import msgspec
 
 from consumer.kafka.open_loop import OpenLoop, Outgoing, Sent
 from consumer.kafka.witness import Witness
-from consumer.prove.signals import SIGNALS, held_from_children
+from consumer.prove.signals import SIGNALS
 from consumer.prove.worker import until
 from consumer.settings import KafkaSettings
 from features.errors import FraudlineError
@@ -46,8 +46,7 @@ class _Child:
     def __init__(self, target: Any, *arguments: Any) -> None:
         self._end, other = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=target, args=(other, *arguments), daemon=True)
-        with held_from_children():
-            self._process.start()
+        self._process.start()
         other.close()
 
     def wait_ready(self) -> None:

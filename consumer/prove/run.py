@@ -35,7 +35,7 @@ from consumer.prove.names import PREFIX, Run, settings_of
 from consumer.prove.plan import Asked, Part, plan
 from consumer.prove.premises import Premises
 from consumer.prove.processes import Generator, Watcher
-from consumer.prove.signals import undisturbed
+from consumer.prove.signals import held_from_children, undisturbed
 from consumer.prove.worker import until, while_moving
 from consumer.settings import Settings, describe
 from features.profiles import load_catalog
@@ -157,10 +157,11 @@ class Proof:
         )
         named = {"payments": topics.payments, "labels": topics.labels}
         outgoing = [(named[each.role], each.key, each.value) for each in self._records[: self._plan.records]]
-        self._watcher = Watcher(settings.kafka, self._outputs, self._folder / "seen")
-        self._open.callback(self._watcher.close)
-        self._generator = Generator(settings.kafka, outgoing)
-        self._open.callback(self._generator.close)
+        with held_from_children():
+            self._watcher = Watcher(settings.kafka, self._outputs, self._folder / "seen")
+            self._open.callback(self._watcher.close)
+            self._generator = Generator(settings.kafka, outgoing)
+            self._open.callback(self._generator.close)
         self._crew.start(FIRST)
         self._watcher.wait_ready()
         self._generator.wait_ready()
