@@ -153,8 +153,8 @@ def _latency(told: LatencyTable) -> dict[str, object]:
     rates = f"{told.rate_sent:,.1f} of {told.rate_asked:,.0f} records/s"
     found: dict[str, object] = {
         "payments": told.payments,
-        **{f"{name} ms": value for name, value in told.percentiles_ms.items()},
-        "max ms": told.max_ms,
+        **{f"{name} ms": _tenths(value) for name, value in told.percentiles_ms.items()},
+        "max ms": _tenths(told.max_ms),
         f"within {told.budget_ms:,} ms": f"{told.within_budget:.3%}",
         "undecided": told.undecided,
         "sent": f"{rates}: the generator fell short" if told.generator_fell_short else rates,
@@ -167,6 +167,10 @@ def _latency(told: LatencyTable) -> dict[str, object]:
     return found
 
 
+def _tenths(value: float | None) -> str | None:
+    return None if value is None else f"{value:,.1f}"
+
+
 def _clean(text: str, loaded: Settings, *, as_json: bool) -> int:
     from consumer.prove.names import known_run, settings_of
     from consumer.prove.premises import clean, leftovers
@@ -174,8 +178,9 @@ def _clean(text: str, loaded: Settings, *, as_json: bool) -> int:
     run = known_run(text)
     cleaned = clean(run, settings_of(run, loaded))
     if not (cleaned.topics or cleaned.keys or cleaned.foreign):
-        others = ", ".join(leftovers(loaded)) or "no other run either"
-        raise FraudlineError(f"Nothing of run {run.run} is there; there is {others}.")
+        others = ", ".join(leftovers(loaded))
+        told = f"there are topics of {others}" if others else "there is no other run either"
+        raise FraudlineError(f"Nothing of run {run.run} is there; {told}.")
     if as_json:
         print_json({"topics": cleaned.topics, "keys": cleaned.keys, "left_alone": cleaned.foreign})
     else:

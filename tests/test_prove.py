@@ -260,12 +260,35 @@ def test_a_proof_that_fails_says_why_in_a_sentence_and_leaves_nothing(
     plant: Plant, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     before, keys = plant.topics(), plant.keys()
+    monkeypatch.setenv(variable("features.catalog"), "handbook")
+    assert exit_status(["prove", f"--out={tmp_path / 'report'}"]) == 1
+    told = capsys.readouterr().err
+    errors = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "needs features that this catalog does not compute" in errors[0]
+    assert "removing what was made" in told
+    assert (plant.left(), plant.topics(), plant.keys()) == ([], before, keys)
+
+
+def test_a_bundle_that_can_not_be_read_is_told_before_anything_is_made(
+    plant: Plant, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv(variable("model.bundle"), str(tmp_path / "none"))
     assert exit_status(["prove", f"--out={tmp_path / 'report'}"]) == 1
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert str(tmp_path / "none") in errors[0]
-    assert (plant.left(), plant.topics(), plant.keys()) == ([], before, keys)
+    [begun, error] = capsys.readouterr().err.splitlines()
+    assert "its topics, group and keys begin with" in begun
+    assert error == f"error: There is no model bundle at {tmp_path / 'none'}; make one with `fraudline train`."
+    assert not (tmp_path / "report").exists()
+
+
+def test_what_was_never_begun_is_not_said_to_be_left(
+    plant: Plant, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(variable("kafka.brokers"), "127.0.0.1:1")
+    assert exit_status(["prove", f"--out={tmp_path / 'report'}"]) == 1
+    [begun, error] = capsys.readouterr().err.splitlines()
+    assert "its topics, group and keys begin with" in begun
+    assert error.startswith("error: no Kafka broker answers at 127.0.0.1:1")
 
 
 def test_a_proof_that_is_interrupted_leaves_nothing(plant: Plant) -> None:

@@ -42,13 +42,17 @@ class Removal:
 
 
 class Premises:
-    """The premises of one run. `settings` are those of the run (`names.settings_of`)."""
+    """The premises of one run. `settings` are those of the run (`names.settings_of`).
+
+    `has_begun` once something may have been made: before that nothing is there to be removed or looked for.
+    """
 
     def __init__(self, run: Run, settings: Settings) -> None:
         """Connect lazily. Raises ConfigError: an address can't be used."""
         self._run, self._settings = run, settings
         self._made: list[str] = []
         self._has_claimed = False
+        self.has_begun = False
         self._before: frozenset[str] = frozenset()
         self._other_keys: int | None = None
         self.estate = Estate(settings.kafka)
@@ -79,6 +83,7 @@ class Premises:
             payments_partitions=topics.get(real_payments),
         )
         used = used_roles(settings)
+        self.has_begun = True
         self.estate.create([each for each in wanted if each.role in used], self._made)
         self.estate.mark(self._made, self._run.run)
         self._has_claimed = self.keys.claim(self._run.run)
@@ -96,6 +101,8 @@ class Premises:
 
     def remove(self) -> Removal:
         """Remove what was made, and look what is left. Never raises: what went wrong is in the result."""
+        if not self.has_begun:
+            return Removal()
         problems: list[str] = []
         keys, topics = 0, list(self._made)
         if self._has_claimed:

@@ -38,8 +38,10 @@ from consumer.prove.processes import Generator, Watcher
 from consumer.prove.signals import held_from_children, undisturbed
 from consumer.prove.worker import until, while_moving
 from consumer.settings import Settings, describe
+from consumer.trust import trust_of
 from features.profiles import load_catalog
 from features.store import Source
+from models.bundle import read_files
 
 PATIENCE_S: Final = 180.0  # with a processor that decides nothing, though not everything is decided
 READ_S: Final = 60.0
@@ -56,6 +58,8 @@ def prove(run: Run, real: Settings, asked: Asked, tell: Tell) -> Evidence:
     Raises FraudlineError: a server, the bundle or a setting can't be used. What was made is removed all the same.
     """
     settings = settings_of(run, real)
+    if settings.model.registry is None:  # what a processor would find too, half a minute and seven topics later
+        read_files(settings.model.bundle, trust=trust_of(settings.model))
     with closing(open_store(settings, load_catalog(settings.features.catalog))) as store:
         check_store(store)
     premises = Premises(run, settings)
@@ -68,7 +72,8 @@ def prove(run: Run, real: Settings, asked: Asked, tell: Tell) -> Evidence:
     finally:
         with undisturbed():
             proof.close()
-            tell("removing what was made")
+            if premises.has_begun:
+                tell("removing what was made")
             removal = premises.remove()
             premises.close()
             if why := [*removal.problems, *(f"{what} is left" for what in removal.left)]:
