@@ -46,14 +46,14 @@ def test_a_full_disk_does_not_keep_it_from_tidying_up(
     plant: Plant, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     before, keys = plant.topics(), plant.keys()
-    monkeypatch.setenv(variable("model.bundle"), str(tmp_path / "none"))
+    monkeypatch.setenv(variable("features.catalog"), "handbook")  # which the processor finds, and nobody before it
     out = tmp_path / "report"
     out.mkdir()
     (out / "processor-1-a.log").symlink_to("/dev/full")
     assert exit_status(["prove", f"--out={out}"]) == 1
     told = capsys.readouterr().err
     assert "No space left" in told
-    assert str(tmp_path / "none") in told.splitlines()[-1]
+    assert "needs features that this catalog does not compute" in told.splitlines()[-1]
     assert (plant.left(), plant.topics(), plant.keys()) == ([], before, keys)
 
 
@@ -61,7 +61,7 @@ def test_a_listener_who_went_away_does_not_keep_it_from_tidying_up(
     plant: Plant, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     before, keys = plant.topics(), plant.keys()
-    monkeypatch.setenv(variable("model.bundle"), str(tmp_path / "none"))
+    monkeypatch.setenv(variable("features.catalog"), "handbook")  # which the processor finds, and nobody before it
     process = subprocess.Popen(
         [*COMMAND, f"--out={tmp_path / 'report'}"],
         cwd=ROOT, env=os.environ.copy(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
