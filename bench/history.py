@@ -62,7 +62,7 @@ def measure(stack: Stack, *, rounds: int, quick: bool) -> dict[str, Any]:
         alone = {what: _apart(what, payments, labels, bundle) for what in (BUILD, SCORE, JUDGE)}
         one, two = (_apart(TEST, payments, labels, bundle, variants=count) for count in (1, 2))
         both = _apart(TEST, payments, labels, bundle, threads=2)
-        found["backtest"].append({"alone": alone, "one": one, "two": two, "two_threads": both, "loops": _loops()})
+        found["backtest"].append({"alone": alone, "one": one, "two": two, "two_threads": both, "loops": loops()})
         print({"backtest": found["backtest"][-1]}, flush=True)
     payments, decisions = _decided(stack, QUICK_CERTIFIED if quick else CERTIFIED)
     found["certified"] = QUICK_CERTIFIED if quick else CERTIFIED
@@ -103,7 +103,7 @@ def _decided(stack: Stack, count: int) -> tuple[Path, Path]:
     return payments, decisions
 
 
-def _loops() -> float:
+def loops() -> float:
     """How much more two loops beside each other do than one: what two cores allow."""
     with ProcessPoolExecutor(2) as pool:
         list(pool.map(_burn, (1, 1)))  # so that both processes are there

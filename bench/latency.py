@@ -52,14 +52,14 @@ def measure(stack: Stack, *, seconds: int, rates: Sequence[int]) -> dict[str, An
     """Run a cell for each delivery and rate, and for the baseline at its two rates.
 
     Returns:
-        `cells`: a list of what `_run` gives.
+        `cells`: a list of what `run_cell` gives.
     """
     plan = [Cell(kind, rate, seconds) for rate in rates for kind in DELIVERIES]
     plan += [Cell(NAIVE, rate, seconds) for rate in rates if rate in NAIVE_RATES]
     cells = []
-    _run(stack, Cell("exactly_once", BROKER_WARM_UP_RATE, min(seconds, 10)))  # the broker's JVM compiles
+    run_cell(stack, Cell("exactly_once", BROKER_WARM_UP_RATE, min(seconds, 10)))  # the broker's JVM compiles
     for cell in plan:
-        found = _run(stack, cell)
+        found = run_cell(stack, cell)
         latency = found["latency"]
         print(
             f"  {cell.kind} at {cell.rate:,}/s: p99 {latency['p99_ms']:.1f} ms, max {latency['max_ms']:.1f} ms",
@@ -69,7 +69,8 @@ def measure(stack: Stack, *, seconds: int, rates: Sequence[int]) -> dict[str, An
     return {"seconds": seconds, "warm_up_s": WARM_UP_S, "rates": list(rates), "cells": cells}
 
 
-def _run(stack: Stack, cell: Cell) -> dict[str, Any]:
+def run_cell(stack: Stack, cell: Cell) -> dict[str, Any]:
+    """One schedule: its latencies, what ran meanwhile, and where the slowest payment spent its time."""
     names = stack.fresh(f"latency-{cell.kind}-{cell.rate}-{cell.seconds}-{time.monotonic_ns()}")
     home = stack.folder / names.prefix
     home.mkdir()

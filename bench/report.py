@@ -9,6 +9,7 @@ from typing import Any, Final
 from bench.cause import MEANING
 from bench.peers.report import peers
 from bench.report_features import features, memory
+from bench.report_growth import growth
 from bench.report_history import history
 from bench.report_limits import limits
 from bench.report_models import models
@@ -57,6 +58,7 @@ def render(results: Results) -> str:
         ("memory", "Memory: what entities take in Redis, and what coarse windows are off", memory),
         ("models", "Models: scoring, policy, reasons, and a promotion under load", models),
         ("history", "Asking a history: backtest and replay", history),
+        ("growth", "Growth: what more of everything costs", growth),
     ):
         if name in results:
             lines += ["", f"## {title}", "", *_about(results[name]), *body(results[name])]

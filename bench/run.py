@@ -16,18 +16,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench import enrichment, features_build, history, latency, limits, memory, models, saturation, stages
+from bench import enrichment, features_build, growth, history, latency, limits, memory, models, saturation, stages
 from bench.machine import machine, occasion
 from bench.prepare import CACHE, FULL, QUICK, prepare
 from bench.processes import BenchError
 from bench.report import render
-from bench.report_limits import draw
+from bench.report_growth import draw as draw_growth
+from bench.report_limits import draw as draw_limits
 from bench.stack import Stack, running
 from tests.services import kafka, redis
 from tests.services.process import ServiceError
 from tests.services.redis_cluster import RedisCluster
 
-SECTIONS: Final = ("stages", "saturation", "latency", "features", "memory", "models", "history", "limits")
+SECTIONS: Final = ("stages", "saturation", "latency", "features", "memory", "models", "history", "limits", "growth")
 BEFORE: Final = "limits_before"  # the limits of an earlier state, see `--before`
 QUALITY: Final = "quality"  # made by `bench.quality`, from data that are not ours to ship
 SOAK: Final = "soak"  # made by `bench.soak`, for as long as it is told to
@@ -55,6 +56,7 @@ def plan(args: argparse.Namespace) -> dict[str, Callable[[Stack], dict[str, Any]
         "memory": lambda _stack: memory.measure(quick=args.quick),
         "history": lambda stack: history.measure(stack, rounds=rounds, quick=args.quick),
         "limits": lambda stack: limits.measure(stack, rounds=rounds, quick=args.quick),
+        "growth": lambda stack: growth.measure(stack, quick=args.quick),
         "models": lambda stack: models.measure(stack.prepared, rounds=rounds, quick=args.quick),
     }
     return {name: every[name] for name in SECTIONS if name in args.only}
@@ -111,7 +113,9 @@ def write_report(folder: Path, results: dict[str, Any]) -> None:
     peers = {"peers": json.loads(beside.read_text())} if beside.exists() else {}
     (folder / REPORT).write_text(render(results | peers))
     if "limits" in results:
-        draw(results["limits"], folder)
+        draw_limits(results["limits"], folder)
+    if "growth" in results:
+        draw_growth(results["growth"], folder)
 
 
 def _words(text: str) -> list[str]:

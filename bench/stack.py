@@ -45,23 +45,26 @@ class Names:
 
 @dataclass(frozen=True)
 class Stack:
-    """The services, what was prepared, and a folder for a run's files."""
+    """The services, what was prepared, a folder for a run's files, and how many partitions each topic has."""
 
     kafka: KafkaBroker
     redis: RedisServer
     prepared: Prepared
     folder: Path
+    partitions: int = PARTITIONS
 
     @cached_property
     def priming(self) -> Sequence[Record]:
         """What the entity logs hold before a run."""
         return read_payments(self.prepared.payments, self.prepared.sizes.primed)
 
-    def fresh(self, prefix: str) -> Names:
-        """New topics, an empty Redis, and the entity logs of a system that has been running for a while."""
+    def fresh(self, prefix: str, **partitions: int) -> Names:
+        """New topics, an empty Redis, and the entity logs of a system that has been running for a while.
+
+        `partitions` are those of topics, by role, that have another number than the rest.
+        """
         names = Names(prefix)
-        partitions = dict.fromkeys(names.topics.values(), PARTITIONS)
-        self.kafka.create_topics(partitions)
+        self.kafka.create_topics({topic: partitions.get(role, self.partitions) for role, topic in names.topics.items()})
         self.redis.flush()
         self.prime(names)
         return names

@@ -167,7 +167,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
     """The defaults, but for addresses, names and what is compared."""
     names = Names(args.prefix)
     return Settings(
-        kafka=KafkaSettings(brokers=args.brokers, group_id=names.group),
+        kafka=KafkaSettings(
+            brokers=args.brokers, group_id=names.group, transactional_id=f"{names.group}-{args.replica}"
+        ),
         topics=TopicSettings(**names.topics),
         store=StoreSettings(url=args.redis, namespace=names.namespace),
         processing=ProcessingSettings(delivery=args.delivery),
@@ -202,6 +204,7 @@ def main() -> None:
     parser.add_argument("--prefix", required=True, help="of its topics, group and namespace; see bench.stack.Names")
     parser.add_argument("--bundle", required=True, type=Path)
     parser.add_argument("--delivery", required=True, choices=("exactly_once", "at_least_once"))
+    parser.add_argument("--replica", type=int, default=0, help="its number among those that share the partitions")
     parser.add_argument("--max-events", type=int, default=1_000_000_000)
     parser.add_argument("--idle-exit-s", type=float, default=60.0)
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write a line about each batch")
