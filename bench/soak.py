@@ -195,6 +195,8 @@ def main() -> None:
     parser.add_argument("--note", default="", help="what the report shall say of this run, as what else ran beside it")
     parser.add_argument("--quick", action="store_true", help="small models; results and plot go to .cache/bench/quick/")
     args = parser.parse_args()
+    if not (args.minutes > 0 and args.rate > 0):
+        parser.error("--minutes must be above 0" if args.rate > 0 else "--rate must be above 0")
     for missing in (kafka.missing(), redis.missing()):
         if missing:
             raise SystemExit(f"{missing} The soak runs on real services only.")

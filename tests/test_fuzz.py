@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from tests.fuzz.mutate import Mutator
 from tests.fuzz.target import CORPUS, Target
 from tests.fuzz.targets import TARGETS
 
+ROOT = Path(__file__).parents[1]
 SEED = "fraudline"
 
 
@@ -57,3 +60,22 @@ def test_the_same_seed_gives_the_same_inputs() -> None:
     assert one == same != other
     assert len(set(one)) > 150
     assert all(len(each) <= 5 for each in Mutator(seeds, most_bytes=5).inputs("s", 200))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tests.fuzz.run", "payment", "--seconds", "0"),
+        ("tests.fuzz.run", "--repeat", "nowhere"),
+        ("tests.fuzz.million", "--payments", "0"),
+        ("bench.soak", "--minutes", "0"),
+        ("bench.soak", "--rate", "0"),
+    ],
+)
+def test_what_can_not_be_asked_is_refused_in_a_line(words: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert f"error: {words[-2]}" in done.stderr
+    assert "Traceback" not in done.stderr

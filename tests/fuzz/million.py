@@ -234,6 +234,8 @@ def main() -> int:
     parser.add_argument("--payments", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
+    if args.payments < 1:
+        parser.error("--payments must be at least 1")
     begun = time.monotonic()
     with KafkaBroker() as kafka, RedisServer() as redis:
         tally = judge(kafka, redis.url, f"million-{args.seed}", args.payments, args.seed)

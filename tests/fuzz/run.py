@@ -134,6 +134,10 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, default=FINDINGS, help=argparse.SUPPRESS)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.seconds < 1:  # libFuzzer would never end
+        parser.error("--seconds must be at least 1")
+    if args.repeat and not (args.repeat.is_file() and args.repeat.resolve().parent.name in names()):
+        parser.error(f"--repeat: {args.repeat} is no file in a folder that is called as its target is")
     if unknown := sorted(set(args.targets) - set(names())):
         print(f"error: there is no target {unknown[0]!r}; there are {', '.join(names())}.", file=sys.stderr)
         return MISUSED
