@@ -41,7 +41,8 @@ def growth(section: Results) -> list[str]:
         f"One thing grows at a time: else there are {USUAL['partitions']} partitions, all features and the usual "
         "trees. `payments/s` and `a CPU-second` are of one exactly_once processor that is alone with "
         f"{section['payments']:,} payments, p50 and p99 of an open loop at {section['rate']:,}/s. The row in *italics* "
-        "is one run, shown in every table that it belongs to.",
+        "is one run, shown in every table that it belongs to. Payments of a random card and payments at one place are "
+        "unusual: they raise more alerts, whose reasons are a part of what they cost.",
         "",
     ]
     if section["skipped"]:
@@ -207,7 +208,7 @@ def _axis(panel: Axes, axis: str, points: Sequence[Results]) -> None:
 
 def _bars(panel: Axes, rounds: Sequence[Results]) -> None:
     found = ratios(rounds)
-    names = {"eps": "wall time", "eps_per_cpu_s": "a CPU-second, doubled", "loops": "two loops"}
+    names = {"eps": "wall time", "eps_per_cpu_s": "CPU time", "loops": "two loops"}
     values = [median(found[what]) * (2 if what == "eps_per_cpu_s" else 1) for what in names]
     panel.bar(range(len(names)), values, color=(SPEED, COST, INK))
     panel.axhline(SECOND_PROCESS, color=TAIL, linestyle="--")
