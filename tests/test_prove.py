@@ -123,10 +123,12 @@ def plant(
         client.set(f"{unique}:kept", "theirs")
         stage = Plant(kafka, client, unique, tmp_path)
         yield stage
-        left = [name for name in stage.topics() if name.startswith(PREFIX)]
-        Estate(stage.settings().kafka).delete_topics(left)
+        estate = Estate(stage.settings().kafka)
+        estate.delete_topics(name for name in stage.topics() if name.startswith(PREFIX))
         for key in client.scan_iter(f"{PREFIX}*"):
             client.delete(key)
+        for group in stage.left():  # its broker is other tests' too
+            estate.delete_group(group)
         client.delete(f"{unique}:kept")
 
 
