@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -118,6 +119,15 @@ def test_ctrl_c_while_its_processes_start_shows_no_traceback(plant: Plant) -> No
     assert (plant.left(), plant.topics(), plant.keys()) == ([], before, keys)
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """SIGINT is Python's again: what runs in the background of a shell is started with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_a_signal_while_something_is_made_comes_once_it_is_noted() -> None:
     noted = []
 
