@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -30,23 +29,7 @@ from features.grouping import Grouper
 from features.redis_store import RedisStore
 from models.train import TrainOptions, train
 from tests.services.redis import RedisServer
-
-
-def payments(prefix: str, count: int) -> list[dict[str, Any]]:
-    rng = random.Random(7)
-    made: list[dict[str, Any]] = []
-    for index in range(count):
-        card = rng.randrange(8)
-        payment: dict[str, Any] = {
-            "event_id": f"{prefix}-e{index}",
-            "event_time": 1_750_000_000_000 + index * 600_000,
-            "card_id": f"{prefix}-c{card}",
-            "merchant_id": f"{prefix}-m{rng.randrange(3)}",
-            "amount_minor": rng.randrange(10_000),
-            "currency": "EUR",
-        }
-        made.append(payment | ({"device_id": f"{prefix}-d{card}"} if rng.random() < 0.7 else {}))
-    return made
+from tests.support.bench_payments import payments
 
 
 @pytest.fixture

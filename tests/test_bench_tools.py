@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -19,25 +18,9 @@ from confluent_kafka import Consumer, Producer
 from bench import loadgen, naive, naive_model, reader
 from tests.services.kafka import KafkaBroker
 from tests.services.redis import RedisServer
+from tests.support.bench_payments import payments as _payments
 
 MS = 1_000_000
-
-
-def _payments(prefix: str, count: int) -> list[dict[str, Any]]:
-    rng = random.Random(7)
-    payments: list[dict[str, Any]] = []
-    for index in range(count):
-        card = rng.randrange(8)
-        payment: dict[str, Any] = {
-            "event_id": f"{prefix}-e{index}",
-            "event_time": 1_750_000_000_000 + index * 600_000,
-            "card_id": f"{prefix}-c{card}",
-            "merchant_id": f"{prefix}-m{rng.randrange(3)}",
-            "amount_minor": rng.randrange(10_000),
-            "currency": "EUR",
-        }
-        payments.append(payment | ({"device_id": f"{prefix}-d{card}"} if rng.random() < 0.7 else {}))
-    return payments
 
 
 def _write(path: Path, records: list[dict[str, Any]]) -> Path:
