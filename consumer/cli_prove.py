@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415  heavy imports stay inside the commands, so that `fraudline --help` answers at once
 from __future__ import annotations
 
+import os
 import sys
 import time
 from contextlib import suppress
@@ -120,8 +121,12 @@ def _prove(loaded: Settings, asked: Asked, out: Path | None, *, as_json: bool) -
 def _folder(out: Path) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ConfigError(f"The report can't be written to {out}, which is a file: give --out a folder.") from None
     except OSError as error:
         raise ConfigError(f"The report can't be written to {out} ({error.strerror}).") from None
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise ConfigError(f"The report can't be written to {out}: this user may not write there.")
     return out
 
 

@@ -116,6 +116,8 @@ def test_help_imports_nothing_heavy() -> None:
         ("score --bundle /nowhere --as-of never", "--as-of is not an ISO 8601 time"),
         ("score --bundle /nowhere --catalog handbok", "did you mean 'handbook'?"),
         ("score --bundle /nowhere --rejects /nowhere/x", "can't be written to /nowhere/x"),
+        ("prove --out /proc/nowhere", "can't be written to /proc/nowhere"),
+        ("prove --out /etc/passwd", "/etc/passwd, which is a file"),
     ],
 )
 def test_a_mistake_gets_one_line_and_status_2(arguments: str, part: str, fraudline: Run) -> None:

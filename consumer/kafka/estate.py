@@ -51,11 +51,18 @@ class Estate:
         }
 
     def group_state(self, group: str) -> str | None:
-        """`empty`, `stable` and so on; None where nothing is known of a group."""
+        """`empty`, `stable` and so on; None where no broker knows of a group.
+
+        Raises KafkaUnavailable, also where a single broker does not tell.
+        """
         try:
             found = self._admin.list_consumer_groups(request_timeout=self._timeout_s).result(2 * self._timeout_s)
+            if found.errors:  # it may be the very broker that knows the group
+                raise found.errors[0]
         except KafkaException as exception:
             raise unavailable(self._kafka, exception) from exception
+        except TimeoutError:
+            raise self._silent() from None
         return next((each.state.name.lower() for each in found.valid if each.group_id == group), None)
 
     def create(self, wanted: Sequence[Wanted], made: list[str]) -> None:
@@ -176,6 +183,8 @@ class Estate:
                     time.sleep(_PAUSE_S)
                     continue
                 self._done(asked, f"delete the group {group}", f"Delete on group {group}")
+            except TimeoutError:
+                raise self._silent() from None
             return
 
     def progress(self, group: str, topics: Iterable[str]) -> tuple[dict[Source, int], dict[Source, int]]:
@@ -194,6 +203,8 @@ class Estate:
             found = future.result(2 * self._timeout_s).topic_partitions
         except KafkaException as exception:
             raise unavailable(self._kafka, exception) from exception
+        except TimeoutError:
+            raise self._silent() from None
         return {(each.topic, each.partition): each.offset for each in found}, ends
 
     def _done(self, future: Future[Any], verb: str, right: str) -> None:
@@ -211,4 +222,7 @@ class Estate:
                 ) from exception
             raise unavailable(self._kafka, exception) from exception
         except TimeoutError:
-            raise KafkaUnavailable(f"Kafka at {self._kafka.brokers} did not answer in time") from None
+            raise self._silent() from None
+
+    def _silent(self) -> KafkaUnavailable:
+        return KafkaUnavailable(f"Kafka at {self._kafka.brokers} did not answer in time")

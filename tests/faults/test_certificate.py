@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from models.policy import Rule
-from tests.faults.conftest import MakeScene
+from tests.faults.conftest import EVERYTHING, MakeScene
 from tests.faults.payments import history
 from tests.faults.scene import Load, Scene
 from tests.faults.worker import Fault
@@ -54,7 +54,7 @@ def equal(told: dict[str, Any], decisions: int) -> None:
     assert len(told["bundles"]) == 2
 
 
-@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"] if EVERYTHING else ["exactly_once"])
 def test_a_certificate_after_everything_that_went_wrong(
     scene: MakeScene, bundles: tuple[Path, Path], delivery: str
 ) -> None:
@@ -77,6 +77,7 @@ def test_a_certificate_after_everything_that_went_wrong(
     assert told["payments_without_decision"]["repeated"] > 0
 
 
+@pytest.mark.skipif(not EVERYTHING, reason="it takes a minute; `make faults` runs it")
 def test_a_certificate_of_several_shards(
     scene: MakeScene, bundles: tuple[Path, Path], redis_cluster: RedisCluster
 ) -> None:

@@ -77,6 +77,7 @@ class Rig:
     labels: Sequence[bytes] = ()
     allow_cold_state: bool = False
     clock: Clock = field(default_factory=Clock)
+    patience_s: float = PATIENCE_S
     telemetry: Telemetry = field(default_factory=Telemetry)
     journal: list[JournalEntry] = field(default_factory=list)
     log: MemoryLog = field(init=False)
@@ -139,7 +140,7 @@ class Rig:
     ) -> Enriched | None:
         """Enrich a part of the log."""
         batch, spans, some = self.batch(partition, start, end, labelled=labelled)
-        return (keeper or self.keeper).enrich(batch, spans, PATIENCE_S, some)
+        return (keeper or self.keeper).enrich(batch, spans, self.patience_s, some)
 
     def decide(
         self,
