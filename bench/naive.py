@@ -1,11 +1,12 @@
 """The baseline: the fraud loop that most people write, tuned as its parts' documents advise, one event at a time.
 
-Poll a payment, `json.loads` it, update and read its counters in one pipelined round trip to Redis, predict one row with
+Poll a payment, `json.loads` it, update and read its counters with one script call to Redis, predict one row with
 XGBoost, produce a decision (and an alert), go on. What is done for its speed, within that design:
 
 - confluent-kafka: asynchronous produce with librdkafka's batching, offsets stored after each event and committed in the
   background. That is at-least-once at best: an offset may be committed before its decision is delivered.
-- redis-py: hiredis, one `transaction=False` pipeline an event, and no second read: HINCRBY replies with the new value.
+- redis-py: hiredis, one registered script an event (a pipeline of its 36 commands takes more than twice the client's
+  CPU), and no second read: HINCRBY replies with the new value.
 - counters: one tumbling bucket a window (`card:ID:24h:20163`), which costs one key where sliding windows would read 24;
   each is touched by HINCRBY twice and EXPIRE once. Retries count twice, and a window forgets everything at its edge.
 - XGBoost: `inplace_predict` on a reused float32 row with one thread and no validation, the fastest for one row.

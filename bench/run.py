@@ -103,7 +103,9 @@ def merge(folder: Path, name: str, section: dict[str, Any]) -> None:
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     found = known | {name: finite(section)}
     results = {each: found[each] for each in (*SECTIONS, BEFORE, SOAK, QUALITY) if each in found}
-    path.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
+    fresh = path.with_suffix(".partial")
+    fresh.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
+    fresh.replace(path)
     write_report(folder, results)
 
 

@@ -15,9 +15,10 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +48,7 @@ FOLDER: Final = Path(__file__).parent
 PLOT: Final = FOLDER / "plots" / "soak.png"
 JUDGED: Final = ("worker_rss_mib", "worker_uss_mib", "page_rss_mib")
 FILES: Final = ("worker_files", "page_files")
+T = TypeVar("T")
 
 
 def soak(stack: Stack, *, minutes: float, rate: int, plot: Path) -> dict[str, Any]:
@@ -84,16 +86,26 @@ def soak(stack: Stack, *, minutes: float, rate: int, plot: Path) -> dict[str, An
             finally:
                 calendar.stop()
             reader.wait_end(DRAIN_S)
-        committed = scene.committed()
-        tiers = scene.tiers()
+        failures = list(calendar.failures)
+        committed = _looked(scene.committed, False, failures)
+        tiers = _looked(scene.tiers, {}, failures)
         reader.stop()
         reader.result()
-        told = scene.end()
+        failures += _looked(scene.end, [], failures)
     document = _judged(watch, home, stack.prepared.payments, rate, length_s)
-    document |= {"minutes": minutes, "rate": rate, "events": calendar.events, "failures": calendar.failures + told}
+    document |= {"minutes": minutes, "rate": rate, "events": calendar.events, "failures": failures}
     document |= {"load": load, "tiers": tiers, "committed_is_end": committed, "news_on_page": scene.news_seen}
     draw(document, watch.rows, plot)
     return document
+
+
+def _looked(look: Callable[[], T], otherwise: T, failures: list[str]) -> T:
+    """What it gives; where it fails, that is a failure of the run, which loses nothing else by it."""
+    try:
+        return look()
+    except Exception as error:
+        failures.append(f"{type(error).__name__}: {error}")
+        return otherwise
 
 
 def _load(stack: Stack, topics: dict[str, str], home: Path, rate: int, length_s: float) -> dict[str, Any]:

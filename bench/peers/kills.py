@@ -18,16 +18,16 @@ from bench.peers import topics, tree
 from bench.peers.contest import FIRST_PAYMENTS, START_DEADLINE_S, Entry, Run, await_count, payments_of, run_of, started
 from bench.peers.judge import Kept, judge_counters, judge_decisions, judge_logs, kept_counters, sums_of
 from bench.peers.topics import Follower
-from bench.processes import Child
+from bench.processes import BenchError, Child
 from bench.stack import Stack
 
 RATE: Final = 500
 KILLS: Final = 3
 LONGEST_S: Final = 180  # of the load; it is ended when the last kill is survived
-AMID: Final = (50, 500)  # decisions that a process makes before it is killed, at least and at most
+AMID_S: Final = (6.0, 12.0)  # from when a process decides again to its kill: some commit every five seconds
 AFTER_S: Final = 1.0  # of load after the last restart
 DONE_S: Final = 2.0  # without a decision when every payment has one, and
-IDLE_S: Final = 15.0  # when some have none: it has given up
+IDLE_S: Final = 65.0  # when some have none: a killed process's transaction, behind which nobody reads, has ended
 LOOK_EVERY_S: Final = 0.2
 SEED: Final = 20_251
 
@@ -53,8 +53,7 @@ def measure(stack: Stack, entry: Entry, *, kills: int, longest_s: int = LONGEST_
                         load = entered.enter_context(_load(run, longest_s))
                     else:
                         back_s.append(_back(run, child, follower, began_ms))
-                    amid = follower.count() + rng.randint(*AMID)
-                    await_count(run, child, follower.count, amid, START_DEADLINE_S)
+                    _work_on(run, child, rng.uniform(*AMID_S))
                 finally:
                     tree.kill(child.pid)
         began_ms = _now_ms()
@@ -86,6 +85,16 @@ def _load(run: Run, longest_s: int) -> Child:
             "duration-s": longest_s,
         },
     )
+
+
+def _work_on(run: Run, child: Child, seconds: float) -> None:
+    """Let it work for so long. Raises BenchError."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if child.ended:
+            message = f"{run.entry.name} ended by itself; it said:\n{child.said()}"
+            raise BenchError(message)
+        time.sleep(LOOK_EVERY_S)
 
 
 def _back(run: Run, child: Child, follower: Follower, began_ms: int) -> float:

@@ -27,9 +27,10 @@ BUDGET_MS: Final = 200.0
 PERCENTILES: Final = {"p50_ms": 50.0, "p90_ms": 90.0, "p99_ms": 99.0, "p99_9_ms": 99.9, "max_ms": 100.0}
 
 
-def measure(stack: Stack, entry: Entry, *, rates: Sequence[int], seconds: int) -> list[dict[str, Any]]:
-    """A cell for each rate; see `_cell`."""
-    cells: list[dict[str, Any]] = []
+def measure(
+    stack: Stack, entry: Entry, cells: list[dict[str, Any]], *, rates: Sequence[int], seconds: int
+) -> dict[str, Any]:
+    """Put a cell (see `_cell`) for each rate into `cells`, as soon as it is measured; nothing more is returned."""
     skip = 0
     with ExitStack() as now:
         at_work: tuple[Run, Child] | None = None
@@ -42,7 +43,7 @@ def measure(stack: Stack, entry: Entry, *, rates: Sequence[int], seconds: int) -
             if cells[-1]["missing"]:
                 at_work = None
                 now.close()
-    return cells
+    return {}
 
 
 def needed(rates: Sequence[int], seconds: int) -> int:

@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
+import psutil
+
 from bench.machine import machine, occasion
 from bench.peers import results as kept
 from bench.peers.catalog import EVERYBODY, FRAUDLINE, named
@@ -127,6 +129,9 @@ def main() -> None:
     path = folder / "peers" / RESULTS
 
     def done(entry: Entry, what: Measurement, found: dict[str, Any], took_s: float) -> None:
+        if "failed" in found and not psutil.pid_exists(stack.kafka.pid):
+            message = f"The broker has ended, so that nobody can be measured; before that: {found['failed']}"
+            raise BenchError(message)  # and earlier results stay
         about = {
             "version": entry.peer.version,
             "lines": lines_of(entry.peer, entry.variant),

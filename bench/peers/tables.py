@@ -27,8 +27,8 @@ _LATENCY_HEAD: Final = (
     "", "payments/s", "p50", "p99", "p99.9", "max", "within 200 ms", "missing", "repeated", "its CPU", "peak MiB",
 )  # fmt: skip
 _KILLS_HEAD: Final = (
-    "", "kills", "payments", "lost", "repeated", "contradicting", "wrong in Redis", "missing", "too many",
-    "deciding again after s",
+    "", "kills", "payments", "lost", "repeated", "contradicting", "of no payment", "wrong in Redis", "missing",
+    "too many", "deciding again after s",
 )  # fmt: skip
 _KILLS: Final = (
     "`kill -9` of the whole process tree amid its work, started again with the same arguments, payments coming on. "
@@ -105,7 +105,7 @@ def kills(found: Found) -> list[str]:
         if "decisions" not in killed:
             continue
         decisions, kept = killed["decisions"], killed["kept"]
-        counts = [f"{decisions[name]:,}" for name in ("payments", "lost", "repeated", "differing")]
+        counts = [f"{decisions[name]:,}" for name in ("payments", "lost", "repeated", "differing", "unknown")]
         off = [f"{kept['wrong']:,} of {kept['keys']:,} {kept['what']}", f"{kept['missing']:,}", f"{kept['excess']:,}"]
         back = ", ".join(number(each) for each in killed["back_s"])
         rows.append([title_of(key), str(killed["kills"]), *counts, *off, back])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any, Final
 
+import orjson
 import pandas as pd
 from pyflink.common import Row
 from pyflink.datastream import FlatMapFunction, RuntimeContext
@@ -63,12 +63,12 @@ class DecideMany(ScalarFunction):
 def parsed(value: bytes | str) -> dict[str, Any] | None:
     """The payment, or None for what is none."""
     try:
-        payment = json.loads(value)
+        payment = orjson.loads(value)
     except ValueError:
         return None
     return payment if isinstance(payment, dict) and all(field in payment for field in FIELDS) else None
 
 
 def _told(decision: dict[str, Any]) -> tuple[str, str, str | None]:
-    record = json.dumps(decision)
+    record = orjson.dumps(decision).decode()
     return decision["card_id"], record, record if is_alert(decision) else None

@@ -7,24 +7,12 @@ one that is lost repeats payments after a crash, as one that was not made yet do
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
-from typing import Any
 
 from bench.peers.arguments import arguments
-from bench.peers.counters import Counters, is_alert
+from bench.peers.counters import Counters
 from bench.peers.naive_confluent.clients import flush, next_batch, open_consumer, open_producer, stop_on_sigterm
-
-FIELDS = ("event_id", "event_time", "card_id", "merchant_id", "amount_minor")
-
-
-def parsed(message: Any) -> dict[str, Any] | None:
-    """The payment, or None for what is none."""
-    try:
-        payment = json.loads(message.value())
-    except ValueError:
-        return None
-    return payment if isinstance(payment, dict) and all(field in payment for field in FIELDS) else None
+from bench.peers.payloads import by_counters
 
 
 def main() -> None:
@@ -39,12 +27,10 @@ def main() -> None:
             messages = next_batch(consumer)
             if not messages:
                 continue
-            payments = [payment for payment in map(parsed, messages) if payment is not None]
-            for decision in counters.decide_batch(payments):
-                key, value = decision["card_id"].encode(), json.dumps(decision)
-                producer.produce(args.decisions_topic, value, key)
-                if is_alert(decision):
-                    producer.produce(args.alerts_topic, value, key)
+            for key, decision, alert in by_counters(counters, [message.value() for message in messages]):
+                producer.produce(args.decisions_topic, decision, key)
+                if alert is not None:
+                    producer.produce(args.alerts_topic, alert, key)
             flush(producer)
             consumer.commit(asynchronous=True)
 

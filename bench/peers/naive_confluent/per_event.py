@@ -6,9 +6,9 @@ a message was processed), with asynchronous produce.
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
 
+import orjson
 from confluent_kafka import KafkaException
 
 from bench.peers.arguments import arguments
@@ -32,11 +32,11 @@ def main() -> None:
             if message.error():
                 raise KafkaException(message.error())
             try:
-                decision = counters.decide(json.loads(message.value()))
+                decision = counters.decide(orjson.loads(message.value()))
             except (ValueError, KeyError, TypeError):
                 pass
             else:
-                value = json.dumps(decision)
+                value = orjson.dumps(decision)
                 producer.produce(args.decisions_topic, value, message.key())
                 if is_alert(decision):
                     producer.produce(args.alerts_topic, value, message.key())
