@@ -24,6 +24,7 @@ from consumer.settings_source import variable
 from consumer.topics import Options, declared
 from features.catalog import DEFAULT
 from features.errors import ConfigError, FraudlineError, KafkaRefused
+from tests.faults.conftest import EVERYTHING
 from tests.test_prove import COMMAND, DEADLINE_S, OTHER, ROOT, Plant, bundle, plant, produce
 
 __all__ = ["bundle", "plant"]
@@ -43,6 +44,8 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.skipif(not EVERYTHING, reason="one like it runs always; `make faults` runs it")
+@pytest.mark.faults
 def test_a_full_disk_does_not_keep_it_from_tidying_up(
     plant: Plant, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -31,13 +31,13 @@ def report(failures: dict[int, list[str]], histories: int) -> str:
 
 
 def test_random_histories_on_the_memory_store() -> None:
-    seeds = range(FIRST, FIRST + (HISTORIES or 250))
+    seeds = range(FIRST, FIRST + (HISTORIES or 200))
     failures = {seed: wrong for seed in seeds if (wrong := run(Plan.of(seed), MemoryBackend))}
     assert not failures, report(failures, len(seeds))
 
 
 def test_random_histories_on_redis(redis_server: RedisServer, unique: str) -> None:
-    seeds = range(FIRST, FIRST + (HISTORIES or 40))
+    seeds = range(FIRST, FIRST + (HISTORIES or 25))
     failures: dict[int, list[str]] = {}
     with redis_server.client() as client:
         for seed in seeds:

@@ -17,7 +17,7 @@ from tests.faults.worker import Fault
 from tests.services.kafka import KafkaBroker
 from tests.services.redis import RedisServer
 
-BROKER = (("after_produce", "exactly_once"), ("in_commit", "exactly_once"), ("in_commit", "at_least_once"))
+BROKER = (("in_commit", "exactly_once"), ("in_commit", "at_least_once"))
 EVERY_BROKER = tuple(
     (step, delivery)
     for step in ("after_apply", "after_produce", "after_flush", "in_commit", "after_commit")
@@ -184,7 +184,7 @@ def test_redis_goes_back_in_time(
 ) -> None:
     """What was recorded since is recorded again, under other numbers: the journal contradicts itself nowhere."""
     restore = copy(own_redis)
-    stage.wait_outcomes(stage.outcomes() + 200)
+    stage.wait_outcomes(stage.produced + 200)  # what was produced before may be in the copy, decided or not
     restore()
     mark = len(stage.witness.seen())
     stage.wait_outcomes(stage.outcomes() + 100)
