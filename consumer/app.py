@@ -48,6 +48,7 @@ from models.lists import Lists
 from models.warm import warm_up as warm_up_models
 
 _LOG: Final = structlog.get_logger("app")
+_STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class Processor:
@@ -309,19 +310,24 @@ def check_store(store: StateStore) -> None:
 def stop_on_signals(stop: Callable[[], None], deadline_s: float) -> None:
     """On SIGTERM or SIGINT call `stop`; if the process still lives `deadline_s` later, end it with exit code 1.
 
-    Ending there loses nothing: what is not committed is read again by the next owner of its partition.
+    Ending there loses nothing: what is not committed is read again by the next owner of its partition. The time runs
+    from the signal on, also where the main thread is inside a client's call and Python can't call `stop`.
     """
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
 
-    def overdue() -> None:
+    def watch() -> None:
+        while os.read(heard, 1)[0] not in _STOPPING:
+            pass  # another signal that Python was asked to handle
+        time.sleep(deadline_s)
         _LOG.error("drain_deadline_passed", seconds=deadline_s)
         os._exit(1)
 
     def handle(number: int, _frame: FrameType | None) -> None:
         _LOG.info("stopping", signal=signal.Signals(number).name)
-        timer = threading.Timer(deadline_s, overdue)
-        timer.daemon = True
-        timer.start()
         stop()
 
-    signal.signal(signal.SIGTERM, handle)
-    signal.signal(signal.SIGINT, handle)
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    threading.Thread(target=watch, daemon=True, name="drain").start()
+    for number in _STOPPING:
+        signal.signal(number, handle)

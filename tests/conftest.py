@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.services import clock as clock_service
 from tests.services import crds
 from tests.services import kafka as kafka_service
 from tests.services import redis as redis_service
@@ -29,14 +30,15 @@ settings.register_profile("explore", settings.get_profile("ci"), derandomize=Fal
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 _SERVICE_OF_FIXTURE = {"kafka": "kafka", "secure_kafka": "kafka", "redis_server": "redis", "redis_cluster": "redis"}
-_MARK_OF_FIXTURE = _SERVICE_OF_FIXTURE | {"helm": "helm"}
-_NOT_FAST = ("kafka", "redis", "browser", "helm", "faults", "gpu", "slow")
+_MARK_OF_FIXTURE = _SERVICE_OF_FIXTURE | {"helm": "helm", "wall_clock": "faketime"}
+_NOT_FAST = ("kafka", "redis", "browser", "helm", "faketime", "faults", "gpu", "slow")
 _MISSING: Mapping[str, Callable[[], str | None]] = {
     "kafka": kafka_service.missing,
     "redis": redis_service.missing,
     "browser": browser_support.missing,
+    "faketime": clock_service.missing,
 }
-_REQUIRED_BY = {"browser": "REQUIRE_BROWSER"}  # and everything else by REQUIRE_KAFKA
+_REQUIRED_BY = {"browser": "REQUIRE_BROWSER", "faketime": "REQUIRE_FAKETIME"}  # and everything else by REQUIRE_KAFKA
 _UNAVAILABLE = "unavailable"
 
 

@@ -115,7 +115,7 @@ def test_ci_runs_what_a_person_runs() -> None:
     commands = [line for line in text.splitlines() if re.match(r"(REQUIRE_\w+=1 )*make ", line)]
     assert commands[:-1] == ["make setup", "make check", "make audit", "make sbom"]
     required = re.findall(r"REQUIRE_(\w+)=1", commands[-1])
-    assert {"KAFKA", "HELM", "PROMTOOL", "BROWSER"} <= set(required)
+    assert {"KAFKA", "HELM", "PROMTOOL", "BROWSER", "FAKETIME"} <= set(required)
     assert commands[-1].endswith(" make test")
     subprocess.run(["bash", "-n", str(script)], check=True)
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Producer
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from tests.services.clock import Clock
 from tests.services.kafka import KafkaBroker
 from tests.services.process import ServiceError, free_ports
+from tests.services.proxy import Api, KafkaProxy
 from tests.services.reader import ReadCommitted
 from tests.services.redis import RedisServer
 
@@ -86,6 +90,67 @@ def test_a_reader_that_waits_in_vain_says_so(kafka: KafkaBroker, topics: Topics)
             reader.wait_until(len, timeout_s=0.1)
     with pytest.raises(LookupError, match="absent"):
         ReadCommitted(kafka.bootstrap, [topic, "absent"])
+
+
+def _producer(bootstrap: str) -> Producer:
+    return Producer({"bootstrap.servers": bootstrap, "reconnect.backoff.max.ms": 200, "log_level": 0})
+
+
+@pytest.mark.faults
+def test_an_answer_that_a_proxy_loses_was_carried_out(kafka: KafkaBroker, topics: Topics) -> None:
+    topic = topics(decisions=1)["decisions"]
+    with KafkaProxy(kafka) as proxy, ReadCommitted(kafka.bootstrap, [topic]) as reader:
+        producer = _producer(proxy.bootstrap)
+        producer.produce(topic, b"heard")
+        assert producer.flush(30.0) == 0
+        proxy.lose_answers(Api.PRODUCE, times=1)
+        producer.produce(topic, b"sent again")  # by a client that is not idempotent
+        assert producer.flush(30.0) == 0
+        assert proxy.lost(Api.PRODUCE) == 1
+        assert [record.value for record in reader.read_to_end()] == [b"heard", b"sent again", b"sent again"]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("kinds", [(), (Api.PRODUCE,)], ids=["everything", "PRODUCE"])
+def test_what_a_proxy_holds_back_arrives_later_and_once(
+    kafka: KafkaBroker, topics: Topics, kinds: tuple[Api, ...]
+) -> None:
+    topic = topics(decisions=1)["decisions"]
+    with KafkaProxy(kafka) as proxy, ReadCommitted(kafka.bootstrap, [topic]) as reader:
+        producer = _producer(proxy.bootstrap)
+        producer.list_topics(timeout=30.0)
+        proxy.hold(*kinds)
+        producer.produce(topic, b"late")
+        assert producer.flush(0.2) == 1
+        assert reader.read_to_end() == []
+        proxy.release()
+        assert producer.flush(30.0) == 0
+        assert [record.value for record in reader.read_to_end()] == [b"late"]
+    with KafkaProxy(kafka) as proxy:  # another takes its place
+        assert topic in _producer(proxy.bootstrap).list_topics(timeout=30.0).topics
+
+
+@pytest.mark.faults
+def test_what_a_proxy_refuses_is_told_to_the_client_and_to_nobody_else(kafka: KafkaBroker, topics: Topics) -> None:
+    refused, taken = topics(decisions=1, alerts=1).values()
+    failed: list[int] = []
+
+    def note(error: KafkaError | None, _message: object) -> None:
+        if error is not None:
+            failed.append(error.code())
+
+    with KafkaProxy(kafka) as proxy, ReadCommitted(kafka.bootstrap, [refused, taken]) as reader:
+        producer = Producer({"bootstrap.servers": proxy.bootstrap, "retries": 0, "log_level": 0})
+        proxy.refuse(refused, KafkaError.NOT_ENOUGH_REPLICAS)
+        for topic in (refused, taken):
+            producer.produce(topic, b"while refused", on_delivery=note)
+        assert producer.flush(30.0) == 0
+        assert failed == [KafkaError.NOT_ENOUGH_REPLICAS]
+        proxy.accept()
+        producer.produce(refused, b"later", on_delivery=note)
+        assert producer.flush(30.0) == 0
+        seen = {record.topic: record.value for record in reader.read_to_end()}
+        assert seen == {taken: b"while refused", refused: b"later"}
 
 
 @pytest.mark.faults
@@ -196,3 +261,43 @@ def test_a_server_does_not_outlive_a_killed_test_run() -> None:
 
 def test_free_ports_are_distinct() -> None:
     assert len(set(free_ports(20))) == 20
+
+
+LIVES_BY_A_CLOCK = """
+import ctypes, time
+libc, condition, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64), ctypes.create_string_buffer(64)
+libc.cnd_init(condition)
+libc.mtx_init(lock, 0)
+libc.mtx_lock(lock)
+def tell(*words):
+    print(*words, flush=True)
+def now():
+    return time.time() - time.monotonic()
+def wait(seconds):
+    libc.cnd_timedwait(condition, lock, (ctypes.c_long * 2)(int(time.time() + seconds), 0))
+began = now()
+time.sleep(0.01)
+tell("waits")
+wait(3600)  # as librdkafka does
+tell("is ahead by", round((now() - began) / 3600))
+wait(3600)
+tell("is ahead by", round((now() - began) / 3600))
+"""
+
+
+@pytest.mark.faketime
+def test_waits_until_a_wall_time_end_when_the_clock_says_so(tmp_path: Path) -> None:
+    clock = Clock(tmp_path)
+    command, environment = [sys.executable, "-c", LIVES_BY_A_CLOCK], os.environ | clock.environment
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        try:
+            assert child.stdout.readline() == "waits\n"
+            clock.jump(3_600)
+            assert child.stdout.readline() == "is ahead by 1\n"
+            clock.jump(0)
+            assert not select.select([child.stdout], [], [], 0.2)[0]
+            clock.jump(7_200)
+            assert child.stdout.readline() == "is ahead by 2\n"
+        finally:
+            child.kill()

@@ -7,18 +7,22 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.faults.report import Report, Row
 from tests.faults.scene import Scene
+from tests.services.clock import Clock
 from tests.services.kafka import KafkaBroker
 from tests.services.proxy import KafkaProxy
 from tests.services.redis import RedisServer
 
 EVERYTHING = os.environ.get("FAULTS") == "all"
 """Whether every position of every fault is to be run; otherwise a representative part."""
+
+LIKE_ANOTHER = pytest.mark.skipif(not EVERYTHING, reason="one like it runs always; `make faults` runs it")
 
 FAULT = "fault"
 MakeScene = Callable[..., Scene]
@@ -68,3 +72,9 @@ def kafka_proxy(kafka: KafkaBroker) -> Iterator[KafkaProxy]:
     """A way to the shared Kafka that can be cut or stuck."""
     with KafkaProxy(kafka) as way:
         yield way
+
+
+@pytest.fixture
+def wall_clock(tmp_path: Path) -> Clock:
+    """A wall clock for workers that can be made to jump."""
+    return Clock(tmp_path)

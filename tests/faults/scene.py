@@ -25,6 +25,7 @@ from consumer.settings import Settings
 from tests.faults.check import Evidence, Law, violations
 from tests.faults.payments import LABEL_PARTITIONS, PARTITIONS, Record, history
 from tests.faults.worker import Fault, Spec
+from tests.services.clock import Clock
 from tests.services.kafka import KafkaBroker
 from tests.services.proxy import KafkaProxy
 from tests.services.reader import ReadCommitted, Seen
@@ -37,8 +38,11 @@ ROOT = Path(__file__).parents[2]
 class Worker:
     """One child process; what it says arrives on a thread, and can be awaited."""
 
-    def __init__(self, spec: Spec, changed: threading.Condition) -> None:
-        """Start it; `changed` is notified of whatever it says, and shared by the workers of a scene."""
+    def __init__(self, spec: Spec, changed: threading.Condition, environment: Mapping[str, str]) -> None:
+        """Start it; `changed` is notified of whatever it says, and shared by the workers of a scene.
+
+        `environment` is added to this process's.
+        """
         command = [sys.executable, "-m", "tests.faults.worker", "--spec", msgspec.json.encode(spec).decode()]
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in `end`
         self.process = subprocess.Popen(
@@ -48,6 +52,7 @@ class Worker:
             stderr=self.log,
             text=True,
             cwd=ROOT,
+            env=os.environ | environment,
         )
         self._said: list[str] = []
         self._changed = changed
@@ -220,10 +225,12 @@ class Scene:
         redis_url: str | None = None,
         bundle: Path | None = None,
         proxy: KafkaProxy | None = None,
+        clock: Clock | None = None,
     ) -> Worker:
         """Start a worker; `replica` makes its transactional id. With another `redis_url` the store is not checked.
 
-        Without a `bundle` it decides by checksums. It reaches Kafka through the `proxy`, if there is one.
+        Without a `bundle` it decides by checksums. It reaches Kafka through the `proxy`, and lives by the `clock`, if
+        there are any.
         """
         settings = {section: dict(values) for section, values in self._settings.items()}
         settings["kafka"]["transactional_id"] = f"{self.group}-{replica}"
@@ -232,7 +239,7 @@ class Scene:
         if proxy is not None:
             settings["kafka"]["brokers"] = proxy.bootstrap
         spec = Spec(settings, fault, mutant, check_store=redis_url is None, bundle=str(bundle or ""))
-        worker = Worker(spec, self._changed)
+        worker = Worker(spec, self._changed, clock.environment if clock else {})
         self.workers.append(worker)
         return worker
 

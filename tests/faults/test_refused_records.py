@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from confluent_kafka import KafkaError
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
-from tests.faults.conftest import EVERYTHING, MakeScene
+from tests.faults.conftest import EVERYTHING, LIKE_ANOTHER, MakeScene
 from tests.faults.payments import Record, history
 from tests.faults.report import Report
 from tests.faults.scene import DEADLINE_S, Scene
@@ -33,6 +34,25 @@ def test_what_a_topic_finds_too_large_for_a_while_is_published_once_it_takes_it(
     _limit_bytes(kafka, stage.topics[role], None)
     stage.finish()
     report.judged(f"{role} refused as too large, {delivery}", 1, stage.violations())
+
+
+@LIKE_ANOTHER
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+def test_while_replicas_are_missing_decisions_wait(
+    scene: MakeScene, kafka_proxy: KafkaProxy, report: Report, delivery: str
+) -> None:
+    """An error that the client meets by trying again, for longer than the worker has patience."""
+    stage = scene(delivery=delivery, settings=SETTINGS)
+    worker = stage.worker(proxy=kafka_proxy)
+    worker.wait_for("owns")
+    stage.produce(history(200, seed=77))
+    stage.wait_outcomes(20)
+    kafka_proxy.refuse(stage.topics["decisions"], KafkaError.NOT_ENOUGH_REPLICAS)
+    stage.produce(history(300, seed=78, first=stage.produced))
+    worker.wait_for("unready")
+    kafka_proxy.accept()
+    stage.finish()
+    report.judged(f"decisions refused with NOT_ENOUGH_REPLICAS, {delivery}", 1, stage.violations())
 
 
 def _limit_bytes(kafka: KafkaBroker, topic: str, limit: int | None) -> None:

@@ -9,7 +9,7 @@ import time
 import pytest
 from confluent_kafka import ConsumerGroupState
 
-from tests.faults.conftest import EVERYTHING, MakeScene
+from tests.faults.conftest import EVERYTHING, LIKE_ANOTHER, MakeScene
 from tests.faults.payments import history
 from tests.faults.report import Report
 from tests.faults.scene import DEADLINE_S, Load, Scene
@@ -73,6 +73,20 @@ def _wait_rebalancing(stage: Scene, kafka: KafkaBroker) -> None:
             return
         assert time.monotonic() < deadline, f"the group never waited for anybody: {stage.stories()}"
         pause.wait(0.02)
+
+
+@LIKE_ANOTHER
+def test_with_the_broker_down_an_idle_worker_ends_well(scene: MakeScene, kafka: KafkaBroker, report: Report) -> None:
+    stage = scene()
+    stage.produce(history(100, seed=63))
+    worker = stage.worker()
+    stage.wait_committed()
+    stage.wait_journaled()
+    kafka.kill()
+    assert worker.drain() == 0, worker.story()
+    kafka.restart()
+    stage.wait_committed()  # once the broker knows its groups again
+    report.judged("SIGTERM while idle, the broker killed", 1, stage.violations(), INVARIANT)
 
 
 @pytest.mark.parametrize("delivery", ("exactly_once", "at_least_once") if EVERYTHING else ("exactly_once",))

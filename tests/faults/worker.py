@@ -3,7 +3,8 @@
     python -m tests.faults.worker --spec JSON
 
 Standard output tells the parent what happens, a word first: `owns PARTITIONS`, `disowned`, `ready WHY`, `unready WHY`,
-`stopping STEP` (then the fault happens), `error TEXT`. The exit status is 0 after SIGTERM and a drain in time.
+`stopping STEP` (then the fault happens), `clock SECONDS` (the wall clock has jumped so far), `error TEXT`. The exit
+status is 0 after SIGTERM and a drain in time.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import faulthandler
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,8 @@ from features.redis_store import APPLY, RedisStore
 from features.store import Source, Span
 from tests.faults.scoring import model
 from tests.mutants.state import WithoutOwnPrefix
+
+JUMP_S = 60.0
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -79,14 +83,19 @@ class FaultPoint:
 
 
 class SpokenHealth(Health):
-    """Tells the parent when readiness changes, and which partitions the worker owns, once a turn of the loop."""
+    """Tells the parent when readiness changes, which partitions the worker owns, and of jumps of the wall clock."""
 
     def __init__(self) -> None:
         super().__init__()
         self.owned: Callable[[], Sequence[Source]] = tuple
         self._told: tuple[int, ...] = ()
+        self._ahead_s = time.time() - time.monotonic()
 
     def beat(self) -> None:
+        ahead_s = time.time() - time.monotonic()
+        if abs(ahead_s - self._ahead_s) > JUMP_S:
+            say("clock", f"{ahead_s - self._ahead_s:+.0f}")
+            self._ahead_s = ahead_s
         owned = tuple(number for _, number in self.owned())
         if owned != self._told:
             self._told = owned

@@ -19,6 +19,7 @@ from enum import IntEnum
 from typing import Final, Self
 
 from tests.services.kafka import KafkaBroker
+from tests.services.produced import Produced
 
 START_LIMIT_S: Final = 10.0
 _SIZE: Final = struct.Struct(">i")  # of the frame that follows
@@ -52,6 +53,7 @@ class KafkaProxy:
         self.bootstrap = "{}:{}".format(*broker.front.getsockname())
         self._changed = threading.Condition()
         self._to_lose: Counter[Api] = Counter()
+        self._refusal: tuple[str, int] | None = None  # a topic, and the code with which its records are refused
         self._lost: Counter[Api] = Counter()
         self._asked: Counter[int] = Counter()
         self._loop = asyncio.new_event_loop()
@@ -76,6 +78,16 @@ class KafkaProxy:
     def wait_lost(self, api: Api, times: int, timeout_s: float = 60.0) -> None:
         """Wait until so many answers to such requests were lost, over the proxy's life."""
         self._wait(lambda: self._lost[api] >= times, f"{times} answers to {api.name} to be lost", timeout_s)
+
+    def refuse(self, topic: str, code: int) -> None:
+        """Answer whoever produces to a topic with an error code, and pass nothing of it on, until `accept`."""
+        with self._changed:
+            self._refusal = topic, code
+
+    def accept(self) -> None:
+        """Pass on what is produced again."""
+        with self._changed:
+            self._refusal = None
 
     def hold(self, *apis: Api) -> None:
         """Let nothing through from now on, in either direction; connections stay open, as on a path that is stuck.
@@ -138,7 +150,7 @@ class KafkaProxy:
             writers.append(to_broker)
             pending: dict[int, Api | int] = {}  # kinds of what was asked, by correlation id
             pumps = [
-                self._loop.create_task(self._requests(client, to_broker, pending)),
+                self._loop.create_task(self._requests(client, to_broker, to_client, pending)),
                 self._loop.create_task(self._answers(broker, to_client, pending)),
             ]
             try:
@@ -157,6 +169,7 @@ class KafkaProxy:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        to_client: asyncio.StreamWriter,
         pending: dict[int, Api | int],
     ) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
@@ -165,6 +178,9 @@ class KafkaProxy:
                 api, _, correlation = _REQUEST.unpack_from(frame)
                 if not self._only or api in self._only:
                     await self._flows.wait()
+                if api == Api.PRODUCE and (refused := self._refused(frame)) is not None:
+                    await _send(to_client, refused)
+                    continue
                 pending[correlation] = api
                 await _send(writer, frame)
                 with self._changed:
@@ -183,6 +199,14 @@ class KafkaProxy:
                 if self._loses(pending.pop(correlation)):
                     return
                 await _send(writer, frame)
+
+    def _refused(self, frame: bytes) -> bytes | None:
+        """The answer to a request to produce, if its topic's records are refused."""
+        with self._changed:
+            refusal = self._refusal
+        if refusal is None or (produced := Produced.of(frame)).topic != refusal[0]:
+            return None
+        return produced.answer(refusal[1])
 
     def _loses(self, api: Api | int) -> bool:
         with self._changed:
