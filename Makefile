@@ -70,16 +70,18 @@ docs: setup ## Write docs/cli.md from the commands themselves
 bench: setup ## Measure speed and latency on real Kafka and Redis, and write bench/RESULTS.md
 	$(BIN)/python -m bench.run $(ARGS)
 
-faults: setup ## Kill, stall and restart real processes; then take every guard away; ARGS="-k name" narrows both
-	@FAULTS=all REQUIRE_KAFKA=1 $(BIN)/pytest -m faults $(ARGS); rows=$$?; \
+faults: setup ## Kill, stall and restart real processes; then take every guard away; ONLY=name narrows both, ARGS is pytest's
+	@FAULTS=all REQUIRE_KAFKA=1 $(BIN)/pytest -m faults $(if $(ONLY),-k "$(ONLY)") $(ARGS); rows=$$?; \
 	if [ $$rows -ne 0 ] && [ $$rows -ne 5 ]; then exit $$rows; fi; \
-	$(BIN)/python -m tests.mutants $(ARGS); guards=$$?; \
+	$(BIN)/python -m tests.mutants $(if $(ONLY),-k "$(ONLY)"); guards=$$?; \
 	if [ $$guards -eq 5 ]; then exit $$rows; else exit $$guards; fi
 
 fuzz: setup ## Fuzz what reads untrusted input: each target for SECONDS=60, the alert page, PAYMENTS=100000 mutated ones
-	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ARGS)
-	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/pytest -q tests/test_dashboard_api.py
-	$(BIN)/python -m tests.fuzz.million --payments $(PAYMENTS)
+	@status=0; \
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ARGS) || status=$$?; \
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/pytest -q tests/test_dashboard_api.py || status=$$?; \
+	$(BIN)/python -m tests.fuzz.million --payments $(PAYMENTS) || status=$$?; \
+	exit $$status
 
 soak: setup ## Run for long on real Kafka and Redis and judge what grows; ARGS="--minutes 30 --rate 2000"
 	$(BIN)/python -m bench.soak $(ARGS)

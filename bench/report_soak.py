@@ -74,6 +74,26 @@ def _sound(section: Results) -> bool:
     return not wrong and bool(section["committed_is_end"])
 
 
+def wrong(section: Results) -> list[str]:
+    """What of that which a soak judges does not hold, a sentence each. An `undecided` slope is not among it."""
+    latency, load, redis = section["latency"], section["load"], section["redis"]
+    counts = {
+        "payments were not delivered to Kafka": load["count"] - load["delivered"],
+        "payments have no decision": latency["missing"],
+        "decisions came twice": latency["duplicates"],
+        "decisions are out of their card's order": section["out_of_order"],
+        "minutes have a p99 above 200 ms": len(section["minutes_not_held"]),
+    }
+    found = [f"{count:,} {what}" for what, count in counts.items() if count]
+    if not section["committed_is_end"]:
+        found.append("not every offset is committed")
+    found += [f"{NAMES[name]}: leaking" for name, told in section["memory"].items() if told["verdict"] == "leaking"]
+    found += [f"{NAMES[name]}: descriptors grow" for name, told in section["files"].items() if not told["flat"]]
+    if redis["bytes_a_key"] > redis["bound_bytes"]:
+        found.append(f"Redis holds {redis['bytes_a_key']:,.0f} bytes a key, {redis['bound_bytes']:,} at most are due")
+    return found + section["failures"]
+
+
 def _met(holds: bool) -> str:
     return f"**{'Held' if holds else 'Not held'}.**"
 

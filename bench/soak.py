@@ -5,7 +5,8 @@ take turns as champion; the alert page is open in a browser's place; labels come
 in ten is of a card that nobody has seen. Judged are memory and descriptors of the worker (and of the page), the p99 of
 every minute, and that each payment has one decision, in order, with every offset committed.
 
-Results go into `results.json` and `RESULTS.md`, the plot into `bench/plots/soak.png`.
+Results go into `results.json` and `RESULTS.md`, the plot into `bench/plots/soak.png`. Exit status: 0 all that is judged
+holds, 1 it does not (what, is said on standard error), or there is no result.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -27,12 +28,13 @@ from bench.machine import machine, occasion
 from bench.prepare import FULL, PARTITIONS, QUICK, prepare
 from bench.processes import BenchError, Child
 from bench.reader import latencies
+from bench.report_soak import wrong
 from bench.run import SOAK, merge
-from bench.soak_judge import files_are_flat, held, more_files, slope
+from bench.soak_judge import FEWEST_BLOCKS, files_are_flat, held, more_files, slope
 from bench.soak_load import TEMPLATES, card_numbers, templates
 from bench.soak_plot import draw
 from bench.soak_scene import LABEL_PARTITIONS, Scene
-from bench.soak_watch import Calendar, Watch
+from bench.soak_watch import EVERY_S, Calendar, Watch
 from bench.stack import Names, Stack, running
 from tests.services import kafka, redis
 from tests.services.process import ServiceError
@@ -42,6 +44,8 @@ RATE: Final = 2_000
 BUDGET_MS: Final = 200.0
 WARM_UP_SHARE: Final = 0.2  # of the run is not judged: caches fill, the allocator finds its level
 MOST_WARM_UP_S: Final = 300.0
+SAMPLES_KEPT: Final = 2 / 3  # at least, whatever a busy machine or a service that is away for a moment costs
+LEAST_S: Final = FEWEST_BLOCKS * EVERY_S / (1 - WARM_UP_SHARE) / SAMPLES_KEPT  # or nothing could be judged
 DRAIN_S: Final = 120.0
 KEY_BYTES: Final = 16_384  # a full log stays below it
 FOLDER: Final = Path(__file__).parent
@@ -200,15 +204,18 @@ def _joined(
     return at, (received["received_ns"][first] - sent["intended_ns"][at]) / 1e6
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.soak", description="Run for long, and judge what grows.")
     parser.add_argument("--minutes", type=float, default=MINUTES, help=f"how long (default {MINUTES:.0f})")
     parser.add_argument("--rate", type=int, default=RATE, help=f"payments a second (default {RATE:,})")
     parser.add_argument("--note", default="", help="what the report shall say of this run, as what else ran beside it")
     parser.add_argument("--quick", action="store_true", help="small models; results and plot go to .cache/bench/quick/")
-    args = parser.parse_args()
-    if not (args.minutes > 0 and args.rate > 0):
-        parser.error("--minutes must be above 0" if args.rate > 0 else "--rate must be above 0")
+    args = parser.parse_args(arguments)
+    if not args.minutes * 60 >= LEAST_S:
+        parser.error(f"--minutes must be at least {LEAST_S / 60:g}: a shorter run has too few samples to be judged")
+    if args.rate < 1:
+        parser.error("--rate must be above 0")
     for missing in (kafka.missing(), redis.missing()):
         if missing:
             raise SystemExit(f"{missing} The soak runs on real services only.")
@@ -226,7 +233,11 @@ def main() -> None:
     merge(folder, SOAK, facts | when | {"took_s": round(time.monotonic() - begun, 1)} | found)
     print(json.dumps({name: found[name] for name in ("memory", "files", "latency", "redis", "minutes_not_held")}))
     print(f"wrote {plot} and the soak's part of {folder / 'RESULTS.md'}")
+    broken = wrong(found)
+    for line in broken:
+        print(f"WRONG: {line}", file=sys.stderr)
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from consumer.prove.report import LatencyTable, Report
     from consumer.settings import Settings
 
-EXIT_BROKEN: Final = 3
-EXIT_UNVERIFIABLE: Final = 4  # both as those of `fraudline certify`
+EXIT_OF: Final = {"held": 0, "broken": 3, "unverified": 4}  # as those of `fraudline certify`
 
 
 def prove(
@@ -112,10 +111,7 @@ def _prove(loaded: Settings, asked: Asked, out: Path | None, *, as_json: bool) -
         print_json(_plain(made))
     else:
         _show(made, files)
-    if made.verdict == "broken":
-        return EXIT_BROKEN
-    is_unverified = any(each.id == "replay" and each.verdict != "held" for each in made.promises)
-    return EXIT_UNVERIFIABLE if is_unverified else 0
+    return EXIT_OF[made.verdict]
 
 
 def _folder(out: Path) -> Path:
@@ -148,7 +144,7 @@ def _show(made: Report, files: list[Path]) -> None:
     if made.latency is not None:
         print_mapping("Latency, from when each payment was due", _latency(made.latency), as_json=False)
     told = {name: sum(each.verdict == name for each in made.promises) for name in ("held", "broken", "not tested")}
-    typer.echo(", ".join(f"{count} {name}" for name, count in told.items()))
+    typer.echo(f"{', '.join(f'{count} {name}' for name, count in told.items())}: {made.verdict}")
     typer.echo(f"The report: {files[-1]}")
     if len(files) == 1:
         typer.echo("A page is drawn where matplotlib and jinja2 are: install fraudline[train].")

@@ -15,6 +15,7 @@ from bench import soak, soak_load
 from bench.loadgen import SENT
 from bench.reader import RECEIVED
 from bench.report import render
+from bench.report_soak import wrong
 from bench.soak_judge import files_are_flat, held, slope
 from bench.soak_load import Endless, Template, card_numbers
 from bench.soak_plot import draw
@@ -184,6 +185,45 @@ def test_the_report_says_what_held_and_what_did_not() -> None:
     assert text.count("**Not held.**") == 2
     assert "not in minutes 2." in text
     assert "- Wrong: the page ended with status 1." in text
+
+
+def change(section: dict[str, Any], *path: str, to: object) -> dict[str, Any]:
+    first, *rest = path
+    return section | {first: change(section[first], *rest, to=to) if rest else to}
+
+
+def test_a_soak_in_which_all_holds_has_nothing_wrong() -> None:
+    assert wrong(document()) == []
+    assert wrong(change(document(), "memory", "worker_rss_mib", "verdict", to="undecided")) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "to", "says"),
+    [
+        (("latency", "missing"), 2, "2 payments have no decision"),
+        (("latency", "duplicates"), 1, "1 decisions came twice"),
+        (("out_of_order",), 3, "3 decisions are out of their card's order"),
+        (("load", "delivered"), 59_999, "1 payments were not delivered to Kafka"),
+        (("minutes_not_held",), [1], "1 minutes have a p99 above 200 ms"),
+        (("committed_is_end",), False, "not every offset is committed"),
+        (("memory", "worker_rss_mib", "verdict"), "leaking", "worker, resident: leaking"),
+        (("files", "worker_files", "flat"), False, "worker: descriptors grow"),
+        (("redis", "bytes_a_key"), 16_385, "Redis holds 16,385 bytes a key, 16,384 at most are due"),
+        (("failures",), ["promotion: no champion"], "promotion: no champion"),
+    ],
+)
+def test_each_thing_that_a_soak_judges_can_break_it(path: tuple[str, ...], to: object, says: str) -> None:
+    assert wrong(change(document(), *path, to=to)) == [says]
+
+
+@pytest.mark.parametrize("words", [["--minutes", "0.1"], ["--minutes", "nan"], ["--rate", "0"]])
+def test_a_soak_that_could_not_be_judged_is_refused_before_it_begins(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        soak.main(words)
+    assert ended.value.code == 2
+    assert f"{words[0]} must be" in capsys.readouterr().err
 
 
 def test_the_plot_is_a_picture(tmp_path: Path) -> None:

@@ -61,6 +61,47 @@ def test_help_is_the_default_and_lists_every_target() -> None:
     assert {line.split()[1] for line in done.stdout.splitlines()} == TARGETS
 
 
+def made(tmp_path: Path, *words: str, **statuses: int) -> tuple[int, list[str]]:
+    """Run make on programs that note how they were called and end with a status: python with that of its module."""
+    calls = tmp_path / "calls"
+    for name in ("python", "pytest"):
+        program = tmp_path / name
+        cases = "".join(f"*{what}*) exit {status};; " for what, status in statuses.items())
+        program.write_text(f'#!/bin/sh\necho "{name} $*" >>{calls}\ncase "{name} $*" in {cases}esac\n')
+        program.chmod(0o755)
+    command = ["make", "--no-print-directory", "--old-file=setup", f"BIN={tmp_path}", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.returncode, calls.read_text().splitlines()
+
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+
+
+@needs_make
+@pytest.mark.parametrize("broken", ["run", "pytest", "million"])
+def test_a_finding_of_the_fuzzers_does_not_keep_the_others_from_running(tmp_path: Path, broken: str) -> None:
+    status, calls = made(tmp_path, "fuzz", **{broken: 1})
+    assert [call.split()[:3] for call in calls] == [
+        ["python", "-m", "tests.fuzz.run"], ["pytest", "-q", "tests/test_dashboard_api.py"],
+        ["python", "-m", "tests.fuzz.million"],
+    ]  # fmt: skip
+    assert status != 0
+    assert made(tmp_path, "fuzz")[0] == 0
+
+
+@needs_make
+def test_what_is_for_pytest_alone_is_not_given_to_who_takes_guards_away(tmp_path: Path) -> None:
+    status, calls = made(tmp_path, "faults", "ARGS=-x -n 2", "ONLY=drain or kill")
+    assert (status, calls) == (
+        0,
+        ["pytest -m faults -k drain or kill -x -n 2", "python -m tests.mutants -k drain or kill"],
+    )
+    assert made(tmp_path, "faults", pytest=1)[0] != 0
+    assert made(tmp_path, "faults", pytest=5)[0] == 0
+    assert made(tmp_path, "faults", mutants=1)[0] != 0
+    assert made(tmp_path, "faults", pytest=5, mutants=5)[0] != 0
+
+
 @pytest.mark.parametrize("lock", LOCKS)
 def test_the_lock_holds_every_dependency_inside_its_range(lock: str) -> None:
     wanted = [Requirement(text) for text in project()["project"]["dependencies"]]

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
 import pytest
+from confluent_kafka import Producer
 
 from tests.fuzz.million import judge
+from tests.fuzz.outcomes import PARTITIONS, Outcomes
 from tests.fuzz.tally import Tally
 from tests.services.kafka import KafkaBroker
 from tests.services.redis import RedisServer
@@ -20,6 +28,45 @@ def test_each_mutated_payment_ends_in_one_decision_or_one_dead_letter(
     assert not tally.wrong(), tally.summary()
     assert tally.sent == PAYMENTS
     assert min(len(tally.decided), len(tally.refused), tally.duplicates) > 50, tally.summary()
+
+
+def test_a_second_decision_that_comes_once_there_is_one_for_each_payment_is_seen(
+    kafka: KafkaBroker, unique: str
+) -> None:
+    topics = {role: f"{unique}.{role}" for role in ("decisions", "dead_letters")}
+    kafka.create_topics(dict.fromkeys(topics.values(), PARTITIONS))
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": unique, "log_level": 0})
+    producer.init_transactions()
+
+    def decide() -> None:
+        producer.begin_transaction()
+        producer.produce(topics["decisions"], b'{"source":{"partition":0,"offset":1}}', partition=2)
+        producer.commit_transaction()
+
+    tally = Tally(good={P: b"one"})
+    with closing(Outcomes(kafka.bootstrap, topics, tally)) as outcomes:
+        decide()
+        outcomes.read_one_each(lambda: 0)
+        decide()
+        assert outcomes.read_to_end().wrong() == ["(0, 1) has 2 decisions"]
+    producer.close()
+
+
+@pytest.mark.parametrize("there", ["nothing", "servers that do not start"])
+def test_without_servers_a_sentence_says_so(there: str, tmp_path: Path) -> None:
+    if there != "nothing":
+        for name in ("java", "mvn", "redis-server"):
+            (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
+            (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz.million", "--payments", "10"],
+        cwd=Path(__file__).parents[1], env=os.environ | {"PATH": str(tmp_path)}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    said = "java and mvn not found on PATH. Payments are sent through real services only."
+    assert done.stderr.splitlines()[0].startswith(said if there == "nothing" else "WRONG: ")
 
 
 def judged(**changes: object) -> list[str]:

@@ -15,16 +15,19 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
-from consumer.prove import judge
+from consumer.cli_prove import EXIT_OF
+from consumer.prove import judge, judge_budget
 from consumer.prove.canaries import Search, secrets_of
 from consumer.prove.evidence import Alerted, Decided, Evidence, Letter, Sent
 from consumer.prove.history import DUE, HOT_CARD, Canaries, Kind, Record, history
 from consumer.prove.latency import Latency, measure
 from consumer.prove.measured import latency_of
-from consumer.prove.plan import Asked, plan
+from consumer.prove.names import Run
+from consumer.prove.page import render
+from consumer.prove.plan import Asked, enough_of, plan
 from consumer.prove.premises import Removal
 from consumer.prove.promises import PROMISES, judged
-from consumer.prove.report import schema
+from consumer.prove.report import report, schema
 from consumer.prove.worker import Ended
 from consumer.records import alert_id
 from consumer.settings import Settings, StoreSettings
@@ -33,7 +36,7 @@ MS = 1_000_000
 KINDS: tuple[Kind, ...] = ("payment", "hot", "payment", "malformed", "label", "reversal", "future", "payment")
 CERTIFICATE = {
     "verdict": "equal", "decisions": 0, "equal": 0, "differences": {}, "unverifiable": 0, "why_unverifiable": {},
-    "partitions": [{"topic": "p", "partition": 0, "published": "ab", "replayed": "ab"}],
+    "partitions": [{"topic": "p", "partition": 0, "decisions": 3, "published": "ab", "replayed": "ab"}],
 }  # fmt: skip
 
 
@@ -266,6 +269,14 @@ def call_it_different(e: Evidence) -> None:
     e.certificate = e.certificate | {"verdict": "different"}
 
 
+def pass_the_deadline_though_nobody_told_it_to_end(e: Evidence) -> None:
+    e.workers[0] = Ended("a", "", 1, is_overdue=True)
+
+
+def die_past_the_deadline(e: Evidence) -> None:
+    e.workers[0] = Ended("a", "drain", -9, is_overdue=True)
+
+
 def leave_a_topic(e: Evidence) -> None:
     e.removal = Removal(left=["fraudline-prove-x.payments"])
 
@@ -295,6 +306,8 @@ TAMPERED: list[tuple[Callable[[Evidence], None], str]] = [
     (refuse_a_label, "outcome"), (decide_nothing_after_the_flush, "flush"), (call_it_different, "replay"),
     (refuse_without_a_reason, "outcome"), (refuse_for_another_reason, "outcome"), (alter_a_dead_letter, "outcome"),
     (give_a_dead_letter_another_key, "outcome"), (crash_before_it_is_killed, "drain"),
+    (crash_before_it_is_killed, "kill"), (end_by_itself, "kill"),
+    (pass_the_deadline_though_nobody_told_it_to_end, "drain"), (die_past_the_deadline, "drain"),
 ]  # fmt: skip
 
 
@@ -313,7 +326,8 @@ def test_every_promise_that_can_be_judged_can_be_broken() -> None:
 @pytest.mark.parametrize(
     ("promise", "change"),
     [
-        ("kill", {"kills": 0}), ("kill", {"delivery": "at_least_once"}), ("transaction", {"delivery": "at_least_once"}),
+        ("kill", {"kills": 0}), ("kill", {"stalls": 0}), ("kill", {"delivery": "at_least_once"}),
+        ("transaction", {"delivery": "at_least_once"}),
         ("flush", {"flushed_ns": None}), ("replay", {"certificate": None}), ("settings", {"secrets": 0}),
         ("replay", {"certificate": CERTIFICATE | {"verdict": "unverifiable", "unverifiable": 3}}),
         ("budget", {"latency": None}), ("drain", {"workers": []}), ("drain", {"left_at_drain": 0}),
@@ -340,6 +354,42 @@ def test_at_least_once_may_repeat_and_may_not_lose() -> None:
     del evidence.letters[-1]
     del evidence.decisions[7]
     assert judge.outcomes(evidence).status == "broken"
+
+
+def test_a_drain_past_its_deadline_ends_with_1_and_breaks_nothing() -> None:
+    evidence = sound()
+    evidence.workers[0] = Ended("a", "drain", 1, is_overdue=True)
+    verdict = judge.drained(evidence)
+    assert verdict.status == "held"
+    assert "1 ended with status 0, 1 past processing.drain_deadline_ms with status 1" in verdict.evidence
+
+
+def without_a_certificate(e: Evidence) -> None:
+    e.certificate = None
+
+
+def unverifiable_and_broken(e: Evidence) -> None:
+    e.certificate = None
+    lose_a_decision(e)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "verdict", "title"),
+    [
+        (lambda _e: None, "held", "Every promise that was tested is held"),
+        (without_a_certificate, "unverified", "the decisions could not be verified by a replay"),
+        (unverifiable_and_broken, "broken", "A promise is broken"),
+    ],
+)
+def test_the_report_calls_nothing_held_that_no_replay_has_verified(
+    tamper: Callable[[Evidence], None], verdict: str, title: str
+) -> None:
+    evidence = sound()
+    tamper(evidence)
+    asked = Asked(config=None, rate=100.0, seconds=1.0, faults=False, kills=1, seed=1, out=Path())
+    made = report(Run("0123456789ab"), Settings(), asked, evidence, began_s=1.8e9, seconds=5.0)
+    assert (made.verdict, EXIT_OF[made.verdict]) == (verdict, {"held": 0, "unverified": 4, "broken": 3}[verdict])
+    assert title in render(made)
 
 
 def test_without_the_processors_own_counts_outcomes_are_judged_all_the_same() -> None:
@@ -372,7 +422,7 @@ def test_a_generator_that_fell_short_breaks_no_budget() -> None:
     evidence.latency = latency_of(evidence, 100.0, ())
     assert evidence.latency is not None
     assert evidence.latency.fell_short
-    assert judge.in_budget(evidence).status == "not tested"
+    assert judge_budget.in_budget(evidence).status == "not tested"
 
 
 def of(due_ms: list[int], received_ms: list[int], **changes: object) -> Latency:
@@ -519,6 +569,14 @@ def test_load_is_at_hand_for_each_kill(kills: int) -> None:
     """A kill takes up to a session, ten seconds, and a start."""
     asked = Asked(config=None, rate=100.0, seconds=1.0, faults=True, kills=kills, seed=1, out=Path())
     assert plan(asked).faults.seconds >= 15 * kills
+
+
+@pytest.mark.parametrize("rate", [1.0, 5.0, 300.0])
+def test_features_can_be_seen_to_come_back_at_any_rate(rate: float) -> None:
+    """Some records of the section are labels or refused, and the state takes a while to be rebuilt."""
+    asked = Asked(config=None, rate=rate, seconds=1.0, faults=True, kills=1, seed=1, out=Path())
+    flush = plan(asked).flush
+    assert 0 < enough_of(flush) <= flush.count / 4
 
 
 def test_every_promise_stands_in_readme() -> None:

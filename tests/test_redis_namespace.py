@@ -25,7 +25,7 @@ def url(place: str, redis_server: RedisServer, redis_cluster: RedisCluster) -> s
 
 
 def namespace(url: str, name: str, place: str) -> Namespace:
-    return Namespace(url, name, shards=SHARDS[place], cluster=place == "cluster")
+    return Namespace(url, name, "prove", shards=SHARDS[place], cluster=place == "cluster")
 
 
 @pytest.fixture
@@ -65,4 +65,4 @@ def test_what_a_store_wrote_is_found_and_removed_and_nothing_else(
 @pytest.mark.parametrize("name", ["a*", "a?b", "[ab]", "a\\b"])
 def test_a_name_that_would_match_more_than_itself_is_refused(redis_server: RedisServer, name: str) -> None:
     with pytest.raises(ValueError, match="no plain name"):
-        Namespace(redis_server.url, name)
+        Namespace(redis_server.url, name, "prove")

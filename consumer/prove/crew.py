@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from consumer.prove.names import Run, environment_of
 from consumer.prove.signals import undisturbed
 from consumer.prove.worker import Ended, Worker
 from consumer.settings import Settings
+from features.errors import FraudlineError
 
 DRAIN_MARGIN_S = 10.0
+_ASSIGNED = '"event": "partitions_assigned"'
 
 
 class Crew:
@@ -40,6 +46,25 @@ class Crew:
             self.all.append(worker)
         return worker
 
+    def gets_to_work(self, replica: str) -> bool:
+        """Wait until it reads partitions; False where it ended by itself instead, which is noted.
+
+        Raises FraudlineError: it lives, and does not get there.
+        """
+        worker = self.replicas[replica]
+        try:
+            worker.wait_ready()
+        except FraudlineError:
+            if worker.lives:
+                raise
+            self.ended.append(self.replicas.pop(replica).ended())
+            return False
+        return True
+
+    def owners(self) -> dict[str, str]:
+        """Which replica was the last to be given each partition."""
+        return last_given((each.replica, each.log) for each in self.all)
+
     def kill(self, replica: str) -> None:
         """`kill -9`."""
         self.ended.append(self.replicas.pop(replica).kill())
@@ -63,3 +88,16 @@ class Crew:
         """End everybody at once. Never raises."""
         for worker in self.all:
             worker.close()
+
+
+def last_given(logs: Iterable[tuple[str, Iterable[str]]]) -> dict[str, str]:
+    """Whose log tells last that it was given a partition, by partition; a log is one of a replica's."""
+    given: dict[str, tuple[datetime, str]] = {}
+    for replica, log in logs:
+        for line in log:
+            if _ASSIGNED in line:
+                told: Mapping[str, Any] = json.loads(line)
+                when = datetime.fromisoformat(told["timestamp"])
+                for partition in told["partitions"]:
+                    given[partition] = max(given.get(partition, (when, replica)), (when, replica))
+    return {partition: replica for partition, (_, replica) in given.items()}

@@ -101,7 +101,8 @@ class Evidence:
         latency: of the measured section; None where nothing was measured.
         counted: totals of the first worker's counters when the measured section was decided; None where unknown.
         workers: how each worker ended.
-        kills, stalls, drains: what was done to workers; `drains` under load.
+        kills, stalls: what was done to workers; a stall is one in which others were given all partitions of the one
+            that was stopped.
         left_at_drain: how many records were left to the next processor by one that was told to stop under load.
         flushed_ns: when the run's own keys were removed under load; None where they were not.
         laid: how many of the records sent hold a card number and a secret that must not be seen.

@@ -6,39 +6,66 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from typing import Final
 
 from consumer.prove.crew import Crew
+from consumer.prove.worker import until
 
-REPLICAS = ("a", "b", "c")
-PAUSES_S = (0.2, 1.5)  # between a fault and the next
-STALL_MARGIN_S = 1.5
+REPLICAS: Final = ("a", "b", "c")
+PAUSES_S: Final = (0.2, 1.5)  # between a fault and the next
+TAKE_OVER_S: Final = 60.0  # beyond a session: a transaction of the one that is stopped may have to be aborted first
 
 
 def torment(crew: Crew, rng: random.Random, kills: int, session_s: float, tell: Callable[[str], None]) -> int:
-    """Scale to three processors, kill one of them so often, stop one, and drain one. How many were stopped.
+    """Scale to three processors, kill one of them so often, stop one, and drain one. How many lost their partitions.
 
     Whoever is killed is replaced under its transactional id; every other kill comes before its predecessor's
-    replacement reads anything. Raises FraudlineError: a replacement does not get to work.
+    replacement reads anything. One that ends by itself is noted, and replaced as well.
+    Raises FraudlineError: one lives and does not get to work, or the first three do not.
     """
     tell("three processors instead of one")
     crew.start(*(name for name in REPLICAS if name not in crew.replicas))
     for number in range(kills):
         victim = rng.choice(REPLICAS)
         time.sleep(rng.uniform(*PAUSES_S))  # the moment is to be a random one, so nothing is waited for
+        _replace_the_dead(crew)
         tell(f"kill -9 of processor {victim} ({number + 1} of {kills})")
         crew.kill(victim)
-        replacement = crew.begin(victim)
+        crew.begin(victim)
         if number % 2:
-            replacement.wait_ready()
-    for name in REPLICAS:
-        crew.replicas[name].wait_ready()
-    stalled = rng.choice(REPLICAS)
-    tell(f"processor {stalled} is stopped for longer than a session, and goes on")
-    worker = crew.replicas[stalled]
-    worker.send(signal.SIGSTOP)
-    time.sleep(session_s + STALL_MARGIN_S)
-    worker.send(signal.SIGCONT)
-    drained = rng.choice([name for name in REPLICAS if name != stalled])
+            crew.gets_to_work(victim)
+    _replace_the_dead(crew)
+    working = [name for name in REPLICAS if crew.gets_to_work(name)]
+    if len(working) < 2:  # nobody could take over
+        return 0
+    owners = set(crew.owners().values())
+    stalled = rng.choice([name for name in working if name in owners])
+    tell(f"processor {stalled} is stopped until others have its partitions, and goes on")
+    stalls = int(is_replaced_while_stopped(crew, stalled, session_s + TAKE_OVER_S))
+    drained = rng.choice([name for name in working if name != stalled])
     tell(f"SIGTERM to processor {drained}")
     crew.drain(drained)
-    return 1
+    return stalls
+
+
+def is_replaced_while_stopped(crew: Crew, replica: str, limit_s: float) -> bool:
+    """Stop a processor until others were given every partition that it had, then let it go on; whether they were."""
+    own = {partition for partition, owner in crew.owners().items() if owner == replica}
+    worker = crew.replicas[replica]
+    worker.send(signal.SIGSTOP)
+    try:
+        return bool(own) and until(lambda: not _still_has(crew, replica, own), limit_s)
+    finally:
+        worker.send(signal.SIGCONT)
+
+
+def _still_has(crew: Crew, replica: str, partitions: set[str]) -> bool:
+    owners = crew.owners()
+    return any(owners[partition] == replica for partition in partitions)
+
+
+def _replace_the_dead(crew: Crew) -> None:
+    crew.bury()
+    for name in REPLICAS:
+        if name not in crew.replicas:
+            crew.begin(name)

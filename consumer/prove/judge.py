@@ -1,55 +1,28 @@
-"""Judges: from the evidence to a verdict on one promise. They are pure, and share no code with the pipeline."""
+"""Judges of outcomes, order, faults and the replay: from the evidence to a verdict on one promise.
+
+They are pure, and share no code with the pipeline. Those of alerts, of the budget and of leaks have files of their own.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import signal
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from collections.abc import Iterator, Mapping
+from typing import Final
 
-from consumer.prove.evidence import Alerted, At, Decided, Evidence, Letter, Sent
+from consumer.prove.evidence import At, Decided, Evidence, Letter, Sent
 from consumer.prove.history import Kind
+from consumer.prove.verdict import Verdict, held_if, not_tested, where_is
 
-Status = Literal["held", "broken", "not tested"]
-EXAMPLES: Final = 10
-IN_TIME: Final = 0.999  # of the payments, so that a budget is held
-CLOCK_MS: Final = 1.0  # by which a clock may be set, so that latency is worth anything
 EXACTLY_ONCE: Final = "exactly_once"
-APPROVED: Final = "approve"
 FULL: Final = "full"
+OVERDUE: Final = 1  # the exit status past `processing.drain_deadline_ms`
 REASONS: Final[Mapping[Kind, str]] = {
     "empty": "empty",
     "too large": "too_large",
     "future": "future_event_time",
 }
 """Why a dead letter is one, where its kind alone says it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What became of a promise: the evidence in a sentence, its figures, and the first things that are wrong."""
-
-    status: Status
-    evidence: str
-    figures: Mapping[str, Any] = field(default_factory=dict)
-    examples: tuple[str, ...] = ()
-
-
-def held_if(wrong: Iterable[str], evidence: str, figures: Mapping[str, Any] | None = None) -> Verdict:
-    """Held where nothing is wrong."""
-    found = list(wrong)
-    if found:
-        more = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
-        said = f"{found[0]}{more}; {evidence}"
-        return Verdict("broken", said, figures or {}, tuple(found[:EXAMPLES]))
-    return Verdict("held", evidence, figures or {})
-
-
-def not_tested(why: str) -> Verdict:
-    """Not tested."""
-    return Verdict("not tested", why)
 
 
 def outcomes(evidence: Evidence) -> Verdict:
@@ -95,15 +68,15 @@ def _outcomes(evidence: Evidence) -> Iterator[str]:
     for event_id, group in by_event.items():
         again = [each for each in group[1:] if each.at in decided]
         if again and first_tier[event_id] == FULL and any(decided[each.at][0].tier == FULL for each in again):
-            yield f"{_where(again[0].at)} repeats a payment that was decided, and was decided again"
+            yield f"{where_is(again[0].at)} repeats a payment that was decided, and was decided again"
     places = {sent.at for sent in evidence.sent}
-    yield from (f"{_where(at)} was decided, and nobody sent it" for at in decided if at not in places)
-    yield from (f"{_where(at)} is a dead letter, and nobody sent it" for at in letters if at not in places)
+    yield from (f"{where_is(at)} was decided, and nobody sent it" for at in decided if at not in places)
+    yield from (f"{where_is(at)} is a dead letter, and nobody sent it" for at in letters if at not in places)
 
 
 def _of_one(sent: Sent, copies: list[Decided], refused: int, *, once: bool) -> Iterator[str]:
     """What is wrong with the outcome of one record."""
-    due, where = sent.record.due, f"{_where(sent.at)} ({sent.record.kind})"
+    due, where = sent.record.due, f"{where_is(sent.at)} ({sent.record.kind})"
     if copies and refused:
         yield f"{where} was decided, and is a dead letter too"
     elif once and len(copies) + refused > 1:
@@ -122,7 +95,7 @@ def _of_one(sent: Sent, copies: list[Decided], refused: int, *, once: bool) -> I
 
 def _of_letter(sent: Sent, letter: Letter) -> Iterator[str]:
     """What is wrong with a dead letter: its reason, or what it holds of the record."""
-    where, record = f"the dead letter of {_where(sent.at)} ({sent.record.kind})", sent.record
+    where, record = f"the dead letter of {where_is(sent.at)} ({sent.record.kind})", sent.record
     if not letter.reason or letter.reason != REASONS.get(record.kind, letter.reason):
         yield f"{where} gives the reason {letter.reason!r}"
     whole, held = record.value or b"", letter.value or b""
@@ -153,9 +126,9 @@ def committed(evidence: Evidence) -> Verdict:
         for (topic, partition), end in sorted(evidence.ends.items())
         if evidence.committed.get((topic, partition), -1) != end
     ]
-    wrong += [f"{_where(at)} was decided {count} times" for at, count in decided.items() if count > 1]
+    wrong += [f"{where_is(at)} was decided {count} times" for at, count in decided.items() if count > 1]
     wrong += [
-        f"{_where(each.at)} has an alert without its decision" for each in evidence.alerts if not decided[each.at]
+        f"{where_is(each.at)} has an alert without its decision" for each in evidence.alerts if not decided[each.at]
     ]
     return held_if(
         wrong,
@@ -170,10 +143,12 @@ def killed(evidence: Evidence) -> Verdict:
         return not_tested(f"processing.delivery is {evidence.delivery}: a crash may repeat decisions")
     if not evidence.kills:
         return not_tested("no processor was killed: that takes --faults")
-    wrong = [*_outcomes(evidence), *_disordered(evidence), *committed(evidence).examples]
+    wrong = [*_by_themselves(evidence), *_outcomes(evidence), *_disordered(evidence), *committed(evidence).examples]
+    if not (wrong or evidence.stalls):
+        return not_tested("nobody was seen to take over from the processor that was stopped, though some were killed")
     return held_if(
         wrong,
-        f"kill -9 {evidence.kills} times, and stopped for longer than a session {_times(evidence.stalls)}, over "
+        f"kill -9 {evidence.kills} times, and stopped until others had its partitions {_times(evidence.stalls)}, over "
         f"{len({each.replica for each in evidence.workers})} processors: every record has its one outcome, in order",
         {"kills": evidence.kills, "stalls": evidence.stalls},
     )
@@ -195,52 +170,8 @@ def _disordered(evidence: Evidence) -> Iterator[str]:
             continue  # a copy, which comes when it comes
         seen.add(each.at)
         if newest.get(each.key, -1) > each.at[2]:
-            yield f"the decision of {_where(each.at)} lies behind a later one of its card"
+            yield f"the decision of {where_is(each.at)} lies behind a later one of its card"
         newest[each.key] = max(each.at[2], newest.get(each.key, -1))
-
-
-def alerted(evidence: Evidence) -> Verdict:
-    """A score for each decision, and an alert with reasons for each that is not an approval."""
-    alerts: dict[At, list[Alerted]] = defaultdict(list)
-    for alert in evidence.alerts:
-        alerts[alert.at].append(alert)
-    wrong: list[str] = []
-    decided: dict[At, list[Decided]] = defaultdict(list)
-    for decision in evidence.decisions:
-        decided[decision.at].append(decision)
-        if decision.score is None and decision.tier != "rules_only":
-            wrong.append(f"{_where(decision.at)} was decided without a score")
-    for at, copies in decided.items():
-        due = sum(each.decision != APPROVED for each in copies)
-        if len(alerts.get(at, ())) != due:
-            wrong.append(f"{_where(at)} has {len(alerts.get(at, ()))} alerts, {due} are due")
-    for at, own in alerts.items():
-        wrong += [problem for each in own for problem in _of_alert(each, decided.get(at, []))]
-    bare = sum(each.reasons == 0 for each in evidence.alerts)
-    due = sum(each.decision != APPROVED for each in evidence.decisions)
-    said = f"{due:,} payments were not approved, and {len(evidence.alerts):,} alerts were seen"
-    if bare:
-        said += f"; {bare:,} of them have no reasons, as only rules decided or a fault left no time"
-    if hasty := round((evidence.counted or {}).get("fraudline_alerts_unexplained_total", 0.0)):
-        wrong.append(f"{hasty} alerts of the measured section left without reasons, as there was no time")
-    if not due and not wrong:
-        return not_tested("the model approved every payment, so no alert was due")
-    return held_if(wrong, said, {"due": due, "alerts": len(evidence.alerts), "without_reasons": bare})
-
-
-def _of_alert(alert: Alerted, copies: list[Decided]) -> Iterator[str]:
-    where = f"the alert of {_where(alert.at)}"
-    told = (alert.event_id, alert.card_id, alert.decision, alert.score, alert.tier)
-    if told not in [(each.event_id, each.card_id, each.decision, each.score, each.tier) for each in copies]:
-        yield f"{where} is not its decision's"
-    if alert.alert_id != _alert_id(alert):
-        yield f"{where} has another id than its payment gives"
-
-
-def _alert_id(alert: Alerted) -> str:
-    card, event = alert.card_id, alert.event_id
-    text = f"{len(card)}:{card}{len(event)}:{event}{alert.event_time}"
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def replayed(evidence: Evidence) -> Verdict:
@@ -287,70 +218,33 @@ def labelled(evidence: Evidence) -> Verdict:
     )
 
 
-def in_budget(evidence: Evidence) -> Verdict:
-    """999 of 1,000 payments are decided inside the budget, from when they were due."""
-    told = evidence.latency
-    if told is None or not told.payments:
-        return not_tested("no payment was measured")
-    if abs(evidence.clock_set_ms) > CLOCK_MS:
-        return not_tested(f"this machine's clock was set by {evidence.clock_set_ms:,.1f} ms while latency was measured")
-    said = (
-        f"{told.within_budget:.3%} of {told.payments:,} payments were decided within {told.budget_ms:,} ms of when "
-        f"they were due, p50 {told.percentiles['p50']:.1f}, p99 {told.percentiles['p99']:.1f}, p99.9 "
-        f"{told.percentiles['p99.9']:.1f}, at most {told.max_ms:.1f} ms; it counts as held from {IN_TIME:.1%} on"
-    )
-    figures = {"within_budget": told.within_budget, "payments": told.payments, "budget_ms": told.budget_ms}
-    if told.within_budget >= IN_TIME:
-        return Verdict("held", said, figures)
-    if told.fell_short:
-        return not_tested(
-            f"the generator sent {told.rate_sent:,.0f} records/s of {told.rate_asked:,.0f}, so this machine can't "
-            f"drive that rate: ask for less; {said}"
-        )
-    return Verdict("broken", said, figures)
-
-
-def no_canaries(evidence: Evidence) -> Verdict:
-    """No card number, payload or secret leaves the processor."""
-    if not (evidence.looked_at and evidence.laid and all(evidence.laid.values())):
-        return not_tested("no card number or no secret lay in what was sent, or nothing was searched for them")
-    laid = ", ".join(f"{count:,} {what}" for what, count in evidence.laid.items())
-    looked = ", ".join(f"{count:,} {what}" for what, count in evidence.looked_at.items())
-    return held_if(
-        evidence.leaks,
-        f"{laid} lay in payments, and the deployment has {evidence.secrets} secrets of its own: "
-        f"none stands in {looked}",
-        dict(evidence.looked_at),
-    )
-
-
-def no_secret_shown(evidence: Evidence) -> Verdict:
-    """What shows the settings shows no secret."""
-    if not evidence.secrets:
-        return not_tested("the deployment's settings have no secret")
-    return held_if(evidence.shown, f"none of {evidence.secrets} secrets stands in the settings as they are shown")
-
-
 def drained(evidence: Evidence) -> Verdict:
     """A processor that is told to stop under load ends with status 0, and nothing is lost."""
     told = [each for each in evidence.workers if each.told == "drain"]
     if not told:
         return not_tested("no processor was told to stop")
-    wrong = [f"processor {each.replica} ended with status {each.status}" for each in told if each.status]
-    killed = -signal.SIGKILL
-    wrong += [
-        f"processor {each.replica} ended by itself, with status {each.status}"
-        for each in evidence.workers
-        if not each.told or (each.told == "kill" and each.status != killed)
+    overdue = [each for each in told if each.is_overdue and each.status == OVERDUE]
+    wrong = [
+        f"processor {each.replica} ended with status {each.status}"
+        for each in told
+        if each.status and each not in overdue
     ]
-    wrong += _outcomes(evidence)
+    wrong += [*_by_themselves(evidence), *_outcomes(evidence)]
     if not (wrong or evidence.left_at_drain):
         return not_tested("no payments came while a processor was told to stop")
     return held_if(
         wrong,
         f"{len(told)} processors were sent SIGTERM, the first while payments came: {evidence.left_at_drain:,} were "
-        "left to the next one, and all ended with status 0",
+        f"left to the next one, and {'all' if not overdue else len(told) - len(overdue)} ended with status 0"
+        + (f", {len(overdue)} past processing.drain_deadline_ms with status {OVERDUE}" if overdue else ""),
     )
+
+
+def _by_themselves(evidence: Evidence) -> Iterator[str]:
+    """Processors that ended though nobody told them to, or before they were killed."""
+    for each in evidence.workers:
+        if not each.told or (each.told == "kill" and each.status != -signal.SIGKILL):
+            yield f"processor {each.replica} ended by itself, with status {each.status}"
 
 
 def flushed(evidence: Evidence) -> Verdict:
@@ -372,22 +266,5 @@ def flushed(evidence: Evidence) -> Verdict:
     )
 
 
-def left_nothing(evidence: Evidence) -> Verdict:
-    """Nothing of the proof is left, and nothing else is gone."""
-    told = evidence.removal
-    if told is None:
-        return not_tested("nothing was removed yet")
-    wrong = [f"{what} is still there" for what in told.left] + told.problems
-    wrong += [f"the topic {name} was there before, and no longer is" for name in told.lost]
-    before, after = told.other_keys
-    keys = "" if before is None or after is None else f"; others had {before:,} keys before and {after:,} after"
-    return held_if(wrong, f"{told.topics} topics, the group and {told.keys:,} keys were made and removed{keys}")
-
-
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
-
-
-def _where(at: At) -> str:
-    role, partition, offset = at
-    return f"{role}/{partition}/{offset}"

@@ -11,6 +11,8 @@ DRAIN_RATE, DRAIN_S = 2_000.0, 20.0  # at most; it stops as soon as a processor 
 FAULT_RATE: Final = 300.0
 FAULTS_S, KILL_S = 120.0, 20.0  # of load that is at hand, and for each kill; it stops as soon as faults are through
 FLUSH_S: Final = 60.0
+FEW: Final = 100  # decisions with features, so that they are none of before the state was lost
+FEW_SHARE: Final = 0.1  # of the records of the section, where it has few
 MOST: Final = 2_000_000  # records: all of them are held in memory to be judged
 
 
@@ -78,3 +80,8 @@ def plan(asked: Asked) -> Plan:
     faults = Part(drain.first + drain.count, round(rate * faults_s) if asked.faults else 0, rate)
     flush = Part(faults.first + faults.count, round(rate * FLUSH_S) if asked.faults else 0, rate)
     return Plan(warm_up, scheduled, drain, faults, flush)
+
+
+def enough_of(flush: Part) -> int:
+    """How many decisions with features say that they are back: so many can come at any rate."""
+    return max(1, min(FEW, round(FEW_SHARE * flush.count)))

@@ -18,6 +18,9 @@ from features.profiles import load_catalog
 from features.redis_store import Namespace, Tls
 
 _MARKED_FOR_MS: Final = 45 * 86_400_000
+MARK_KEY: Final = "prove"
+"""The key of the run's namespace that says whose it is."""
+
 _LEFT: Final = frozenset({None, "empty", "dead", "unknown"})
 
 
@@ -60,6 +63,7 @@ class Premises:
         self.keys = Namespace(
             store.url.get_secret_value(),
             store.namespace,
+            MARK_KEY,
             shards=store.shards,
             cluster=store.cluster,
             tls=Tls(store.tls_ca_file, store.tls_certificate_file, store.tls_key_file),
@@ -73,7 +77,7 @@ class Premises:
         topics = self.estate.topics()
         self._refuse_taken(list(topics))
         self._before = frozenset(topics)
-        self._other_keys = self.keys.other_keys()
+        self._other_keys = self.keys.other_keys(0)  # the run has none, or it was refused
         settings = self._settings
         wanted = declared(
             settings.topics,
@@ -88,7 +92,7 @@ class Premises:
         self.estate.mark(self._made, self._run.run)
         self._has_claimed = self.keys.claim(self._run.run)
         if not self._has_claimed:
-            raise _taken(f"the key {self._run.prefix}:prove")
+            raise _taken(f"the key {self._run.prefix}:{MARK_KEY}")
 
     def _refuse_taken(self, topics: list[str]) -> None:
         taken = next((name for name in sorted(topics) if name.startswith(self._run.prefix)), None)
@@ -124,11 +128,11 @@ class Premises:
             there = self.estate.topics().keys()
             left = sorted(name for name in there if self._run.owns(name))
             lost = sorted(name for name in self._before - there if not name.startswith(PREFIX))  # other proofs end too
-            if self.keys.size():
+            if own := self.keys.size():
                 left.append(f"keys of {self._run.prefix}:")
             if self.estate.group_state(self._run.prefix) is not None:
                 left.append(f"group {self._run.prefix}")
-            other_keys = self.keys.other_keys()
+            other_keys = self.keys.other_keys(own)
         except FraudlineError as error:
             problems.append(str(error))
         return Removal(left, lost, problems, len(topics), keys, (self._other_keys, other_keys))

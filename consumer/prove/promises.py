@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from consumer.prove import judge
+from consumer.prove import judge, judge_alerts, judge_budget, judge_leaks
 from consumer.prove.evidence import Evidence
-from consumer.prove.judge import Verdict, not_tested
+from consumer.prove.verdict import Verdict, not_tested
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,8 @@ PROMISES: Final[tuple[Promise, ...]] = (
     Promise(
         "kill",
         "**Exactly once, also through a `kill -9`.**",
-        "with --faults: kill -9 at random moments and stops longer than a session, over three processors under load",
+        "with --faults: kill -9 at random moments, and one stopped until others have its partitions, over three "
+        "processors under load",
         judge.killed,
     ),
     Promise(
@@ -63,14 +64,14 @@ PROMISES: Final[tuple[Promise, ...]] = (
         "alerts",
         "approve, review or block, each with a score and every alert with its reasons",
         "each decision has a score, each that is no approval has one alert, which says the same and has the right id",
-        judge.alerted,
+        judge_alerts.alerted,
     ),
     Promise(
         "budget",
         "inside a 200 ms budget",
         "open loop: each payment from when it was due to when a read_committed reader saw its decision; none is left "
         "out; the budget is processing.budget_ms",
-        judge.in_budget,
+        judge_budget.in_budget,
     ),
     Promise(
         "replay",
@@ -94,7 +95,8 @@ PROMISES: Final[tuple[Promise, ...]] = (
     ),
     Promise(
         "drain",
-        "Told to stop (SIGTERM), a processor finishes its batch, loses nothing and ends with status 0.",
+        "Told to stop (SIGTERM), a processor finishes its batch, loses nothing and ends with status 0, or with 1 where "
+        "that takes longer than `processing.drain_deadline_ms`.",
         "SIGTERM while payments come; the status, and the outcome of every record afterwards",
         judge.drained,
     ),
@@ -103,19 +105,19 @@ PROMISES: Final[tuple[Promise, ...]] = (
         "`card_id` must be a token, never a card number.",
         "card numbers and a secret in payments; logs, metrics, decisions, alerts, the journal and headers are searched "
         "for them, and for the settings' secrets, also as JSON, URL, hexadecimal and base64 have them",
-        judge.no_canaries,
+        judge_leaks.no_canaries,
     ),
     Promise(
         "settings",
         "`fraudline config show` prints every setting, where it came from, and no secret.",
         "the settings in the report are what it prints; they are searched for every secret",
-        judge.no_secret_shown,
+        judge_leaks.no_secret_shown,
     ),
     Promise(
         "nothing left",
         "it removes everything that it made",
         "topics, group and keys are looked for afterwards, and the topics of others are compared with those before",
-        judge.left_nothing,
+        judge_leaks.left_nothing,
     ),
     Promise(
         "offline",

@@ -26,6 +26,8 @@ SCHEMA_VERSION: Final = 1
 LIBRARIES: Final = ("confluent-kafka", "xgboost", "numpy", "redis", "hiredis", "msgspec", "orjson")
 PAGE: Final = "report.html"
 DOCUMENT: Final = "report.json"
+REPLAY: Final = "replay"
+Overall = Literal["held", "broken", "unverified"]
 
 
 class JudgedPromise(msgspec.Struct, frozen=True):
@@ -89,12 +91,15 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What `fraudline prove` found. `verdict` is the worst of the promises that were tested."""
+    """What `fraudline prove` found. `verdict` is the worst of the promises that were tested.
+
+    It is `unverified` where none is broken, and the decisions could not be made again by a replay.
+    """
 
     run: str
     began: str
     seconds: float
-    verdict: Literal["held", "broken"]
+    verdict: Overall
     delivery: Literal["exactly_once", "at_least_once"]
     promises: tuple[JudgedPromise, ...]
     latency: LatencyTable | None
@@ -125,7 +130,7 @@ def report(
         run=run.run,
         began=datetime.fromtimestamp(began_s, UTC).isoformat(timespec="seconds"),
         seconds=round(seconds, 1),
-        verdict="broken" if any(each.verdict == "broken" for each in promises) else "held",
+        verdict=_overall(promises),
         delivery=real.processing.delivery,
         promises=promises,
         latency=None if evidence.latency is None else _table(evidence.latency),
@@ -143,6 +148,13 @@ def report(
         machine=machine(),
         settings=tuple(Setting(*row) for row in describe(real)),
     )
+
+
+def _overall(promises: tuple[JudgedPromise, ...]) -> Overall:
+    if any(each.verdict == "broken" for each in promises):
+        return "broken"
+    is_replayed = any(each.id == REPLAY and each.verdict == "held" for each in promises)
+    return "held" if is_replayed else "unverified"
 
 
 def machine() -> dict[str, str | int | float]:

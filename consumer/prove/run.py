@@ -32,7 +32,7 @@ from consumer.prove.faults import torment
 from consumer.prove.history import Canaries, Record, history
 from consumer.prove.measured import latency_of
 from consumer.prove.names import PREFIX, Run, settings_of
-from consumer.prove.plan import Asked, Part, plan
+from consumer.prove.plan import Asked, Part, enough_of, plan
 from consumer.prove.premises import Premises
 from consumer.prove.processes import Generator, Watcher
 from consumer.prove.signals import held_from_children, undisturbed
@@ -47,7 +47,6 @@ PATIENCE_S: Final = 180.0  # with a processor that decides nothing, though not e
 READ_S: Final = 60.0
 SENDING_S: Final = 120.0  # beyond the schedule
 PAUSE_S: Final = 0.3
-FEW: Final = 100  # decisions with features, so that they were none of before
 FIRST: Final = "a"
 Tell = Callable[[str], None]
 
@@ -121,12 +120,12 @@ class Proof:
             with self._load(self._plan.faults, "faults"):
                 evidence.stalls = torment(self._crew, self._rng, asked.kills, session_s, self._tell)
             evidence.kills = asked.kills
-            self._settle()
+            self._settle(is_tormented=True)
         self._tell("making all decisions again, from the logs")
         evidence.certificate, evidence.why_no_certificate = certificate(settings)
         if asked.faults:
             evidence.flushed_ns = self._flush()
-            self._settle()
+            self._settle(is_tormented=True)
             evidence.after_flush, _ = certificate(settings)
         self._pages += [worker.page("/metrics") for worker in self._crew.replicas.values()]
         self._crew.drain_all()
@@ -228,19 +227,28 @@ class Proof:
         with self._load(self._plan.flush, "flush"):
             self._premises.keys.remove(with_mark=False)
             removed_ns, before = time.time_ns(), self._watcher.with_features()
-            back = until(lambda: self._watcher.with_features() > before + FEW, self._plan.flush.seconds, PAUSE_S)
-        self._tell("features are back" if back else f"features did not come back in {self._plan.flush.seconds:.0f} s")
+            enough, limit_s = before + enough_of(self._plan.flush), self._plan.flush.seconds
+            back = until(lambda: self._watcher.with_features() > enough, limit_s, PAUSE_S)
+        self._tell("features are back" if back else f"features did not come back in {limit_s:.0f} s")
         return removed_ns
 
-    def _settle(self) -> None:
-        """Wait until everything that was sent is committed, and nobody's transaction is open. Raises FraudlineError."""
+    def _settle(self, *, is_tormented: bool = False) -> None:
+        """Wait until everything that was sent is committed, and nobody's transaction is open.
+
+        Raises FraudlineError, also where a processor ends by itself and the next one does too; not if `is_tormented`:
+        then that is what was to be found out.
+        """
         topics = self._settings.topics
         group, read = self._settings.kafka.group_id, (topics.payments, topics.labels)
 
         def look() -> tuple[dict[Source, int], dict[Source, int]]:
             dead = self._crew.bury()
             for name in dead:  # it says why in its log, and the report says that it did
-                self._crew.begin(name).wait_ready()
+                self._crew.begin(name)
+                if is_tormented:
+                    self._crew.gets_to_work(name)  # or that is in the report as well
+                else:
+                    self._crew.replicas[name].wait_ready()
             return self._premises.estate.progress(group, read)
 
         if not while_moving(look, PATIENCE_S, PAUSE_S):

@@ -22,15 +22,20 @@ START_S: Final = 120.0
 PAGE_S: Final = 10.0
 _ERROR: Final = "error: "
 _EXIT_MISUSED: Final = 2
+_OVERDUE: Final = '"event": "drain_deadline_passed"'
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a worker ended: what it was told (`drain`, `kill`, or nothing), and its exit status (negative: a signal)."""
+    """How a worker ended: what it was told (`drain`, `kill`, or nothing), and its exit status (negative: a signal).
+
+    `is_overdue`: it ended itself, since finishing took longer than `processing.drain_deadline_ms`.
+    """
 
     replica: str
     told: str
     status: int
+    is_overdue: bool = False
 
 
 class Worker:
@@ -122,7 +127,7 @@ class Worker:
             self._process.kill()
             status = self._process.wait()
         self._listener.join()
-        return Ended(self.replica, self._told, status)
+        return Ended(self.replica, self._told, status, any(_OVERDUE in line for line in self.log))
 
     def close(self) -> None:
         """End it at once, if it still lives, and release everything. Never raises."""

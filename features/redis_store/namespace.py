@@ -25,17 +25,21 @@ class Namespace:
         self,
         url: str,
         namespace: str,
+        mark: str,
         *,
         shards: int = 1,
         cluster: bool = False,
         tls: Tls = Tls(),  # noqa: B008  it is frozen
     ) -> None:
-        """Connect lazily. Raises ConfigError: the URL can't be used; ValueError: SCAN would read the name as more."""
+        """Connect lazily. `mark` is the name of the key that says whose the namespace is.
+
+        Raises ConfigError: the URL can't be used; ValueError: SCAN would read the name as more.
+        """
         if not _PLAIN.fullmatch(namespace):
             message = f"{namespace!r} is no plain name"
             raise ValueError(message)
         self._prefix = f"{namespace}:".encode()
-        self._mark = self._prefix + b"prove"
+        self._mark = self._prefix + mark.encode()
         tags = [*prefixes(namespace, shards), self._mark]
         self._place = shards  # of the mark, among the tags
         connector = Connector(url, PATIENCE_MS, tls)
@@ -45,9 +49,10 @@ class Namespace:
         """How many keys there are, the mark included."""
         return sum(len(keys) for _, keys in self._keys())
 
-    def other_keys(self) -> int | None:
-        """How many keys there are beside them on the same servers; None where the user may not ask."""
-        own, total = self.size(), 0
+    def other_keys(self, own: int) -> int | None:
+        """How many keys there are beside its own, so many, on the same servers; None where the user may not ask."""
+        self._servers.discover()
+        total = 0
         for node in self._servers.primaries():
             count = node.ask(b"DBSIZE")
             if not isinstance(count, int):

@@ -19,40 +19,30 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 from zlib import crc32
 
-import msgspec
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+from confluent_kafka import Producer
 
 from tests.fuzz.decoding import MAX_FUTURE_MS, slow
+from tests.fuzz.outcomes import DEADLINE_S, PARTITIONS, Outcomes
 from tests.fuzz.payments import SECRET, Sent, records
 from tests.fuzz.tally import Tally
+from tests.services import kafka as kafka_service
+from tests.services import redis as redis_service
 from tests.services.kafka import KafkaBroker
-from tests.services.process import free_ports
+from tests.services.process import ServiceError, free_ports
 from tests.services.redis import RedisServer
 from tests.support.bundles import make_bundle
 from tests.support.canaries import leaks
 
 ROOT: Final = Path(__file__).parents[2]
 COMMAND: Final = (sys.executable, "-c", "from consumer.cli import main; main()", "run")
-PARTITIONS: Final = 4
-DEADLINE_S: Final = 60.0
 START_S: Final = 240.0  # code may have to be compiled first
-PATIENCE_S: Final = 60.0
 _ROLES: Final = ("payments", "labels", "decisions", "alerts", "dead_letters", "journal", "lists")
-
-
-class _Source(msgspec.Struct, gc=False):
-    partition: int
-    offset: int
-
-
-class _Decided(msgspec.Struct, gc=False):
-    source: _Source
 
 
 def judge(kafka: KafkaBroker, redis_url: str, name: str, count: int, seed: int = 1) -> Tally:
@@ -66,11 +56,12 @@ def judge(kafka: KafkaBroker, redis_url: str, name: str, count: int, seed: int =
         with _processor(kafka.bootstrap, redis_url, name, topics, bundle, Path(folder) / "log") as (ask, end):
             _await_ready(ask)
             _send(kafka.bootstrap, topics["payments"], records(count, seed), tally)
-            _read(kafka.bootstrap, topics, tally, lambda: _duplicates(ask("/metrics")))
-            for path in ("/metrics", "/readyz", "/drift"):
-                tally.told[path] = leaks(ask(path), (SECRET,))
-            tally.told["the log"] = leaks(end(), (SECRET,))
-    return tally
+            with closing(Outcomes(kafka.bootstrap, topics, tally)) as outcomes:
+                outcomes.read_one_each(lambda: _duplicates(ask("/metrics")))
+                for path in ("/metrics", "/readyz", "/drift"):
+                    tally.told[path] = leaks(ask(path), (SECRET,))
+                tally.told["the log"] = leaks(end(), (SECRET,))
+                return outcomes.read_to_end()
 
 
 def _await_ready(ask: Callable[[str], str]) -> None:
@@ -124,55 +115,6 @@ def _identity(card: str, event: str) -> bytes:
 
 def _partition(key: bytes | None) -> int:
     return crc32(key or b"") % PARTITIONS
-
-
-def _read(brokers: str, topics: dict[str, str], tally: Tally, duplicates: Callable[[], int]) -> None:
-    """Read outcomes until there is one for each record; fail when none came for long."""
-    reader = Consumer(
-        {
-            "bootstrap.servers": brokers,
-            "group.id": "million-reader",  # required by the client; nothing is committed
-            "isolation.level": "read_committed",
-            "enable.auto.commit": False,
-            "log_level": 0,
-        }
-    )
-    wanted = (topics["decisions"], topics["dead_letters"])
-    reader.assign([TopicPartition(topic, at, OFFSET_BEGINNING) for topic in wanted for at in range(PARTITIONS)])
-    deadline = time.monotonic() + PATIENCE_S
-    try:
-        while True:
-            messages = reader.consume(2_000, timeout=0.5)
-            for message in messages:
-                assert message.error() is None, message.error()
-                _take(message, topics, tally)
-            if messages:
-                deadline = time.monotonic() + PATIENCE_S
-                continue
-            tally.duplicates = duplicates()
-            if len(tally.decided) + len(tally.refused) + tally.duplicates >= tally.sent:
-                return
-            if time.monotonic() > deadline:
-                message = f"no outcome came for {PATIENCE_S:.0f} s; {tally.summary()}"
-                raise AssertionError(message)
-    finally:
-        reader.close()
-
-
-_decode: Final = msgspec.json.Decoder(_Decided).decode
-
-
-def _take(message: Any, topics: dict[str, str], tally: Tally) -> None:
-    if message.topic() == topics["decisions"]:
-        source = _decode(message.value()).source
-        tally.decided[source.partition, source.offset] += 1
-        return
-    headers = {name: value or b"" for name, value in message.headers()}
-    own = {name: value.decode() for name, value in headers.items() if name.startswith("__connect.errors.")}
-    tally.refused[int(own["__connect.errors.partition"]), int(own["__connect.errors.offset"])] += 1
-    tally.reasons[own["__connect.errors.class.name"]] += 1
-    if found := leaks(own["__connect.errors.exception.message"], (SECRET,)):
-        tally.told.setdefault("a dead letter's header", []).extend(found)
 
 
 def _duplicates(metrics: str) -> int:
@@ -229,16 +171,25 @@ def _processor(
             process.wait()
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.million", description=__doc__.splitlines()[0])
     parser.add_argument("--payments", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.payments < 1:
         parser.error("--payments must be at least 1")
+    for missing in (kafka_service.missing(), redis_service.missing()):
+        if missing:
+            raise SystemExit(f"{missing} Payments are sent through real services only.")
     begun = time.monotonic()
-    with KafkaBroker() as kafka, RedisServer() as redis:
-        tally = judge(kafka, redis.url, f"million-{args.seed}", args.payments, args.seed)
+    try:
+        with KafkaBroker() as kafka, RedisServer() as redis:
+            tally = judge(kafka, redis.url, f"million-{args.seed}", args.payments, args.seed)
+    except (AssertionError, ServiceError) as error:
+        first, *rest = [*str(error).splitlines(), *getattr(error, "__notes__", ())]
+        print("\n".join([f"WRONG: {first}", *rest]), file=sys.stderr)
+        return 1
     print(tally.summary(), f"{time.monotonic() - begun:.0f} s.")
     wrong = tally.wrong()
     for line in wrong[:20]:
