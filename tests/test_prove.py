@@ -132,10 +132,10 @@ def plant(
         client.delete(f"{unique}:kept")
 
 
-def produce(kafka: KafkaBroker, topic: str, mark: str | None) -> None:
+def produce(kafka: KafkaBroker, topic: str, mark: str | None, value: bytes | None = None) -> None:
     producer = Producer({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
     headers = [] if mark is None else [(MARK, mark.encode())]
-    producer.produce(topic, None, b"key", partition=0, headers=headers)
+    producer.produce(topic, value, b"key", partition=0, headers=headers)
     assert producer.flush(30) == 0
     producer.close()
 
@@ -343,14 +343,15 @@ def test_what_a_killed_run_has_left_is_removed_by_its_id(plant: Plant, capsys: p
     assert exit_status(["prove", "--clean", "../payments"]) == 2
 
 
-@pytest.mark.parametrize("mark", [None, OTHER.run])
+@pytest.mark.parametrize("mark", ["none", "another run's", "this run's, on a record with a value"])
 def test_what_has_not_the_mark_of_the_run_is_left_alone(
-    plant: Plant, capsys: pytest.CaptureFixture[str], mark: str | None
+    plant: Plant, capsys: pytest.CaptureFixture[str], mark: str
 ) -> None:
     made(plant)
     foreign = f"{plant.run.prefix}.other"
     plant.kafka.create_topics({foreign: 1})
-    produce(plant.kafka, foreign, mark)
+    run, value = {"none": (None, None), "another run's": (OTHER.run, None)}.get(mark, (plant.run.run, b"theirs"))
+    produce(plant.kafka, foreign, run, value)
     plant.redis.set(f"{plant.run.prefix}:prove", OTHER.run)
     assert exit_status(["prove", "--clean", plant.run.run]) == 1
     assert foreign in capsys.readouterr().err

@@ -15,12 +15,11 @@ import pytest
 
 from consumer.cli import exit_status
 from consumer.kafka.estate import Estate
-from consumer.prove.crew import Crew, last_given
 from consumer.prove.names import settings_of
 from consumer.prove.premises import Premises
 from consumer.prove.processes import Watcher
 from consumer.prove.signals import undisturbed
-from consumer.prove.worker import Ended, Worker, until, while_moving
+from consumer.prove.worker import Worker, until, while_moving
 from consumer.settings_source import variable
 from consumer.topics import Options, declared
 from features.catalog import DEFAULT
@@ -203,30 +202,15 @@ def test_a_package_of_the_folder_in_which_it_is_started_is_not_taken_for_ours(
         worker.wait_ready()
 
 
-def test_a_processor_that_ends_by_itself_is_noted_and_does_not_end_the_proof(plant: Plant) -> None:
-    settings = settings_of(plant.run, plant.settings())
-    crew = Crew(plant.run, settings, Path("/none/such.toml"))
-    with closing(crew):
-        crew.begin("a")
-        crew.begin("b")
-        assert not crew.gets_to_work("a")
-        assert list(crew.replicas) == ["b"]
-        assert crew.ended == [Ended("a", "", 2)]
-        with pytest.raises(ConfigError):  # but who is there first has to get to work
-            crew.start("c")
-
-
-def test_partitions_are_of_whoever_was_given_them_last() -> None:
-    def given(second: str, *partitions: str) -> str:
-        told = ", ".join(f'"{each}": 5' for each in partitions)
-        return (
-            f'{{"event": "partitions_assigned", "partitions": {{{told}}}, "timestamp": "2026-01-01T00:00:{second}Z"}}'
-        )
-
-    first = ["error: no JSON", given("01.5", "p/0", "p/1"), given("09", "p/2")]
-    second = [given("05", "p/1"), given("04", "p/0"), given("06")]
-    later = [given("04.25", "p/0")]
-    assert last_given([("a", first), ("b", second), ("a", later)]) == {"p/0": "a", "p/1": "b", "p/2": "a"}
+def test_keys_that_a_run_did_not_get_to_claim_are_not_removed(plant: Plant) -> None:
+    key = f"{plant.run.prefix}:4:theirs"
+    premises = Premises(plant.run, settings_of(plant.run, plant.settings()))
+    with closing(premises):
+        premises.has_begun = True  # and then somebody else had the mark
+        plant.redis.set(key, "theirs")
+        removal = premises.remove()
+    assert plant.redis.get(key) == b"theirs"
+    assert (removal.keys, removal.left) == (0, [f"keys of {plant.run.prefix}:"])
 
 
 def test_a_slow_processor_is_waited_for_as_long_as_it_moves() -> None:

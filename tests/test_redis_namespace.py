@@ -46,13 +46,13 @@ def test_what_a_store_wrote_is_found_and_removed_and_nothing_else(
     with closing(namespace(url, unique, place)) as own, closing(store):
         assert own.size() == 0
         assert own.owner() is None
-        before = own.other_keys()
+        before = own.other_keys(0)
         assert own.claim("run-1")
         assert not own.claim("run-2")
         assert own.owner() == "run-1"
         store.positions()  # makes a hash for each shard
         assert own.size() == SHARDS[place] + 1
-        assert own.other_keys() == before
+        assert own.other_keys(own.size()) == before
         assert own.remove(with_mark=False) == SHARDS[place]
         assert own.owner() == "run-1"
         store.positions()
@@ -60,6 +60,14 @@ def test_what_a_store_wrote_is_found_and_removed_and_nothing_else(
         assert own.size() == 0
         assert own.owner() is None
     assert others.owner() == "others"
+
+
+def test_keys_of_others_are_counted_without_a_look_at_every_name(redis_server: RedisServer, unique: str) -> None:
+    with closing(Namespace(redis_server.url, unique, "prove")) as own, closing(redis_server.client()) as client:
+        scans = client.info("commandstats").get("cmdstat_scan")
+        assert own.other_keys(0) == client.dbsize()
+        assert own.other_keys(1) == client.dbsize() - 1
+        assert client.info("commandstats").get("cmdstat_scan") == scans
 
 
 @pytest.mark.parametrize("name", ["a*", "a?b", "[ab]", "a\\b"])

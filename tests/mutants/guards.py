@@ -10,6 +10,7 @@ from tests.mutants.guards_features import FEATURES
 from tests.mutants.guards_input import INPUT
 from tests.mutants.guards_models import MODELS
 from tests.mutants.guards_people import PEOPLE
+from tests.mutants.guards_prove import PROVE
 from tests.mutants.guards_state import STATE
 
-GUARDS: Final[tuple[Guard, ...]] = STATE + FEATURES + DELIVERY + INPUT + MODELS + PEOPLE
+GUARDS: Final[tuple[Guard, ...]] = STATE + FEATURES + DELIVERY + INPUT + MODELS + PEOPLE + PROVE

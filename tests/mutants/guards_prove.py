@@ -1,0 +1,192 @@
+"""Guards of a proof: what it leaves alone, what it removes, and what it does not call held."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.mutants.guard import Guard
+
+_PREMISES: Final = "consumer/prove/premises.py"
+_ESTATE: Final = "consumer/kafka/estate.py"
+_NAMESPACE: Final = "features/redis_store/namespace.py"
+_FAULTS: Final = "consumer/prove/faults.py"
+_CREW: Final = "consumer/prove/crew.py"
+_JUDGE: Final = "consumer/prove/judge.py"
+_LEAKS: Final = "consumer/prove/judge_leaks.py"
+_REPORT: Final = "consumer/prove/report.py"
+_PROVED: Final = "tests/test_prove.py"
+_TIDIED: Final = "tests/test_prove_tidy.py"
+_CREWED: Final = "tests/test_prove_crew.py"
+_JUDGED: Final = "tests/test_prove_judges.py"
+_OTHERS: Final = "a proof touches nothing of others"
+_REMOVED: Final = "a proof removes what it made, and nothing else"
+_SAID: Final = "a proof calls nothing held that it did not see"
+_TAMPERED: Final = f"{_JUDGED}::test_what_was_tampered_with_breaks_its_promise"
+_UNTRIED: Final = f"{_JUDGED}::test_what_was_not_tried_is_not_called_held"
+_UNMARKED: Final = f"{_PROVED}::test_what_has_not_the_mark_of_the_run_is_left_alone"
+
+PROVE: Final = (
+    Guard(
+        "refusing a run whose topics are there",
+        _OTHERS,
+        _PREMISES,
+        "        if taken is not None:\n            raise _taken",
+        "        if False:\n            raise _taken",
+        (f"{_PROVED}::test_a_topic_that_is_there_already_is_refused",),
+    ),
+    Guard(
+        "refusing a run whose keys are there",
+        _OTHERS,
+        _PREMISES,
+        "        if self.keys.size():\n            raise _taken",
+        "        if False:\n            raise _taken",
+        (f"{_PROVED}::test_a_key_that_is_there_already_is_refused",),
+    ),
+    Guard(
+        "removing only keys that the run has claimed",
+        _REMOVED,
+        _PREMISES,
+        "        if self._has_claimed:\n",
+        "        if True:\n",
+        (f"{_TIDIED}::test_keys_that_a_run_did_not_get_to_claim_are_not_removed",),
+    ),
+    Guard(
+        "a mark is put where there is none",
+        _OTHERS,
+        _NAMESPACE,
+        'owner.encode(), b"NX")',
+        "owner.encode())",
+        ("tests/test_redis_namespace.py::test_what_a_store_wrote_is_found_and_removed_and_nothing_else",),
+    ),
+    Guard(
+        "keys of a name that only begins alike",
+        _REMOVED,
+        _NAMESPACE,
+        'self._prefix = f"{namespace}:".encode()',
+        "self._prefix = namespace.encode()",
+        (f"{_PROVED}::test_keys_beyond_the_namespace_are_never_removed",),
+    ),
+    Guard(
+        "leaving a topic to those who wrote into it before the mark",
+        _OTHERS,
+        _ESTATE,
+        "        made[:] = [topic for topic in made if topic not in foreign]\n",
+        "",
+        (f"{_TIDIED}::test_a_topic_into_which_somebody_wrote_before_the_mark_is_left_alone",),
+    ),
+    Guard(
+        "refusing topics into which somebody wrote before the mark",
+        _OTHERS,
+        _ESTATE,
+        "        foreign = [topic for topic in made if placed[topic]]\n",
+        "        foreign: list[str] = []\n",
+        (
+            f"{_TIDIED}::test_a_topic_into_which_somebody_wrote_before_the_mark_is_left_alone",
+            f"{_PROVED}::test_a_topic_that_somebody_else_makes_at_the_same_time_is_not_taken",
+        ),
+    ),
+    Guard(
+        "a topic that was made is noted",
+        _REMOVED,
+        _ESTATE,
+        "                made.append(name)\n",
+        "                pass\n",
+        (f"{_PROVED}::test_a_topic_that_somebody_else_makes_at_the_same_time_is_not_taken",),
+    ),
+    Guard(
+        "cleaning only topics with the mark of the run",
+        _REMOVED,
+        _PREMISES,
+        "own = [name for name, owner in owners.items() if owner == run.run]",
+        "own = list(owners)",
+        (_UNMARKED,),
+    ),
+    Guard(
+        "a mark names its run",
+        _REMOVED,
+        _ESTATE,
+        "held = dict(message.headers() or ()).get(MARK)",
+        "held = MARK and self._kafka.group_id.rpartition('-')[2].encode()",
+        (f"{_UNMARKED}[none]", f"{_UNMARKED}[another run's]"),
+    ),
+    Guard(
+        "a mark has no value",
+        _REMOVED,
+        _ESTATE,
+        "if held is None or message.value() is not None else",
+        "if held is None else",
+        (f"{_UNMARKED}[this run's, on a record with a value]",),
+    ),
+    Guard(
+        "cleaning only keys with the mark of the run",
+        _REMOVED,
+        _PREMISES,
+        "is_own = keys.owner() == run.run",
+        "is_own = True",
+        (_UNMARKED,),
+    ),
+    Guard(
+        "cleaning no run that still works",
+        _OTHERS,
+        _PREMISES,
+        "if estate.group_state(run.prefix) not in _LEFT:",
+        "if False:",
+        (f"{_PROVED}::test_a_run_that_still_works_is_not_cleaned",),
+    ),
+    Guard(
+        "noting a processor that ends by itself",
+        _SAID,
+        _CREW,
+        "            self.ended.append(self.replicas.pop(replica).ended())\n            return False",
+        "            self.replicas.pop(replica).ended()\n            return False",
+        (f"{_CREWED}::test_a_processor_that_ends_by_itself_is_noted_and_does_not_end_the_proof",),
+    ),
+    Guard(
+        "a processor that ends by itself breaks a promise",
+        _SAID,
+        _JUDGE,
+        "        if not each.told or (each.told",
+        "        if False and (each.told",
+        (f"{_TAMPERED}[end_by_itself-kill]", f"{_TAMPERED}[end_by_itself-drain]"),
+    ),
+    Guard(
+        "a stop counts once others have every partition",
+        _SAID,
+        _FAULTS,
+        "return bool(own) and until(lambda: not _still_has(crew, replica, own), limit_s)",
+        "return bool(own) and until(lambda: not _still_has(crew, replica, own), limit_s) or True",
+        (f"{_CREWED}::test_a_stop_counts_only_if_others_were_given_every_partition_meanwhile",),
+    ),
+    Guard(
+        "a stop that nobody noticed proves nothing",
+        _SAID,
+        _JUDGE,
+        "    if not (wrong or evidence.stalls):\n",
+        "    if False:\n",
+        (f"{_UNTRIED}[kill-change1]",),
+    ),
+    Guard(
+        "only a drain past its deadline may end with status 1",
+        _SAID,
+        _JUDGE,
+        "if each.is_overdue and each.status == OVERDUE]",
+        "if each.is_overdue]",
+        (f"{_TAMPERED}[die_past_the_deadline-drain]",),
+    ),
+    Guard(
+        "nothing is held that no replay has verified",
+        _SAID,
+        _REPORT,
+        'return "held" if is_replayed else "unverified"',
+        'return "held"',
+        (f"{_JUDGED}::test_the_report_calls_nothing_held_that_no_replay_has_verified",),
+    ),
+    Guard(
+        "what is left breaks a promise",
+        _REMOVED,
+        _LEAKS,
+        'wrong = [f"{what} is still there" for what in told.left] + told.problems',
+        "wrong = told.problems",
+        (f"{_TAMPERED}[leave_a_topic-nothing left]",),
+    ),
+)

@@ -1,0 +1,93 @@
+"""The processors of a proof on a real Kafka and Redis: who died, and who took over from whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from consumer.prove.crew import Crew, last_given
+from consumer.prove.faults import is_replaced_while_stopped
+from consumer.prove.names import settings_of
+from consumer.prove.premises import Premises
+from consumer.prove.promises import judged
+from consumer.prove.run import prove
+from consumer.prove.worker import Ended, until
+from features.errors import ConfigError
+from tests.faults.conftest import EVERYTHING
+from tests.test_prove import DEADLINE_S, Plant, bundle, plant
+
+__all__ = ["bundle", "plant"]
+
+
+@pytest.fixture
+def crew(plant: Plant) -> Iterator[Crew]:
+    """Nobody works yet; the topics are there."""
+    settings = settings_of(plant.run, plant.settings())
+    premises = Premises(plant.run, settings)
+    with closing(premises):
+        premises.make(plant.settings().topics.payments)
+        with closing(Crew(plant.run, settings, None)) as made:
+            yield made
+        premises.remove()
+
+
+def test_a_stop_counts_only_if_others_were_given_every_partition_meanwhile(crew: Crew) -> None:
+    crew.start("a")
+    assert not is_replaced_while_stopped(crew, "a", 0.1)
+    assert crew.replicas["a"].lives
+    crew.start("b")
+    assert until(lambda: set(crew.owners().values()) == {"a", "b"}, DEADLINE_S)
+    assert is_replaced_while_stopped(crew, "b", DEADLINE_S)
+    crew.drain_all()
+    assert [each.status for each in crew.ended] == [0, 0]
+
+
+def test_a_processor_that_ends_by_itself_is_noted_and_does_not_end_the_proof(plant: Plant) -> None:
+    settings = settings_of(plant.run, plant.settings())
+    crew = Crew(plant.run, settings, Path("/none/such.toml"))
+    with closing(crew):
+        crew.begin("a")
+        crew.begin("b")
+        assert not crew.gets_to_work("a")
+        assert list(crew.replicas) == ["b"]
+        assert crew.ended == [Ended("a", "", 2)]
+        with pytest.raises(ConfigError):  # but who is there first has to get to work
+            crew.start("c")
+
+
+def test_partitions_are_of_whoever_was_given_them_last() -> None:
+    def given(second: str, *partitions: str) -> str:
+        told = ", ".join(f'"{each}": 5' for each in partitions)
+        return (
+            f'{{"event": "partitions_assigned", "partitions": {{{told}}}, "timestamp": "2026-01-01T00:00:{second}Z"}}'
+        )
+
+    first = ["error: no JSON", given("01.5", "p/0", "p/1"), given("09", "p/2")]
+    second = [given("05", "p/1"), given("04", "p/0"), given("06")]
+    later = [given("04.25", "p/0")]
+    assert last_given([("a", first), ("b", second), ("a", later)]) == {"p/0": "a", "p/1": "b", "p/2": "a"}
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(not EVERYTHING, reason="it takes a minute; `make faults` runs it")
+def test_a_replacement_that_ends_by_itself_after_a_kill_breaks_the_promise(plant: Plant, tmp_path: Path) -> None:
+    config = tmp_path / "fraudline.toml"
+    config.write_text("")
+
+    def tell(text: str) -> None:
+        if text.startswith("kill -9"):
+            config.unlink()
+
+    asked = replace(plant.asked(), config=config, faults=True)
+    evidence = prove(plant.run, plant.settings(), asked, tell)
+    verdicts = {promise.id: verdict for promise, verdict in judged(evidence)}
+    assert verdicts["kill"].status == verdicts["drain"].status == "broken"
+    [said] = {example for example in verdicts["kill"].examples if "by itself" in example}
+    assert said.endswith("ended by itself, with status 2")
+    assert verdicts["outcome"].status == "held", verdicts["outcome"]
+    assert evidence.stalls == 1
+    assert plant.left() == []
