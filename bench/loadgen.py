@@ -25,12 +25,12 @@ import numpy.typing as npt
 import orjson
 from confluent_kafka import Producer
 
+from consumer.kafka.open_loop import keep, schedule
+
 SENT: Final = np.dtype([("partition", "<i4"), ("offset", "<i8"), ("intended_ns", "<i8")])
 """One row of the sidecar for each payment in the order sent; offset -1 where it was not delivered."""
 
-TICK_NS: Final = 1_000_000
 LATE_NS: Final = 5_000_000
-START_DELAY_NS: Final = 200_000_000
 FLUSH_DEADLINE_S: Final = 60.0
 
 Record = tuple[bytes, bytes]
@@ -73,25 +73,15 @@ def send_on_schedule(producer: Producer, topic: str, records: Sequence[Record], 
     Returns:
         The sidecar's rows, and for each payment how late it was handed to the producer, in ns, shape (n,).
     """
-    count = len(records)
-    delivery = Delivery(count)
-    start_ns = time.time_ns() + START_DELAY_NS
-    due_ns = start_ns + (np.arange(count) * (1e9 / rate)).astype(np.int64)
+    delivery = Delivery(len(records))
+    due_ns = schedule(len(records), rate)
     delivery.sent["intended_ns"] = due_ns
-    late_ns: Spans = np.zeros(count, np.int64)
     due = due_ns.tolist()
-    index = 0
-    while index < count:
-        now_ns = time.time_ns()
-        while index < count and due[index] <= now_ns:
-            _produce(producer, topic, records[index], due[index], partial(delivery.note, index))
-            late_ns[index] = now_ns - due[index]
-            index += 1
-        producer.poll(0)
-        if index < count:
-            wait_ns = max(due[index], now_ns + TICK_NS) - time.time_ns()
-            if wait_ns > 0:
-                time.sleep(wait_ns / 1e9)
+
+    def hand_over(index: int) -> None:
+        _produce(producer, topic, records[index], due[index], partial(delivery.note, index))
+
+    late_ns = keep(due_ns, hand_over, lambda: producer.poll(0))
     producer.flush(FLUSH_DEADLINE_S)
     return delivery, late_ns
 

@@ -16,6 +16,7 @@ import xgboost as xgb
 from confluent_kafka import Consumer, Producer
 
 from bench import loadgen, naive, naive_model, reader
+from consumer.kafka.open_loop import keep, schedule
 from tests.services.kafka import KafkaBroker
 from tests.services.redis import RedisServer
 from tests.support.bench_payments import payments as _payments
@@ -129,6 +130,18 @@ def test_load_baseline_and_reader_agree_on_real_kafka(
     found = reader.latencies(tmp_path / "sent.npy", tmp_path / "received.npy")
     assert (found["count"], found["missing"], found["duplicates"]) == (200, 0, 0)
     assert found["max_ms"] > 0
+
+
+def test_a_schedule_is_kept_in_order_and_whoever_is_told_to_stop_says_how_far_it_came() -> None:
+    due, handed, turns = schedule(50, 2_000.0), [], []
+    late_ns = keep(due, handed.append, lambda: turns.append(len(handed)))
+    assert handed == list(range(50))
+    assert late_ns.shape == (50,)
+    assert late_ns.min() >= 0
+    assert turns[-1] == 50
+    begun = len(handed)
+    late_ns = keep(schedule(50, 2_000.0), handed.append, lambda: None, lambda: len(handed) >= begun + 10)
+    assert 10 <= len(late_ns) == len(handed) - begun < 50
 
 
 def test_a_reader_needs_only_the_source_of_a_decision() -> None:

@@ -29,9 +29,40 @@ SENT: Final = np.dtype([("partition", "<i4"), ("offset", "<i8"), ("due_ns", "<i8
 was handed to the client. Times are `time.time_ns()` of this machine."""
 
 Sent = npt.NDArray[np.void]
+Ints = npt.NDArray[np.int64]
 TICK_NS: Final = 1_000_000
 START_DELAY_NS: Final = 200_000_000
 FLUSH_S: Final = 60.0
+
+
+def schedule(count: int, rate: float) -> Ints:
+    """When so many records are due at `rate` a second, (count,), from a moment from now on (`time.time_ns`)."""
+    return time.time_ns() + START_DELAY_NS + (np.arange(count) * (1e9 / rate)).astype(np.int64)
+
+
+def keep(
+    due_ns: Ints,
+    hand_over: Callable[[int], None],
+    between: Callable[[], None],
+    told_to_stop: Callable[[], bool] = lambda: False,
+) -> Ints:
+    """Hand record i over as soon as it is due, for each of n; `between` is called now and then.
+
+    Returns:
+        How late each was handed over, in ns: (n,), or fewer if it was told to stop, which is asked now and then.
+    """
+    due, late_ns = due_ns.tolist(), np.zeros(len(due_ns), np.int64)
+    count, index = len(due), 0
+    while index < count and not told_to_stop():
+        now_ns = time.time_ns()
+        while index < count and due[index] <= now_ns:
+            hand_over(index)
+            late_ns[index] = now_ns - due[index]
+            index += 1
+        between()
+        if index < count and (wait_ns := max(due[index], now_ns + TICK_NS) - time.time_ns()) > 0:
+            time.sleep(wait_ns / 1e9)
+    return late_ns[:index]
 
 
 class OpenLoop:
@@ -54,27 +85,25 @@ class OpenLoop:
         Raises:
             KafkaUnavailable: one was not taken.
         """
-        count = len(records)
-        rows: Sent = np.zeros(count, SENT)
+        rows: Sent = np.zeros(len(records), SENT)
         rows["offset"] = -1
-        start_ns = time.time_ns() + START_DELAY_NS
-        rows["due_ns"] = start_ns + (np.arange(count) * (1e9 / rate)).astype(np.int64)
-        due, late, index = rows["due_ns"].tolist(), rows["late_ns"], 0
-        while index < count and not told_to_stop():
-            now_ns = time.time_ns()
-            while index < count and due[index] <= now_ns:
-                self._produce(records[index], partial(self._landed, rows, index))
-                late[index] = now_ns - due[index]
-                index += 1
+        rows["due_ns"] = schedule(len(records), rate)
+
+        def hand_over(index: int) -> None:
+            self._produce(records[index], partial(self._landed, rows, index))
+
+        def between() -> None:
             self._producer.poll(0)
             self._check()
-            if index < count and (wait_ns := max(due[index], now_ns + TICK_NS) - time.time_ns()) > 0:
-                time.sleep(wait_ns / 1e9)
+
+        late_ns = keep(rows["due_ns"], hand_over, between, told_to_stop)
+        rows = rows[: len(late_ns)]
+        rows["late_ns"] = late_ns
         left = flush(self._producer, FLUSH_S)
         self._check()
         if left:
             raise KafkaUnavailable(f"Kafka at {self._kafka.brokers} did not acknowledge {left} records in time")
-        return rows[:index]
+        return rows
 
     def _produce(self, record: Outgoing, landed: Callable[[Code | None, Any], None]) -> None:
         topic, key, value = record

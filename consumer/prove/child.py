@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import signal
 import sys
 
 from consumer.cli import main
-
-_PR_SET_PDEATHSIG = 1
-
-
-def follow_parent(parent: int) -> None:
-    """Be killed when the parent process ends; where the system has no such thing, only the parent ends it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before that
-            sys.exit(1)
-
+from consumer.prove.signals import follow_parent
 
 if __name__ == "__main__":
     follow_parent(int(sys.argv[1]))

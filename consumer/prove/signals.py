@@ -1,13 +1,25 @@
-"""Signals that come at the wrong moment: while something is made that is not noted yet, or while all is removed."""
+"""Signals that come at the wrong moment, while something is made or removed; and the one with which a child ends."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def follow_parent(parent: int) -> None:
+    """Be killed when the parent process ends; where the system has no such thing, only the parent ends it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before that
+            sys.exit(1)
 
 
 @contextmanager

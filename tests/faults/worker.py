@@ -10,7 +10,6 @@ status is 0 after SIGTERM and a drain in time.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import faulthandler
 import os
 import signal
@@ -25,6 +24,7 @@ import msgspec
 from consumer.app import Processor, check_store, stop_on_signals
 from consumer.logs import configure
 from consumer.model_loader import load_model
+from consumer.prove.signals import follow_parent
 from consumer.settings import Settings
 from consumer.telemetry import Health, Telemetry
 from features.enrich import Enriched, Enricher
@@ -138,12 +138,6 @@ def say(*words: str) -> None:
     print(*words, flush=True)
 
 
-def die_with_parent() -> None:
-    """A test run that is killed leaves no worker behind."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
 def work(spec: Spec) -> int:
     settings = Settings.model_validate(spec.settings)
     store = RedisStore(
@@ -180,7 +174,7 @@ def work(spec: Spec) -> int:
 
 
 def main() -> int:
-    die_with_parent()
+    follow_parent(os.getppid())  # a test run that is killed leaves no worker behind
     faulthandler.register(signal.SIGUSR1)  # tells where it is, for whoever looks into one that hangs
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--spec", required=True)
