@@ -139,9 +139,8 @@ def test_a_schedule_is_kept_in_order_and_whoever_is_told_to_stop_says_how_far_it
     assert late_ns.shape == (50,)
     assert late_ns.min() >= 0
     assert turns[-1] == 50
-    begun = len(handed)
-    late_ns = keep(schedule(50, 2_000.0), handed.append, lambda: None, lambda: len(handed) >= begun + 10)
-    assert 10 <= len(late_ns) == len(handed) - begun < 50
+    due[10:] += 2_000_000_000
+    assert len(keep(due, handed.append, lambda: None, lambda: len(handed) == 60)) == 10
 
 
 def test_a_reader_needs_only_the_source_of_a_decision() -> None:
