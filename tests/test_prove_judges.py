@@ -364,6 +364,13 @@ def test_a_drain_past_its_deadline_ends_with_1_and_breaks_nothing() -> None:
     assert "1 ended with status 0, 1 past processing.drain_deadline_ms with status 1" in verdict.evidence
 
 
+def test_who_ended_before_anybody_was_killed_did_not_end_through_a_kill() -> None:
+    evidence = sound()
+    evidence.workers.insert(0, Ended("a", "", 1))
+    assert status_of(evidence, "kill") == "held"
+    assert status_of(evidence, "drain") == "broken"
+
+
 def without_a_certificate(e: Evidence) -> None:
     e.certificate = None
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import signal
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from consumer.prove.evidence import At, Decided, Evidence, Letter, Sent
 from consumer.prove.history import Kind
 from consumer.prove.verdict import Verdict, held_if, not_tested, where_is
+from consumer.prove.worker import Ended
 
 EXACTLY_ONCE: Final = "exactly_once"
 FULL: Final = "full"
@@ -143,7 +144,9 @@ def killed(evidence: Evidence) -> Verdict:
         return not_tested(f"processing.delivery is {evidence.delivery}: a crash may repeat decisions")
     if not evidence.kills:
         return not_tested("no processor was killed: that takes --faults")
-    wrong = [*_by_themselves(evidence), *_outcomes(evidence), *_disordered(evidence), *committed(evidence).examples]
+    first = next((place for place, each in enumerate(evidence.workers) if each.told == "kill"), 0)
+    wrong = [*_by_themselves(evidence.workers[first:]), *_outcomes(evidence), *_disordered(evidence)]
+    wrong += committed(evidence).examples
     if not (wrong or evidence.stalls):
         return not_tested("nobody was seen to take over from the processor that was stopped, though some were killed")
     return held_if(
@@ -229,7 +232,7 @@ def drained(evidence: Evidence) -> Verdict:
         for each in told
         if each.status and each not in overdue
     ]
-    wrong += [*_by_themselves(evidence), *_outcomes(evidence)]
+    wrong += [*_by_themselves(evidence.workers), *_outcomes(evidence)]
     if not (wrong or evidence.left_at_drain):
         return not_tested("no payments came while a processor was told to stop")
     return held_if(
@@ -240,9 +243,9 @@ def drained(evidence: Evidence) -> Verdict:
     )
 
 
-def _by_themselves(evidence: Evidence) -> Iterator[str]:
+def _by_themselves(workers: Iterable[Ended]) -> Iterator[str]:
     """Processors that ended though nobody told them to, or before they were killed."""
-    for each in evidence.workers:
+    for each in workers:
         if not each.told or (each.told == "kill" and each.status != -signal.SIGKILL):
             yield f"processor {each.replica} ended by itself, with status {each.status}"
 
