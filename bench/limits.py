@@ -96,9 +96,10 @@ class Kafka:
             left = self._count
             while left > 0:
                 messages = source.still_owned(source.poll(min(size, left), 1.0))
-                spans = source.spans(messages)
+                taken = source.take(messages)
+                source.hold(taken)
                 left -= len(messages)
-                source.committed(spans)  # only here: the group stays where it is
+                source.committed(taken.spans)  # only here: the group stays where it is
 
         measured = micros(drain, self._count)
         source.pause()
@@ -109,7 +110,7 @@ class Kafka:
         source, publisher, spent_ns = self._source, self._publisher, [0, 0]
         source.pause()
         source.poll(1, 0)  # a member of the group has to be heard of
-        source.spans(())
+        source.hold(source.take(()))
         for records in batches:
             before = time.process_time_ns()
             publisher.publish(records)

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,7 @@ from consumer.app import Processor, check_store, stop_on_signals
 from consumer.decode import Message
 from consumer.metrics import OUTCOMES, STAGES
 from consumer.model_loader import load_model
+from consumer.pipeline import Begun
 from consumer.publish import Decided
 from consumer.settings import (
     KafkaSettings,
@@ -71,7 +72,7 @@ class Meter:
         The two methods are wrapped on their objects, as the processor has no need for such hooks of its own.
         """
         source, pipeline = processor.source, processor.pipeline
-        poll, process = source.poll, pipeline.process
+        poll, finish = source.poll, pipeline.finish
 
         def first_poll(limit: int, wait_s: float) -> list[Message]:
             messages = poll(limit, wait_s)
@@ -80,16 +81,18 @@ class Meter:
                 source.poll = poll  # type: ignore[method-assign]  # see above
             return messages
 
-        def measured(messages: Sequence[Message], spans: tuple[Span, ...]) -> Decided:
-            begun_ns = time.time_ns()
-            decided = process(messages, spans)
-            self._note(begun_ns, len(messages), spans, decided)
+        def measured(begun: Begun, meanwhile: Callable[[], None]) -> Decided:
+            # the time of one that was begun ahead begins when the one before it ends
+            begun_ns = time.time_ns() if begun.is_ahead else round(begun.read_ms * 1e6)
+            decided = finish(begun, meanwhile)
+            found = begun.decoded
+            self._note(begun_ns, len(found.batch) + len(found.labels) + len(found.rejected), begun.spans, decided)
             if self.events >= self.max_events:
                 processor.stop()
             return decided
 
         source.poll = first_poll  # type: ignore[method-assign]
-        pipeline.process = measured  # type: ignore[method-assign]
+        pipeline.finish = measured  # type: ignore[method-assign]
 
     def _note(self, begun_ns: int, size: int, spans: tuple[Span, ...], decided: Decided) -> None:
         ended_ns = time.time_ns()

@@ -150,7 +150,7 @@ class Processor:
             raise
 
     def stop(self) -> None:
-        """Finish the batch in flight and return from `run`."""
+        """Finish what is in flight and return from `run`."""
         self._loop.stop()
 
     def close(self) -> None:

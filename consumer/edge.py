@@ -22,7 +22,7 @@ from consumer.publish import Decided
 from consumer.settings import Settings, TopicSettings
 from consumer.telemetry import Telemetry
 from features.catalog import DEFAULT, Catalog
-from features.enrich import Enriched, Enricher
+from features.enrich import Enriched, Enricher, Sent
 from features.event import LabelBatch, PaymentBatch
 from features.store import MemoryStore, Span, StateStore
 from models.signature import ANYBODY, Trust
@@ -38,14 +38,21 @@ class TrustedState:
         self._enricher = enricher
         self._epochs = [position.epoch for position in store.positions()]
 
+    def send(self, batch: PaymentBatch, spans: tuple[Span, ...], labels: LabelBatch | None = None) -> Sent | None:
+        """Begin with the batch."""
+        return self._enricher.send(batch, spans, self._epochs, labels)
+
     def enrich(
         self,
         batch: PaymentBatch,
         spans: tuple[Span, ...],
         patience_s: float,  # noqa: ARG002
         labels: LabelBatch | None = None,
+        sent: Sent | None = None,
     ) -> Enriched | None:
         """Features of the batch, at once."""
+        if sent is not None:
+            return self._enricher.receive(sent)
         return self._enricher.enrich(batch, spans, self._epochs, labels)
 
 

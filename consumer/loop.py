@@ -1,23 +1,28 @@
-"""The processor's loop: poll, process, recover, until it is told to stop. One thread, one batch in flight."""
+"""The processor's loop: poll, process, recover, until it is told to stop. One thread, one batch decided at a time.
+
+While there is a backlog the store works on the next batch already when a batch is scored, published and committed
+(see docs/adr/0008-one-batch-ahead.md). It is decided only once the one before it is committed, and forgotten when that
+one fails: then both are read again.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
 from consumer.decode import Message
 from consumer.kafka.publisher import Publisher
-from consumer.kafka.source import POLL_SLICE_S, KafkaSource
+from consumer.kafka.source import POLL_SLICE_S, KafkaSource, Taken
 from consumer.pace import Pace
-from consumer.pipeline import Pipeline
+from consumer.pipeline import Begun, Pipeline
 from consumer.state import StateKeeper
 from consumer.telemetry import Health, Telemetry
 from features.errors import KafkaRefused, KafkaUnavailable, ProducerLost, StoreUnavailable, TransactionAborted
 from features.event import batch_of
-from features.store import Span
 
 _LOG: Final = structlog.get_logger("loop")
 RECOVERY_SLICE_S: Final = 0.02  # while payments wait, catching up takes no more than this between two batches
@@ -25,6 +30,15 @@ RECOVERY_IDLE_SLICE_S: Final = 0.25
 IDLE_PATIENCE_S: Final = 0.05
 NO_PAYMENTS: Final = batch_of([], topic="", partition=[], offset=[])
 RETRY_WAIT_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """A batch that was taken, and begun."""
+
+    taken: Taken
+    begun: Begun
+    is_full: bool
 
 
 class Loop:
@@ -57,14 +71,16 @@ class Loop:
         self._failing_since_s: float | None = None
         self._failures = 0
         self._must_renew = self._must_rewind = False
+        self._ahead: _Batch | None = None
+        self._unread: KafkaUnavailable | None = None  # what looking ahead met
 
     def stop(self) -> None:
-        """Finish the batch in flight, then return from `run`. Safe in a signal handler."""
+        """Finish the batches in flight, then return from `run`. Safe in a signal handler."""
         self._stopping = True
 
     def run(self) -> None:
         """Work until `stop`. Raises FraudlineError when going on would be wrong or pointless."""
-        while not self._stopping:
+        while self._ahead is not None or not self._stopping:
             self._health.beat()
             self._telemetry.heartbeat.set(self._now())
             try:
@@ -91,6 +107,11 @@ class Loop:
         if self._must_rewind:
             self._source.rewind()
             self._must_rewind = False
+        if self._ahead is not None:
+            begun = self._clock()
+            self._process(self._taken_ahead())
+            self._pace.worked(self._clock() - begun, 0.0)
+            return
         if not self._state.ready and not self._recover():
             return
         waited_from = self._clock()
@@ -99,7 +120,8 @@ class Loop:
         if messages:
             messages = self._gather(messages)
             worked_from = self._clock()
-            self._process(messages)
+            if messages:
+                self._process(self._begin(messages))
             self._pace.worked(self._clock() - worked_from, worked_from - waited_from)
         else:
             self._pace.worked(0.0, begun - waited_from)
@@ -108,9 +130,10 @@ class Loop:
     def _idle(self) -> None:
         """Nothing waits: all is well as far as we know, and the store may hear what was committed last."""
         self._failing_since_s, self._failures = None, 0
-        spans = self._source.spans(())
+        batch = self._begin(())
+        spans = batch.taken.spans
         if any(span.end > span.start for span in spans):
-            self._commit((), spans)
+            self._process(batch)
         elif spans and self._state.ready and self._state.enrich(NO_PAYMENTS, spans, IDLE_PATIENCE_S):
             self._source.told(spans)
 
@@ -145,21 +168,57 @@ class Loop:
             messages = messages + self._source.poll(room, wait_s)
         return self._source.still_owned(messages)
 
-    def _process(self, messages: list[Message]) -> None:
-        if not messages:
-            return
-        self._commit(messages, self._source.spans(messages))
+    def _begin(self, messages: Sequence[Message], *, ahead: bool = False) -> _Batch:
+        """Begin with a batch of what was polled last."""
+        taken = self._source.take(messages)
+        begun = self._pipeline.begin(messages, taken.spans, ahead=ahead)
+        return _Batch(taken, begun, is_full=len(messages) >= self._max_batch)
 
-    def _commit(self, messages: Sequence[Message], spans: tuple[Span, ...]) -> None:
-        decided = self._pipeline.process(messages, spans)
+    def _process(self, batch: _Batch) -> None:
+        self._source.hold(batch.taken)
+        spans = batch.taken.spans
+        decided = self._pipeline.finish(batch.begun, self._look_ahead if batch.is_full else None)
         if decided.enriched is not None:
             self._source.told(spans)
         self._source.committed(spans)
         self._telemetry.transactions["committed"].inc()
         self._failing_since_s = None
         self._failures = 0
+        error, self._unread = self._unread, None
+        if error is not None:
+            raise error
+
+    def _look_ahead(self) -> None:
+        """Have the store begin with the next batch, if a whole one waits: a small one gains by waiting for more.
+
+        What can't be read is told once the batch in hand is committed. Raises TransactionAborted when that one would be
+        decided in vain: its partitions were taken away when we polled.
+        """
+        if self._stopping or not self._state.ready or sum(self._source.backlog().values()) < 2 * self._max_batch:
+            return
+        try:
+            messages = self._source.still_owned(self._source.poll(self._max_batch, 0))
+        except KafkaUnavailable as error:
+            self._unread = error
+            messages = []
+        if not self._source.still_holds():
+            raise TransactionAborted("partitions of the batch in hand were taken away")
+        if messages:
+            self._ahead = self._begin(messages, ahead=True)
+
+    def _taken_ahead(self) -> _Batch:
+        batch, self._ahead = self._ahead, None
+        assert batch is not None  # noqa: S101  the caller has looked
+        return batch
+
+    def _forget_ahead(self) -> None:
+        """The batch before it failed: both are read again, and what the store was sent is found there."""
+        self._unread = None
+        if self._ahead is not None and (sent := self._taken_ahead().begun.sent) is not None:
+            self._state.forget(sent)
 
     def _failed(self, error: Exception, *, renew: bool) -> None:
+        self._forget_ahead()
         now = self._clock()
         if self._failing_since_s is None:
             self._failing_since_s = now

@@ -26,7 +26,7 @@ from consumer.records import Source
 from consumer.shadow import ShadowOutbox
 from consumer.telemetry import Telemetry
 from features.catalog import Catalog
-from features.enrich import Enriched, Enricher
+from features.enrich import Enriched, Enricher, Sent
 from features.errors import StoreUnavailable
 from features.event import LabelBatch, PaymentBatch
 from features.store import Span
@@ -42,9 +42,29 @@ STORE_SHARE: Final = 0.4  # of the budget: what a batch waits for the store at m
 class State(Protocol):
     """Features, while the state can be trusted; see `consumer.state.StateKeeper`."""
 
+    def send(  # noqa: D102
+        self, batch: PaymentBatch, spans: tuple[Span, ...], labels: LabelBatch | None = None
+    ) -> Sent | None: ...
     def enrich(  # noqa: D102
-        self, batch: PaymentBatch, spans: tuple[Span, ...], patience_s: float, labels: LabelBatch | None = None
+        self,
+        batch: PaymentBatch,
+        spans: tuple[Span, ...],
+        patience_s: float,
+        labels: LabelBatch | None = None,
+        sent: Sent | None = None,
     ) -> Enriched | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A batch that is decoded; `is_ahead` while the one before it is decided, when the store may be at work on it."""
+
+    spans: tuple[Span, ...]
+    decoded: Decoded
+    read_ms: float
+    decode_ms: float
+    is_ahead: bool
+    sent: Sent | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,26 +132,48 @@ class Pipeline:
         return self._line_up
 
     def process(self, messages: Sequence[Message], spans: tuple[Span, ...]) -> Decided:
-        """Decide, publish and commit the records that `spans` cover.
+        """Decide, publish and commit the records that `spans` cover: `begin` and `finish` in one."""
+        return self.finish(self.begin(messages, spans))
+
+    def begin(self, messages: Sequence[Message], spans: tuple[Span, ...], *, ahead: bool = False) -> Begun:
+        """Decode a batch and, `ahead` of the one that is decided, have the store begin with it.
+
+        Raises nothing, and publishes nothing. Then `finish` it, or give its `Begun.sent` to `StateKeeper.forget`.
+        """
+        read_ms, begun = self._clock() * 1000, time.perf_counter()
+        decoded = self._decoder.decode(in_log_order(messages, self._labels_topic))
+        decode_ms = _ms_since(begun)
+        sent = None
+        if ahead and len(decoded.batch):  # of a flood of bad records nothing is to move before `finish` has seen it
+            sent = self._state.send(decoded.batch, spans, decoded.labels)
+            self._step("after_send")
+        return Begun(spans, decoded, read_ms, decode_ms, ahead, sent)
+
+    def finish(self, begun: Begun, meanwhile: Callable[[], None] | None = None) -> Decided:
+        """Decide, publish and commit a batch. `meanwhile` is called once the store has answered.
+
+        What `meanwhile` raises is raised, and nothing was published.
 
         Raises:
             StoreUnavailable: the store does not answer and payments are to wait for it; nothing was published.
             InputUnusable: too many records in a row are no payments; nothing was published.
             KafkaError: see `Publisher` for what is then true.
         """
-        read_ms = self._clock() * 1000
-        self._stage_ms = {}
+        decoded, spans = begun.decoded, begun.spans
+        # what it waited for the batch before it is waiting, as it would be in the topic
+        read_ms = self._clock() * 1000 - begun.decode_ms if begun.is_ahead else begun.read_ms
+        self._stage_ms = {"decode": begun.decode_ms}
         self._change_line_up()
-        with self._stage("decode"):
-            decoded = self._decoder.decode(in_log_order(messages, self._labels_topic))
-            self._flood.look(decoded.rejected, any_valid=len(decoded.batch) > 0)
+        self._flood.look(decoded.rejected, any_valid=len(decoded.batch) > 0)
         with self._stage("enrich"):
-            enriched = self._enrich(decoded, spans)
+            enriched = self._enrich(begun)
+        offsets = () if enriched is None else self._offsets(spans)
+        if meanwhile is not None:
+            meanwhile()
         with self._stage("score"):
             opinions = self._score(decoded.batch, enriched)
         scored = time.perf_counter()
         with self._stage("decide"):
-            offsets = () if enriched is None else self._offsets(spans)
             heard = self._decide(decoded.batch, enriched, opinions, read_ms, offsets)
         with self._stage("publish"):
             self._publish(decoded, heard)
@@ -183,8 +225,9 @@ class Pipeline:
         self._telemetry.drift.current = drift
         return drift
 
-    def _enrich(self, decoded: Decoded, spans: tuple[Span, ...]) -> Enriched | None:
-        enriched = self._state.enrich(decoded.batch, spans, self._patience_s, decoded.labels)
+    def _enrich(self, begun: Begun) -> Enriched | None:
+        decoded = begun.decoded
+        enriched = self._state.enrich(decoded.batch, begun.spans, self._patience_s, decoded.labels, begun.sent)
         if enriched is None and self._pause_on_outage:
             raise StoreUnavailable("the state store does not answer, and store.outage is 'pause'")
         self._step("after_apply")
@@ -362,4 +405,8 @@ class Pipeline:
     def _stage(self, name: str) -> Iterator[None]:
         begun = time.perf_counter()
         yield
-        self._stage_ms[name] = round((time.perf_counter() - begun) * 1000, 3)
+        self._stage_ms[name] = _ms_since(begun)
+
+
+def _ms_since(begun: float) -> float:
+    return round((time.perf_counter() - begun) * 1000, 3)

@@ -23,8 +23,16 @@ from consumer.kafka.logreader import Extent
 from consumer.records import JournalEntry
 from consumer.survey import ahead, standing
 from consumer.telemetry import Telemetry
-from features.enrich import Enriched, Enricher
-from features.errors import KafkaRefused, KafkaUnavailable, StateAhead, StateBehind, StoreUnavailable, StoreUnsuitable
+from features.enrich import Enriched, Enricher, Sent
+from features.errors import (
+    KafkaRefused,
+    KafkaUnavailable,
+    StateAhead,
+    StateBehind,
+    StoreError,
+    StoreUnavailable,
+    StoreUnsuitable,
+)
 from features.event import LabelBatch, PaymentBatch
 from features.store import Position, Source, Span, StateStore
 
@@ -92,17 +100,50 @@ class StateKeeper:
         self._failures = 0
         self.ready = False
 
+    def send(self, batch: PaymentBatch, spans: tuple[Span, ...], labels: LabelBatch | None = None) -> Sent | None:
+        """Have the store begin with a batch. None when it can't be: then `enrich` finds out why.
+
+        Until `enrich` or `forget` is given what comes back, nothing else may be asked.
+        """
+        if not self.ready:
+            return None
+        try:
+            return self._enricher.send(batch, spans, self._epochs, labels)
+        except StoreUnavailable as error:
+            self._failed(error)
+        except StoreError:
+            pass  # `enrich` meets it too
+        return None
+
+    def forget(self, sent: Sent) -> None:
+        """Take the answer for a batch that is not decided now; it is found applied when it is read again."""
+        try:
+            self._enricher.receive(sent)
+        except StoreUnavailable as error:
+            self._failed(error)
+        except StoreError:
+            pass  # whoever asks next meets it too
+
     def enrich(
-        self, batch: PaymentBatch, spans: tuple[Span, ...], patience_s: float, labels: LabelBatch | None = None
+        self,
+        batch: PaymentBatch,
+        spans: tuple[Span, ...],
+        patience_s: float,
+        labels: LabelBatch | None = None,
+        sent: Sent | None = None,
     ) -> Enriched | None:
         """The batch's features, or None when the state can't be trusted and can't be restored in `patience_s`.
 
-        Raises StateAhead and StoreUnsuitable as `recover` does.
+        `sent` is what `send` gave for this batch. Raises StateAhead and StoreUnsuitable as `recover` does.
         """
         deadline = self._clock() + patience_s
         while self.ready or self.recover(deadline):
             try:
-                enriched = self._enricher.enrich(batch, spans, self._epochs, labels)
+                first, sent = sent, None
+                if first is None:
+                    enriched = self._enricher.enrich(batch, spans, self._epochs, labels)
+                else:
+                    enriched = self._enricher.receive(first)
             except StateBehind as error:
                 self._complain(str(error), spans)
             except StoreUnavailable as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
@@ -63,6 +63,25 @@ class Enriched:
     recorded: list[Recorded] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A batch, and what the store is asked for it."""
+
+    batch: PaymentBatch
+    spans: tuple[Span, ...]
+    grouping: Grouping
+    shard_of_key: Words | None
+    appends: list[Append]
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A batch that the store is working on."""
+
+    asked: Asked
+    reply: Callable[[], list[Applied]]
+
+
 @dataclass(slots=True)
 class _Upkeep:
     """What a shard's next call is to do besides."""
@@ -113,15 +132,33 @@ class Enricher:
         StoreUnavailable and StateBehind as `StateStore.apply` does, and StateBehind when a payment that is not
         committed is missing from a log. The call may be repeated after any of them.
         """
+        asked = self._ask(batch, spans, epochs, labels)
+        return self._computed(asked, self._store.apply(asked.appends))
+
+    def send(
+        self, batch: PaymentBatch, spans: tuple[Span, ...], epochs: Sequence[int], labels: LabelBatch | None = None
+    ) -> Sent:
+        """Begin `enrich`: the store works on the batch until `receive`, before which nothing else may be enriched."""
+        asked = self._ask(batch, spans, epochs, labels)
+        return Sent(asked, self._store.send(asked.appends))
+
+    def receive(self, sent: Sent) -> Enriched:
+        """What `enrich` gives, of a batch that was sent."""
+        return self._computed(sent.asked, sent.reply())
+
+    def _ask(
+        self, batch: PaymentBatch, spans: tuple[Span, ...], epochs: Sequence[int], labels: LabelBatch | None
+    ) -> Asked:
         grouping = self._grouper.group(batch, labels)
-        shard_of = self._shards_of(grouping.keys)
-        appends = self._appends(grouping, shard_of, spans, epochs)
-        applied = self._store.apply(appends)
-        self._settle(spans, applied)
-        logs = _gather(applied, shard_of)
-        enriched = self._read(batch, spans, applied, grouping, logs, shard_of)
-        enriched.recorded.extend(_recorded(spans, appends, applied))
-        self._plan_upkeep(grouping.keys, appends, applied, logs, shard_of)
+        shard_of_key = self._shards_of(grouping.keys)
+        return Asked(batch, spans, grouping, shard_of_key, self._appends(grouping, shard_of_key, spans, epochs))
+
+    def _computed(self, asked: Asked, applied: list[Applied]) -> Enriched:
+        self._settle(asked.spans, applied)
+        logs = _gather(applied, asked.shard_of_key)
+        enriched = self._read(asked.batch, asked.spans, applied, asked.grouping, logs, asked.shard_of_key)
+        enriched.recorded.extend(_recorded(asked.spans, asked.appends, applied))
+        self._plan_upkeep(asked.grouping.keys, asked.appends, applied, logs, asked.shard_of_key)
         return enriched
 
     def payment_only(self, batch: PaymentBatch) -> Values:

@@ -10,7 +10,7 @@ partition were given which numbers.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -127,7 +127,7 @@ class Position:
 
 
 class StateStore(Protocol):
-    """Seven verbs. Any of them may raise `StoreUnavailable`; then the call may or may not have been applied."""
+    """Eight verbs. Any of them may raise `StoreUnavailable`; then the call may or may not have been applied."""
 
     @property
     def shards(self) -> int:
@@ -169,6 +169,12 @@ class StateStore(Protocol):
         marker are not appended again. Safe to repeat after StoreUnavailable. Raises StateBehind when a shard's epoch is
         another, a marker is missing or below its span's start, or a connection was re-established since `positions`;
         that shard has then written nothing.
+        """
+
+    def send(self, appends: Sequence[Append]) -> Callable[[], list[Applied]]:
+        """Begin `apply`, and do something else meanwhile: what is returned waits for its end.
+
+        It has to be called, once, before anything else is asked of this store; either may raise what `apply` raises.
         """
 
     def close(self) -> None:
@@ -241,6 +247,11 @@ class MemoryStore:
     def apply(self, appends: Sequence[Append]) -> list[Applied]:
         """See `StateStore`."""
         return [self._apply(shard, append) for shard, append in zip(self._shards, appends, strict=True)]
+
+    def send(self, appends: Sequence[Append]) -> Callable[[], list[Applied]]:
+        """See `StateStore`."""
+        applied = self.apply(appends)
+        return lambda: applied
 
     def close(self) -> None:
         """Nothing to release."""

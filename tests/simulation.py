@@ -17,7 +17,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from consumer.telemetry import Telemetry
 from features.catalog import Catalog, Limits
 from features.compaction import summary
 from features.enrich import Enriched, Enricher
+from features.enrich import Sent as SentCall
 from features.event import UNIT_BYTES, UNIT_WORDS
 from features.reader import limits_array
 from features.store import Append, Replacement, Source, Span
@@ -66,12 +67,24 @@ class Plan:
         )
 
 
+@dataclass(frozen=True)
+class Taken:
+    """A batch: what it is, as whom it was taken, and what the store was sent of it."""
+
+    messages: Sequence[Sent]
+    decoded: Decoded
+    spans: tuple[Span, ...]
+    generation: int
+    turns: dict[Source, int]
+    sent: SentCall | None = None
+
+
 class Worker:
-    """One processor: what it knows of its partitions, and the batch in its hands, a step at a time."""
+    """One processor: what it knows of its partitions, and the batches in its hands, a step at a time."""
 
     def __init__(self, world: World, number: int) -> None:
         self._world, self.number = world, number
-        self.line = Line(world.backend, world.truth, lambda: world.fault(number))
+        self.line = Line(world.backend, world.truth, lambda: world.fault(number), lambda: world.rng.random() < 0.5)
         enricher = world.make_enricher(Catalog(FEATURES, world.limits), self.line)
         self._decoder = Decoder(max_payment_bytes=10_000, max_future_ms=10**12, labels_topic=LABELS)
         self.keeper = StateKeeper(
@@ -88,21 +101,26 @@ class Worker:
         self.is_member = False
         self._generation = -1
         self.position: dict[Source, int] = {}
+        self._taken: dict[Source, int] = {}
         self._committed: dict[Source, int] = {}
+        self._turns: dict[Source, int] = {}  # the generation in which each became ours
         self.turn: Iterator[str] | None = None
 
     def assigned(self, sources: set[Source]) -> None:
         """Keep what was ours already, unless we were thought dead; begin at the committed offset of what is new."""
         kafka = self._world.kafka
         if not self.is_member:
-            self.position.clear()
-            self._committed.clear()
+            for known in (self.position, self._taken, self._committed, self._turns):
+                known.clear()
         self._generation, self.is_member = kafka.generation, True
-        for known in (self.position, self._committed):
-            for source in set(known) - sources:
-                del known[source]
+        for source in sources - set(self._turns):
+            self._turns[source] = kafka.generation
+        for known in (self.position, self._taken, self._committed):
             for source in sources - set(known):
                 known[source] = kafka.committed.get(source, 0)
+        for known in (self.position, self._taken, self._committed, self._turns):
+            for source in set(known) - sources:
+                del known[source]
 
     def step(self) -> None:
         """Go one step further with the batch in hand, or take one."""
@@ -111,53 +129,91 @@ class Worker:
             self.turn = None
 
     def _turn(self) -> Iterator[str]:
+        """Batches, as long as the store was sent the next one while the one before it was decided."""
         world, pause = self._world, self._world.plan.pause
         if not self.keeper.ready and not self.keeper.recover(world.clock() + world.rng.choice([0.003, 0.02])) and pause:
             return
-        messages = self._poll()
-        if not messages:
+        batch = self._take(self._poll())
+        if batch is None:
             return
         yield "polled"
-        spans = self._spans(messages)
-        decoded = self._decoder.decode(messages)
-        enriched = self.keeper.enrich(decoded.batch, spans, patience_s=0.05, labels=decoded.labels)
-        if enriched is None and pause:
-            self._rewind()
-            return
-        yield "applied"
-        outcomes = self._outcomes(messages, decoded, enriched)
-        if not world.plan.exactly_once:
-            world.kafka.visible += outcomes
-            outcomes = []
-        yield "produced"
-        known = world.commit(self._generation, spans, outcomes)
-        yield "committed"
-        if not known:
-            self._rewind()
-            return
-        for span in spans:
-            source = (span.topic, span.partition)
-            self.position[source] = self._committed[source] = span.end
+        while batch is not None:
+            enriched = self.keeper.enrich(
+                batch.decoded.batch, batch.spans, patience_s=0.05, labels=batch.decoded.labels, sent=batch.sent
+            )
+            if enriched is None and pause:
+                self._rewind()
+                return
+            yield "applied"
+            ahead = self._look_ahead()
+            yield "sent" if ahead else "not ahead"
+            outcomes = self._outcomes(batch.messages, batch.decoded, enriched)
+            runs, timeline = [] if enriched is None else entries(enriched.recorded), self.line.timeline
+            if not world.plan.exactly_once:
+                world.kafka.visible += outcomes
+                world.truth.journal(runs, timeline)
+                outcomes = []
+            yield "produced"
+            known = self._commit(batch, outcomes, runs, timeline)
+            yield "committed"
+            if not known:
+                if ahead is not None and ahead.sent is not None:
+                    self.keeper.forget(ahead.sent)
+                self._rewind()
+                return
+            batch = ahead
+
+    def _look_ahead(self) -> Taken | None:
+        """The next batch, sent to the store already. To poll for it is to be asked for partitions."""
+        world = self._world
+        if world.rng.random() < 0.5 or not self.keeper.ready:
+            return None
+        if self.is_member and world.rng.random() < 0.1:
+            world.rebalance_under(self)
+        ahead = self._take(self._poll())
+        if ahead is None:
+            return None
+        return replace(ahead, sent=self.keeper.send(ahead.decoded.batch, ahead.spans, ahead.decoded.labels))
+
+    def _commit(
+        self, batch: Taken, outcomes: Sequence[Outcome], runs: Sequence[JournalEntry], timeline: Timeline
+    ) -> bool:
+        """Whether the batch was committed: under the membership that took it, or of each what is still ours."""
+        world = self._world
+        kept = [span for span in batch.spans if self._turns.get(source_of(span)) == batch.turns[source_of(span)]]
+        if world.plan.exactly_once:
+            known = world.commit(batch.generation, batch.spans, outcomes, lambda: world.truth.journal(runs, timeline))
+        else:
+            known = world.commit(self._generation, kept)
+        if known:
+            for span in kept:
+                self.position[source_of(span)] = self._committed[source_of(span)] = span.end
+        return known
 
     def _poll(self) -> list[Sent]:
         rng, kafka = self._world.rng, self._world.kafka
-        sources = [source for source in sorted(self.position) if rng.random() < 0.7]
+        sources = [source for source in sorted(self._taken) if rng.random() < 0.7]
         return in_log_order(  # type: ignore[return-value]  # it gives back what it was given
             [
                 sent
                 for source in sources
-                for sent in kafka.read(source, self.position[source], rng.randint(1, self._world.max_batch))
+                for sent in kafka.read(source, self._taken[source], rng.randint(1, self._world.max_batch))
             ],
             LABELS,
         )
 
-    def _spans(self, messages: Sequence[Sent]) -> tuple[Span, ...]:
-        """What these records cover, in their order."""
+    def _take(self, messages: Sequence[Sent]) -> Taken | None:
+        """What these records cover, in their order, and as whom we took it."""
         last = {message.source: message.offset() for message in messages}
-        return tuple(
-            Span(*source, self.position[source], offset + 1, self._committed[source], labels=source[0] == LABELS)
+        if not last:
+            return None
+        spans = tuple(
+            Span(*source, self._taken[source], offset + 1, self._committed[source], labels=source[0] == LABELS)
             for source, offset in last.items()
         )
+        for span in spans:
+            self._taken[source_of(span)] = span.end
+        return Taken(messages, self._decoder.decode(messages), spans, self._generation, dict(self._turns))
 
     def _rewind(self) -> None:
         """The outcome is unknown or the batch was given up: join again if we were fenced, and go back."""
@@ -165,7 +221,8 @@ class Worker:
             self._world.join(self)
             return
         for source in self.position:
-            self.position[source] = self._committed[source] = self._world.kafka.committed.get(source, 0)
+            start = self._world.kafka.committed.get(source, 0)
+            self.position[source] = self._taken[source] = self._committed[source] = start
 
     def _outcomes(self, messages: Sequence[Sent], decoded: Decoded, enriched: Enriched | None) -> list[Outcome]:
         dead = {(each.message.topic(), each.message.partition(), each.message.offset()) for each in decoded.rejected}
@@ -178,7 +235,6 @@ class Worker:
         places = [(PAYMENTS, *at) for at in zip(batch.partition.tolist(), batch.offset.tolist(), strict=True)]
         if enriched is None:
             return outcomes + [Outcome(at, "decision") for at in places]
-        self._journal(entries(enriched.recorded))
         for row, at in enumerate(places):
             if not enriched.stale[row]:
                 stamp = (int(enriched.shard[row]), int(enriched.epoch[row]), int(enriched.sequence[row]))
@@ -219,10 +275,26 @@ class World:
             return "before"
         return self.rng.choice(["before", "between", "after"]) if self.rng.random() < self._faults else ""
 
-    def commit(self, generation: int, spans: Sequence[Span], outcomes: Sequence[Outcome]) -> bool:
-        """Whether the worker may go on; it may also be aborted, or be left without an answer."""
+    def commit(
+        self,
+        generation: int,
+        spans: Sequence[Span],
+        outcomes: Sequence[Outcome] = (),
+        beside: Callable[[], None] = lambda: None,
+    ) -> bool:
+        """Whether the worker may go on; it may also be aborted, or be left without an answer.
+
+        What becomes visible `beside` the outcomes does so with them.
+        """
         luck = self.rng.random() if self._faults else 1.0
-        return luck >= 0.05 and self.kafka.commit(generation, spans, outcomes) and luck >= 0.1
+        if luck < 0.05 or not self.kafka.commit(generation, spans, outcomes):
+            return False
+        beside()
+        return luck >= 0.1
+
+    def rebalance_under(self, worker: Worker) -> None:
+        """A rebalance in which a member that polls gives up partitions, the batch in its hands or not."""
+        self._rebalance([other for other in self.workers if other.is_member], asked=worker)
 
     def join(self, worker: Worker) -> None:
         self._rebalance([other for other in self.workers if other.is_member or other is worker])
@@ -331,16 +403,22 @@ class World:
                 for number, epoch in enumerate(epochs)
             ])  # fmt: skip
 
-    def _rebalance(self, members: Sequence[Worker]) -> None:
-        """A new generation. A member with a batch in hand keeps what it has: it is not asked before it polls."""
+    def _rebalance(self, members: Sequence[Worker], asked: Worker | None = None) -> None:
+        """A new generation. A member with a batch in hand keeps what it has: it is not `asked` before it polls."""
         kafka, rng = self.kafka, self.rng
         kafka.generation += 1
         mine: dict[int, set[Source]] = {member.number: set() for member in members}
         for source in kafka.log:
-            owner = next((m for m in members if m.turn and m.is_member and source in m.position), None)
+            owner = next(
+                (m for m in members if m is not asked and m.turn and m.is_member and source in m.position), None
+            )
             mine[(owner or rng.choice(members)).number].add(source)
         for member in members:
             member.assigned(mine[member.number])
+
+
+def source_of(span: Span) -> Source:
+    return span.topic, span.partition
 
 
 def run(plan: Plan, make_backend: MakeBackend, make_enricher: Callable[..., Enricher] = Enricher) -> list[str]:

@@ -183,8 +183,11 @@ def _runs(packed: bytes) -> list[Run]:
 class Line:
     """A worker's way to the store: calls fail before they arrive, after they were applied, or after some shards."""
 
-    def __init__(self, backend: Backend, truth: Truth, fault: Callable[[], str]) -> None:
-        self._backend, self._truth, self._fault = backend, truth, fault
+    def __init__(
+        self, backend: Backend, truth: Truth, fault: Callable[[], str], is_late: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._backend, self._truth, self._fault, self._is_late = backend, truth, fault, is_late
+        self._awaited = False
         self._inner = backend.connect()
         self._trusted = False
         self.timeline = truth.timeline
@@ -197,6 +200,7 @@ class Line:
         self._inner.check()
 
     def positions(self) -> list[Position]:
+        self._expect_no_answer()
         self._trusted = False
         self._fail_if(self._fault() != "")
         positions = self._inner.positions()
@@ -214,6 +218,7 @@ class Line:
         self._fail_if(fault == "after")
 
     def apply(self, appends: Sequence[Append]) -> list[Applied]:
+        self._expect_no_answer()
         fault = self._fault()
         self._fail_if(fault == "before")
         if not self._trusted:
@@ -228,8 +233,49 @@ class Line:
         self._fail_if(fault == "after")
         return applied
 
+    def send(self, appends: Sequence[Append]) -> Callable[[], list[Applied]]:
+        """It arrives at once, or when the answer is asked for, or never; the answer may be lost on its way back."""
+        if self._fault() == "before":
+            self._fail_if(True)
+        self._expect_no_answer()
+        applied = None if self._is_late() else self._outcome(appends)
+        self._awaited = True
+
+        def answer() -> list[Applied]:
+            self._awaited = False
+            found = (applied or self._outcome(appends))()
+            self._fail_if(self._fault() == "after")
+            return found
+
+        return answer
+
+    def _outcome(self, appends: Sequence[Append]) -> Callable[[], list[Applied]]:
+        """What applying gives or raises, and the timeline that it saw, once it is told."""
+        before = self.timeline
+        try:
+            applied = self.apply(appends)
+        except (StateBehind, StoreUnavailable) as error:
+            refused: Exception = error
+        else:
+            self.timeline, timeline = before, self.timeline
+
+            def told() -> list[Applied]:
+                self.timeline = timeline
+                return applied
+
+            return told
+
+        def raised() -> list[Applied]:
+            raise refused
+
+        return raised
+
     def close(self) -> None:
         self._inner.close()
+
+    def _expect_no_answer(self) -> None:
+        if self._awaited:
+            self._truth.wrong.append("something was asked of the store while an answer was on its way")
 
     def _reach_some(self, appends: Sequence[Append]) -> None:
         """The line is cut between two shards: the later ones see nothing of the call."""

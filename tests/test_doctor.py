@@ -343,7 +343,9 @@ def test_processors_that_go_on_meanwhile_are_not_in_the_way(
                     assert producer.flush(10) == 0
                     while not (messages := source.poll(10, 0.1)):
                         pass
-                    publisher.commit(source.spans(messages))
+                    taken = source.take(messages)
+                    source.hold(taken)
+                    publisher.commit(taken.spans)
                     [prefix] = prefixes(sound.unique, 1)
                     with redis_server.client() as client:
                         client.hset(prefix + b"meta", f"m:{sound.topics['payments']}:0", "1")

@@ -165,6 +165,22 @@ def take(source: KafkaSource, count: int) -> list[Message]:
     return sorted(taken, key=lambda message: (message.partition(), message.offset()))
 
 
+def covered(source: KafkaSource, messages: Sequence[Message]) -> tuple[Span, ...]:
+    """What a batch covers that is in hand from now on."""
+    taken = source.take(messages)
+    source.hold(taken)
+    return taken.spans
+
+
+def share(first: KafkaSource, second: KafkaSource) -> None:
+    """Poll both until each has its half."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not len(first.owned) == len(second.owned) == PARTITIONS // 2:
+        assert time.monotonic() < deadline, (first.owned, second.owned)
+        first.poll(100, POLL_S)
+        second.poll(100, POLL_S)
+
+
 def origins(messages: Sequence[Message]) -> set[tuple[str, int]]:
     return {(message.topic(), message.partition()) for message in messages}
 
@@ -186,7 +202,7 @@ def test_a_source_reads_on_where_the_last_batch_ended_and_rewinds_to_what_is_com
     cluster.produce(3, partition=2)
 
     first = take(source, 13)
-    spans = source.spans(first)
+    spans = covered(source, first)
     assert set(spans) == {Span(cluster.payments, 0, 0, 10, 0), Span(cluster.payments, 2, 0, 3, 0)}
     source.commit(spans)
     source.committed(spans)
@@ -195,17 +211,83 @@ def test_a_source_reads_on_where_the_last_batch_ended_and_rewinds_to_what_is_com
     cluster.produce(5)
     second = take(source, 5)
     idle = Span(cluster.payments, 2, 3, 3, 3)  # nothing new in it, but the store has not heard of its floor
-    assert set(source.spans(second)) == {Span(cluster.payments, 0, 10, 15, 10), idle}
+    assert set(covered(source, second)) == {Span(cluster.payments, 0, 10, 15, 10), idle}
     source.told([idle])
-    assert source.spans(second) == (Span(cluster.payments, 0, 10, 15, 10),)
     source.rewind()
     again = take(source, 5)
     assert offsets(again) == offsets(second) == [(0, offset) for offset in range(10, 15)]
     assert sum(source.backlog().values()) == 5
-    source.committed(source.spans(again))
+    spans = covered(source, again)
+    assert spans == (Span(cluster.payments, 0, 10, 15, 10),)
+    source.committed(spans)
     assert sum(source.backlog().values()) == 0
     source.rewind()  # what was never committed to the broker is read again, whatever we believed
     assert offsets(take(source, 5)) == offsets(second)
+
+
+@both
+def test_a_batch_may_be_taken_before_the_one_in_front_of_it_is_committed(cluster: Cluster) -> None:
+    source = cluster.member()
+    cluster.produce(10)
+    messages = take(source, 10)
+    first, second = source.take(messages[:4]), source.take(messages[4:])
+    assert first.spans == (Span(cluster.payments, 0, 0, 4, 0),)
+    assert second.spans == (Span(cluster.payments, 0, 4, 10, 0),)
+    assert source.still_owned(messages) == []
+    assert source.positions()[cluster.payments, 0] == 0  # none of it is decided
+    source.hold(first)
+    source.commit(first.spans)
+    source.committed(first.spans)
+    assert (source.positions()[cluster.payments, 0], cluster.committed()[0]) == (4, 4)
+    source.rewind()  # the second is given up
+    again = take(source, 6)
+    assert offsets(again) == [(0, offset) for offset in range(4, 10)]
+    assert source.take(again).spans == (Span(cluster.payments, 0, 4, 10, 4),)
+
+
+@both
+def test_what_was_taken_away_since_a_batch_was_taken_is_not_committed_with_it(cluster: Cluster) -> None:
+    first = cluster.member()
+    for partition in range(PARTITIONS):
+        cluster.produce(2, partition)
+    batch = first.take(take(first, 2 * PARTITIONS))
+    second = cluster.source()
+    second.start([cluster.decisions])
+    share(first, second)
+    kept, gone = set(first.owned), cluster.sources() - set(first.owned)
+    first.hold(batch)
+    assert not first.still_holds()
+    first.commit(batch.spans)
+    first.committed(batch.spans)
+    committed = cluster.committed()
+    assert {(cluster.payments, number) for number, offset in committed.items() if offset} == kept
+    second.close()
+    deadline = time.monotonic() + DEADLINE_S
+    while len(first.owned) < PARTITIONS:
+        assert time.monotonic() < deadline, first.owned
+        first.poll(100, POLL_S)
+    first.commit(batch.spans)  # what came back is not what was taken
+    first.committed(batch.spans)
+    assert {(cluster.payments, number) for number, offset in cluster.committed().items() if offset} == kept
+    assert {source for source, position in first.positions().items() if not position} == gone
+
+
+@only_real("the mock cluster lets a member commit under a membership that is over")
+def test_a_batch_is_committed_under_the_membership_that_took_it(cluster: Cluster) -> None:
+    first = cluster.member()
+    publisher = cluster.publisher(TransactionalPublisher, first)
+    for partition in range(PARTITIONS):
+        cluster.produce(2, partition)
+    batch = first.take(take(first, 2 * PARTITIONS))
+    second = cluster.source()
+    second.start([cluster.decisions])
+    share(first, second)
+    first.take([])  # as the next batch is: it knows the membership that it is now
+    first.hold(batch)
+    publisher.publish(outgoing(cluster, b"1"))
+    with pytest.raises(TransactionAborted):
+        publisher.commit(batch.spans)
+    assert set(cluster.committed().values()) == {None}
 
 
 @both
@@ -214,7 +296,7 @@ def test_a_source_gives_nothing_twice_while_it_is_not_rewound(cluster: Cluster) 
     cluster.produce(4)
     messages = take(source, 4)
     assert source.still_owned(messages + messages) == messages
-    source.committed(source.spans(messages))
+    source.committed(covered(source, messages))
     assert source.still_owned(messages) == []
 
 
@@ -284,7 +366,7 @@ def test_acknowledged_records_come_with_their_offsets(cluster: Cluster) -> None:
     source = cluster.member()
     publisher = cluster.publisher(AcknowledgedPublisher, source)
     cluster.produce(4, partition=1)
-    spans = source.spans(take(source, 4))
+    spans = covered(source, take(source, 4))
     publisher.publish(outgoing(cluster, b"1"))
     publisher.commit(spans)
     assert cluster.committed()[1] == 4
@@ -296,7 +378,7 @@ def test_a_transaction_carries_its_offsets(cluster: Cluster) -> None:
     source = cluster.member()
     publisher = cluster.publisher(TransactionalPublisher, source)
     cluster.produce(4, partition=1)
-    spans = source.spans(take(source, 4))
+    spans = covered(source, take(source, 4))
     publisher.publish(outgoing(cluster, b"1"))
     publisher.commit(spans)
     source.committed(spans)
@@ -362,7 +444,7 @@ def test_the_log_reader_reaches_the_end_over_the_marks_of_transactions(cluster: 
 @pytest.mark.parametrize("cluster", [REAL], indirect=True)  # the mock cluster shows aborted records at times
 def test_what_a_worker_without_membership_published_never_rides_on_a_later_commit(cluster: Cluster) -> None:
     source = cluster.source()
-    source.spans(())  # it never joined
+    covered(source, ())  # it never joined
     publisher = cluster.publisher(TransactionalPublisher, source)
     publisher.publish(outgoing(cluster, b"of no member"))
     with pytest.raises(TransactionAborted):
@@ -386,10 +468,10 @@ def test_a_source_commits_past_the_marks_of_transactions(cluster: Cluster) -> No
     producer.close()
 
     messages = take(source, 3)
-    source.committed(source.spans(messages))
-    until(lambda: [span.end for span in source.spans(())] == [4], source)  # three records and a mark
-    source.commit(source.spans(()))
-    source.committed(source.spans(()))
+    source.committed(covered(source, messages))
+    until(lambda: [span.end for span in covered(source, ())] == [4], source)  # three records and a mark
+    source.commit(covered(source, ()))
+    source.committed(covered(source, ()))
     assert sum(source.backlog().values()) == 0
     source.rewind()
     assert source.poll(1, POLL_S) == []
@@ -418,8 +500,8 @@ def test_what_a_producer_aborted_is_never_read_as_a_payment(cluster: Cluster) ->
 def test_offsets_that_the_topic_does_not_hold_are_refused(cluster: Cluster) -> None:
     """As after the topic was made anew, or its retention was too short: nothing is skipped in silence."""
     cluster.produce(3, partition=1)
-    committer = cluster.source()
-    committer.commit((Span(cluster.payments, 1, 0, 9, 0),))
+    committer = Consumer({"bootstrap.servers": cluster.settings.brokers, "group.id": cluster.settings.group_id})
+    committer.commit(offsets=[TopicPartition(cluster.payments, 1, 9)], asynchronous=False)
     committer.close()
     source = cluster.source()
     source.start([cluster.decisions])
@@ -445,9 +527,9 @@ def test_labels_are_read_beside_payments_and_rewound_with_them(cluster: Cluster)
     cluster.produce(2, partition=1)
     cluster.produce(3, partition=1, topic=cluster.labels)
     messages = take(source, 5)
-    spans = source.spans(messages)
-    assert spans == (Span(cluster.labels, 1, 0, 3, 0, labels=True), Span(cluster.payments, 1, 0, 2, 0))
     assert source.still_owned(messages + messages) == messages
+    spans = covered(source, messages)
+    assert spans == (Span(cluster.labels, 1, 0, 3, 0, labels=True), Span(cluster.payments, 1, 0, 2, 0))
     assert (sum(source.backlog().values()), source.labels_lag_records()) == (2, 3)
 
     source.commit(spans[:1])
@@ -456,7 +538,7 @@ def test_labels_are_read_beside_payments_and_rewound_with_them(cluster: Cluster)
     source.rewind()
     again = take(source, 2)
     assert origins(again) == {(cluster.payments, 1)}
-    assert source.spans(again) == (
+    assert covered(source, again) == (
         Span(cluster.labels, 1, 3, 3, 3, labels=True),  # the store has not heard of its floor
         Span(cluster.payments, 1, 0, 2, 0),
     )
@@ -479,7 +561,7 @@ def test_a_transaction_carries_the_offsets_of_both_topics_or_of_none(cluster: Cl
     source = cluster.member(labels=True)
     cluster.produce(4, partition=1)
     cluster.produce(2, topic=cluster.labels)
-    spans = source.spans(take(source, 6))
+    spans = covered(source, take(source, 6))
 
     failures: list[str] = []
 
@@ -496,7 +578,7 @@ def test_a_transaction_carries_the_offsets_of_both_topics_or_of_none(cluster: Cl
     assert cluster.committed_of_both() == {(cluster.labels, 0): None, (cluster.payments, 1): None}
 
     source.rewind()
-    assert source.spans(take(source, 6)) == spans
+    assert covered(source, take(source, 6)) == spans
     publisher.commit(spans)
     assert cluster.committed_of_both() == {(cluster.labels, 0): 2, (cluster.payments, 1): 4}
 
@@ -522,7 +604,7 @@ def test_partitions_of_payments_and_labels_with_one_number_are_revoked_apart(clu
     assert set(first.owned) | set(second.owned) == everything
     kept = first.still_owned(held)
     assert origins(kept) == set(first.owned)
-    assert {(span.topic, span.partition) for span in first.spans(kept)} == set(first.owned)
+    assert {(span.topic, span.partition) for span in covered(first, kept)} == set(first.owned)
     taken += take(second, 2 * PARTITIONS - len(taken)) if len(taken) < 2 * PARTITIONS else []
     assert origins(taken) == set(second.owned)
 
@@ -533,7 +615,7 @@ def test_partitions_of_payments_and_labels_with_one_number_are_revoked_apart(clu
         first.poll(100, POLL_S)
     # in whatever order they came back, spans lie as the batch does: labels first, then by partition
     ordered = [(message.topic(), message.partition()) for message in in_log_order(held, cluster.labels)]
-    assert [(span.topic, span.partition) for span in first.spans(held)] == list(dict.fromkeys(ordered))
+    assert [(span.topic, span.partition) for span in covered(first, held)] == list(dict.fromkeys(ordered))
 
 
 @both

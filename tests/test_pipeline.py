@@ -17,12 +17,12 @@ from consumer.judge import Brain, LineUp, Model, Surroundings
 from consumer.metrics import DECISIONS_MADE
 from consumer.pipeline import STORE_SHARE, Pipeline
 from consumer.publish import Decided
-from consumer.records import Alert, Decision, Digests, JournalEntry, ModelRef
+from consumer.records import Alert, Decision, Digests, JournalEntry, ModelRef, Source
 from consumer.settings import TopicSettings
 from consumer.telemetry import Telemetry
 from features.catalog import DEFAULT, Catalog
-from features.enrich import Enriched, Enricher
-from features.errors import InputUnusable, StoreUnavailable
+from features.enrich import Enriched, Enricher, Sent
+from features.errors import InputUnusable, StoreUnavailable, TransactionAborted
 from features.event import LabelBatch, PaymentBatch
 from features.reader import Values
 from features.store import MemoryStore, Span
@@ -50,11 +50,21 @@ class Switch:
     up: bool = True
     patience_s: list[float] = field(default_factory=list)
 
+    def send(self, batch: PaymentBatch, spans: tuple[Span, ...], labels: LabelBatch | None = None) -> Sent | None:
+        return self.enricher.send(batch, spans, self.epochs, labels) if self.up else None
+
     def enrich(
-        self, batch: PaymentBatch, spans: tuple[Span, ...], patience_s: float, labels: LabelBatch | None = None
+        self,
+        batch: PaymentBatch,
+        spans: tuple[Span, ...],
+        patience_s: float,
+        labels: LabelBatch | None = None,
+        sent: Sent | None = None,
     ) -> Enriched | None:
         self.patience_s.append(patience_s)
-        return self.enricher.enrich(batch, spans, self.epochs, labels) if self.up else None
+        if not self.up:
+            return None
+        return self.enricher.enrich(batch, spans, self.epochs, labels) if sent is None else self.enricher.receive(sent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +96,9 @@ def model(
 ) -> Model:
     reference = ModelRef("test", version, version.rjust(64, "0"))
     return Model(reference, Digests("0", "1", "2"), Brain(scorer, policy, explain), "cpu", catalog)
+
+
+THREE = Span("payments", 0, 0, 3, 0)
 
 
 @dataclass(slots=True)
@@ -264,6 +277,43 @@ def test_a_flood_of_bad_records_stops_at_a_limit_and_one_payment_ends_it() -> No
     for _ in range(2):
         rig.process(*bad, b"{}")
     assert len(rig.publisher.values(TOPICS.dead_letters)) == 8 + 10 + 4 + 10
+
+
+def test_nothing_of_a_flood_moves_before_it_was_looked_at() -> None:
+    """A decoder that is mended may find payments in it: then their place must not have been passed."""
+    rig = Rig(most_rejected=2)
+    begun = rig.pipeline.begin([Record(b"no payment", at_offset=n) for n in range(3)], (THREE,), ahead=True)
+    with pytest.raises(InputUnusable):
+        rig.pipeline.finish(begun)
+    assert rig.store.positions()[0].markers["payments", 0] == 0
+
+
+def test_a_batch_that_was_begun_ahead_is_decided_as_any_other() -> None:
+    rig, usual = Rig(), Rig()
+    records = [Record(payment(event_id=f"evt-{n}"), at_offset=n) for n in range(3)]
+    begun = rig.pipeline.begin(records, (THREE,), ahead=True)
+    assert rig.steps == ["after_send"]
+    assert rig.store.positions()[0].markers["payments", 0] == 3
+    assert not rig.publisher.visible
+    rig.positions["payments", 1] = 5
+    decided = rig.pipeline.finish(begun, lambda: rig.positions.update({("payments", 1): 9}))
+    assert decided.state_offsets == (Source("payments", 1, 5), Source("payments", 0, 3))  # as it was for its features
+    usual.process(*(payment(event_id=f"evt-{n}") for n in range(3)))
+    assert [d.score for d in rig.decisions] == [d.score for d in usual.decisions]
+    assert [d.event_id for d in rig.decisions] == [d.event_id for d in usual.decisions]
+
+
+def test_what_fails_meanwhile_leaves_nothing_published() -> None:
+    rig = Rig()
+    begun = rig.pipeline.begin([Record(payment(), at_offset=n) for n in range(3)], (THREE,))
+
+    def fail() -> None:
+        raise TransactionAborted("taken away")
+
+    with pytest.raises(TransactionAborted):
+        rig.pipeline.finish(begun, fail)
+    assert not rig.publisher.visible
+    assert not rig.publisher.pending
 
 
 def test_without_a_limit_a_flood_of_bad_records_goes_on() -> None:

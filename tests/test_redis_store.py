@@ -23,6 +23,7 @@ from tests.contracts.calls import (
     T0,
     TOPIC,
     Record,
+    Reply,
     appends,
     apply,
     epochs_of,
@@ -130,6 +131,45 @@ def test_a_call_whose_reply_was_lost_may_be_repeated(server: RedisServer, client
         assert reply.runs == [[(0, 1, 0), (1, 3, 1)]]
         lengths = [client.strlen(key) for key in client.scan_iter(SPACE + "*:[cm]:*")]
         assert lengths == [3 * UNIT_BYTES] * 2
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_what_was_sent_is_applied_before_its_answer_is_taken(server: RedisServer, client: Redis, shards: int) -> None:
+    with closing(store_on(server, shards=shards)) as store:
+        epochs = opened(store)
+        calls = appends(epochs, records([0, 1]), span(0, 2))
+        answer = store.send(calls)
+        until_applied(client, 2)
+        assert Reply(calls, answer()).offsets() == [0, 1]
+
+
+def test_an_answer_that_is_lost_is_an_outage_and_what_was_sent_may_be_repeated(
+    server: RedisServer, client: Redis
+) -> None:
+    with closing(store_on(server, timeout_ms=100)) as store:
+        epochs = opened(store)
+        server.pause()
+        answer = store.send(appends(epochs, records([0]), span(0, 1)))
+        with pytest.raises(StoreUnavailable):
+            answer()
+        server.resume()
+        until_applied(client, 1)
+        with pytest.raises(StateBehind, match="reconnected"):
+            store.send(appends(epochs, records([0]), span(0, 1)))
+        assert markers(store) == {T0: 1}
+        assert apply(store, epochs, records([0])).offsets() == [0]
+
+
+def test_an_answer_that_nobody_took_is_never_taken_for_that_of_another_call(store: RedisStore, client: Redis) -> None:
+    epochs = opened(store)
+    answer = store.send(appends(epochs, records([0]), span(0, 1)))
+    until_applied(client, 1)
+    with pytest.raises(StateBehind, match="reconnected"):
+        apply(store, epochs, records([1]), span(1, 2))
+    assert markers(store) == {T0: 1}
+    with pytest.raises(StateBehind, match="reconnected"):
+        answer()
+    assert apply(store, epochs, records([0, 1]), span(0, 2)).offsets() == [0, 1]
 
 
 def test_after_a_lost_connection_nothing_is_applied_until_the_positions_were_read(

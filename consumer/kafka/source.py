@@ -27,12 +27,22 @@ _NO_GENERATION: Final = b"\xff\xff\xff\xff"
 
 @dataclass(slots=True)
 class _Owned:
-    """A partition that is ours: the next offset to take, and the committed one."""
+    """A partition that is ours, for as long as it is without a break; offsets are the next one each."""
 
-    position: int
+    position: int  # of what is not decided and committed
     committed: int
+    taken: int  # of what is in no batch
     told: int = 0  # the floor that the state store has heard of
     end: int = 0  # where the log ended when we last came to its end: behind the marks of the producers' transactions
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a batch covers, and as whom we took it."""
+
+    spans: tuple[Span, ...]
+    membership: bytes
+    owners: Mapping[Source, _Owned]
 
 
 class KafkaSource:
@@ -56,7 +66,7 @@ class KafkaSource:
         self._on_rebalance = on_rebalance
         self._owned: dict[Source, _Owned] = {}
         self._arriving: list[TopicPartition] = []  # assigned to us, but we don't know yet where they start
-        self._membership = b""
+        self._held = Taken((), b"", {})
         self._paused = False
         self._partitions = 0  # of payments
         self._consumer = Consumer(group_config(kafka) | {"enable.partition.eof": True})
@@ -88,7 +98,7 @@ class KafkaSource:
 
     def still_owned(self, messages: Sequence[Message]) -> list[Message]:
         """Drop what a rebalance has taken away since it was read, or has made us read twice."""
-        due = {source: owned.position for source, owned in self._owned.items()}
+        due = {source: owned.taken for source, owned in self._owned.items()}
         kept = []
         for message in messages:
             source, offset = (message.topic(), message.partition()), message.offset()
@@ -97,27 +107,39 @@ class KafkaSource:
                 kept.append(message)
         return kept
 
-    def spans(self, messages: Sequence[Message]) -> tuple[Span, ...]:
-        """What a batch covers of each partition, in the order of `consumer.decode.in_log_order`; offsets rise in each.
+    def take(self, messages: Sequence[Message]) -> Taken:
+        """Make a batch of what was polled last, behind those that were taken before; offsets rise in each partition.
 
-        A partition without a record in it has a span when the store has not heard yet what is committed, or when a
-        hole ends the log: the marks of a producer's transaction.
+        Its spans are in the order of `consumer.decode.in_log_order`. A partition without a record in it has a span when
+        the store has not heard yet what is committed, or when a hole ends the log: the marks of a producer's
+        transaction.
         """
-        self._membership = self._consumer.consumer_group_metadata()
+        membership = self._consumer.consumer_group_metadata()
         ends = {(message.topic(), message.partition()): message.offset() + 1 for message in messages}
         spans = [
             Span(
                 *source,
-                owned.position,
-                max(ends.get(source, owned.position), owned.end),
+                owned.taken,
+                max(ends.get(source, owned.taken), owned.end),
                 owned.committed,
                 labels=source[0] == self._labels,
             )
             for source, owned in self._owned.items()
-            if source in ends or owned.told < owned.committed or owned.end > owned.position
+            if source in ends or owned.told < owned.committed or owned.end > owned.taken
         ]
+        for span in spans:
+            self._owned[span.topic, span.partition].taken = span.end
         # the store numbers records span by span: as they lie in the batch, or the journal would tell another order
-        return tuple(sorted(spans, key=lambda span: (not span.labels, span.partition)))
+        ordered = tuple(sorted(spans, key=lambda span: (not span.labels, span.partition)))
+        return Taken(ordered, membership, dict(self._owned))
+
+    def hold(self, taken: Taken) -> None:
+        """Whatever is committed from now on is of this batch, and under the membership that took it."""
+        self._held = taken
+
+    def still_holds(self) -> bool:
+        """Whether all of the batch in hand has been ours without a break since it was taken."""
+        return all(self._kept(span) for span in self._held.spans)
 
     def positions(self) -> Mapping[Source, int]:
         """Up to where (exclusive) each owned partition was decided, quiet ones included."""
@@ -129,10 +151,9 @@ class KafkaSource:
         return owned / self._partitions if self._partitions else 1.0
 
     def committed(self, spans: Iterable[Span]) -> None:
-        """Move on: these spans are decided, published and committed."""
+        """Move on: these spans of the batch in hand are decided, published and committed."""
         for span in spans:
-            owned = self._owned.get((span.topic, span.partition))
-            if owned:
+            if owned := self._kept(span):
                 owned.position = owned.committed = span.end
 
     def told(self, spans: Iterable[Span]) -> None:
@@ -159,7 +180,7 @@ class KafkaSource:
             owned = self._owned[partition.topic, partition.partition]
             if partition.offset >= 0:
                 owned.committed = partition.offset
-            owned.position = owned.committed
+            owned.position = owned.taken = owned.committed
             owned.end = 0  # what lies before it has to be read again
             try:
                 self._start_of(TopicPartition(partition.topic, partition.partition, owned.committed))
@@ -197,18 +218,24 @@ class KafkaSource:
         return waiting
 
     def group_metadata(self) -> bytes:
-        """The membership under which the last batch was read: what fences a worker that was replaced meanwhile.
+        """The membership under which the batch in hand was taken: what fences a worker that was replaced meanwhile.
 
         Raises TransactionAborted when there was none: the broker would take such offsets from anybody.
         """
-        if self._membership[_GENERATION] == _NO_GENERATION:
+        if self._held.membership[_GENERATION] == _NO_GENERATION:
             raise TransactionAborted("this worker is no member of the group at the moment")
-        return self._membership
+        return self._held.membership
 
     def commit(self, spans: Iterable[Span]) -> None:
-        """Commit offsets outside a transaction and wait. Raises KafkaUnavailable."""
+        """Commit offsets outside a transaction and wait; none of what was taken away meanwhile.
+
+        Raises KafkaUnavailable.
+        """
+        offsets = offsets_of(span for span in spans if self._kept(span))
+        if not offsets:
+            return
         try:
-            self._consumer.commit(offsets=offsets_of(spans), asynchronous=False)
+            self._consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as exception:
             raise unavailable(self._kafka, exception) from exception
 
@@ -216,11 +243,17 @@ class KafkaSource:
         """Leave the group; a broker that does not answer is not waited for."""
         within(self._consumer.close, CLOSE_LIMIT_S)
 
+    def _kept(self, span: Span) -> _Owned | None:
+        """The partition of a span, if it has been ours without a break since the batch was taken."""
+        source = (span.topic, span.partition)
+        owned = self._owned.get(source)
+        return owned if owned is self._held.owners.get(source) else None
+
     def _is_ours(self, message: Any) -> bool:
         error = message.error()
         if error is None:
             owned = self._owned.get((message.topic(), message.partition()))
-            return owned is not None and message.offset() >= owned.position
+            return owned is not None and message.offset() >= owned.taken
         if error.code() == Code._PARTITION_EOF:
             owned = self._owned.get((message.topic(), message.partition()))
             if owned is not None:
@@ -249,7 +282,7 @@ class KafkaSource:
             raise unavailable(self._kafka, exception) from exception
         self._arriving = []
         for start in starts:
-            self._owned[start.topic, start.partition] = _Owned(start.offset, start.offset)
+            self._owned[start.topic, start.partition] = _Owned(start.offset, start.offset, start.offset)
         # the client remembers a pause over a rebalance
         (self._consumer.pause if self._paused else self._consumer.resume)(starts)
         _LOG.info(

@@ -80,6 +80,7 @@ class RedisStore:
         self._script = script.encode()
         self._sha = hashlib.sha1(self._script, usedforsecurity=False).hexdigest().encode()  # as Redis names scripts
         self._trusted = False
+        self._awaited = False  # an answer is on its way
         connector = Connector(url, timeout_ms, tls)
         self._servers: Servers = Cluster(connector, self._prefixes) if cluster else OneServer(connector)
 
@@ -123,13 +124,20 @@ class RedisStore:
 
     def apply(self, appends: Sequence[Append]) -> list[Applied]:
         """See `StateStore`."""
+        return self.send(appends)()
+
+    def send(self, appends: Sequence[Append]) -> Callable[[], list[Applied]]:
+        """See `StateStore`."""
+        self._drop_awaited()
         if not self._trusted:
             raise StateBehind(f"{self._servers.where} was reconnected: its markers have to be read first")
-        return self._guarded(lambda: self._exchange(appends))
+        sent = self._guarded(lambda: self._sent(appends))
+        self._awaited = True
+        return lambda: self._answered(sent)
 
     def close(self) -> None:
         """See `StateStore`."""
-        self._trusted = False
+        self._trusted = self._awaited = False
         self._servers.forget()
 
     def _positions(self) -> list[Position]:
@@ -194,16 +202,31 @@ class RedisStore:
             if doomed:
                 self._announce_emptying()
 
-    def _exchange(self, appends: Sequence[Append]) -> list[Applied]:
-        """Send every shard's call, then take the replies: all of them, so that the connections stay in step."""
+    def _answered(self, sent: Sequence[tuple[Node, wire.Call]]) -> list[Applied]:
+        if not self._awaited:
+            raise StateBehind(f"{self._servers.where} was reconnected: its markers have to be read first")
+        self._awaited = False
+        return self._guarded(lambda: self._received(sent))
+
+    def _drop_awaited(self) -> None:
+        """An answer that nobody took must not be taken for that of another call."""
+        if self._awaited:
+            self.close()
+
+    def _sent(self, appends: Sequence[Append]) -> list[tuple[Node, wire.Call]]:
+        """Send every shard's call: where, and what."""
         calls = [wire.call(prefix, each, IDLE_S) for prefix, each in zip(self._prefixes, appends, strict=True)]
         nodes = [self._servers.of(shard) for shard in range(self.shards)]
         for node, call in zip(nodes, calls, strict=True):
             node.send_packed(call.transaction(b"EVALSHA", self._sha))
-        replies = [self._transacted(node, call) for node, call in zip(nodes, calls, strict=True)]
+        return list(zip(nodes, calls, strict=True))
+
+    def _received(self, sent: Sequence[tuple[Node, wire.Call]]) -> list[Applied]:
+        """Take the replies: all of them, so that the connections stay in step."""
+        replies = [self._transacted(node, call) for node, call in sent]
         return [
             self._applied(node, *self._settled(node, reply, call))
-            for node, call, reply in zip(nodes, calls, replies, strict=True)
+            for (node, call), reply in zip(sent, replies, strict=True)
         ]
 
     def _transacted(self, node: Node, call: wire.Call) -> Any:
@@ -268,6 +291,7 @@ class RedisStore:
 
     def _guarded(self, call: Callable[[], _T]) -> _T:
         """Whatever leaves it open which server stands where, or what it has, ends the trust in all connections."""
+        self._drop_awaited()
         try:
             return call()
         except _Moved:

@@ -44,6 +44,16 @@ class StoreContract:
     def test_a_suitable_store_passes_the_check(self, store: StateStore) -> None:
         store.check()
 
+    def test_what_was_sent_is_answered_as_if_it_had_been_applied(self, store: StateStore) -> None:
+        epochs = opened(store)
+        calls = appends(epochs, records([0, 1]), span(0, 2))
+        answer = store.send(calls)
+        reply = Reply(calls, answer())
+        assert reply.offsets() == reply.offsets(b"m:shop") == [0, 1]
+        assert reply.markers == [0]
+        again = apply(store, epochs, records([0, 1]), span(0, 2))
+        assert (again.offsets(), again.markers, again.runs) == ([0, 1], [2], reply.runs)
+
     def test_positions_create_an_epoch_a_shard_once(self, store: StateStore) -> None:
         first = store.positions()
         assert len(first) == store.shards

@@ -13,12 +13,13 @@ from tests.faults.report import Report
 from tests.faults.scene import Load
 from tests.faults.worker import Fault
 
-STEPS = ("after_apply", "after_produce", "after_flush", "in_commit", "after_commit")
+STEPS = ("after_apply", "after_send", "after_produce", "after_flush", "in_commit", "after_commit")
 POSITIONS = (1, 2, 3, 5, 8, 13) if EVERYTHING else (2, 9)
 DELIVERIES = ("exactly_once", "at_least_once")
 EVERY_PLACE = tuple((step, delivery) for step in STEPS for delivery in DELIVERIES)
 PLACES = (
     ("after_apply", "exactly_once"),
+    ("after_send", "exactly_once"),
     ("after_flush", "exactly_once"),
     ("in_commit", "exactly_once"),
     ("after_flush", "at_least_once"),
@@ -62,5 +63,7 @@ def test_workers_that_are_killed_at_random_lose_and_repeat_nothing(scene: MakeSc
             with Load(stage):
                 assert replicas[name].wait_exit() == -signal.SIGKILL, replicas[name].story()
             replicas[name] = stage.worker(name)
+    for replica in replicas.values():
+        replica.wait_for("owns")  # before that, SIGTERM ends a process as it ends any other
     stage.finish()
     report.judged("kill -9 at random, 3 workers", KILLS + KILLS // 2, stage.violations())

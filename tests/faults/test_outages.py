@@ -20,7 +20,7 @@ from tests.services.redis import RedisServer
 BROKER = (("in_commit", "exactly_once"), ("in_commit", "at_least_once"))
 EVERY_BROKER = tuple(
     (step, delivery)
-    for step in ("after_apply", "after_produce", "after_flush", "in_commit", "after_commit")
+    for step in ("after_apply", "after_send", "after_produce", "after_flush", "in_commit", "after_commit")
     for delivery in ("exactly_once", "at_least_once")
 )
 

@@ -12,11 +12,11 @@ from tests.faults.report import Report
 from tests.faults.scene import Load
 from tests.faults.worker import Fault
 
-STALE = (("in_commit", "exactly_once"), ("after_flush", "at_least_once"))
+STALE = (("in_commit", "exactly_once"), ("after_send", "at_least_once"))
 STUCK = (("after_produce", "exactly_once"),)
 EVERY_STALE = tuple(
     (step, delivery)
-    for step in ("after_apply", "after_produce", "after_flush", "in_commit", "after_commit")
+    for step in ("after_apply", "after_send", "after_produce", "after_flush", "in_commit", "after_commit")
     for delivery in ("exactly_once", "at_least_once")
 )
 

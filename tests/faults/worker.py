@@ -27,7 +27,7 @@ from consumer.model_loader import load_model
 from consumer.prove.signals import follow_parent
 from consumer.settings import Settings
 from consumer.telemetry import Health, Telemetry
-from features.enrich import Enriched, Enricher
+from features.enrich import Asked, Enricher
 from features.errors import FraudlineError
 from features.event import LabelBatch, PaymentBatch
 from features.redis_store import APPLY, RedisStore
@@ -125,10 +125,11 @@ MUTANT_SCRIPTS = {
 class WithoutLabels(Enricher):
     """Moves the markers of labels and forgets what they say."""
 
-    def enrich(
-        self, batch: PaymentBatch, spans: tuple[Span, ...], epochs: Sequence[int], labels: LabelBatch | None = None
-    ) -> Enriched:
-        return super().enrich(batch, spans, epochs, None)
+    def _ask(
+        self, batch: PaymentBatch, spans: tuple[Span, ...], epochs: Sequence[int], labels: LabelBatch | None
+    ) -> Asked:
+        del labels
+        return super()._ask(batch, spans, epochs, None)
 
 
 MUTANT_ENRICHERS = {"whole_log": WithoutOwnPrefix, "no_labels": WithoutLabels}

@@ -39,9 +39,109 @@ DELIVERY: Final = (
         "committing the marks of transactions too",
         "3: the committed offset is the end",
         _SOURCE,
-        "max(ends.get(source, owned.position), owned.end),",
-        "ends.get(source, owned.position),",
+        "max(ends.get(source, owned.taken), owned.end),",
+        "ends.get(source, owned.taken),",
         (f"{_CONTRACT}::test_a_source_commits_past_the_marks_of_transactions",),
+    ),
+    Guard(
+        "committing a batch under the membership that took it",
+        "1: nothing twice",
+        _SOURCE,
+        "        self._held = taken\n",
+        "        self._held = Taken(taken.spans, self._consumer.consumer_group_metadata(), taken.owners)\n",
+        (f"{_CONTRACT}::test_a_batch_is_committed_under_the_membership_that_took_it",),
+    ),
+    Guard(
+        "committing nothing that was taken away meanwhile",
+        "1: nothing is lost",
+        _SOURCE,
+        "return owned if owned is self._held.owners.get(source) else None",
+        "return owned",
+        (f"{_CONTRACT}::test_what_was_taken_away_since_a_batch_was_taken_is_not_committed_with_it",),
+    ),
+    Guard(
+        "taking a batch behind the one that is not committed",
+        "1: nothing twice",
+        _SOURCE,
+        "self._owned[span.topic, span.partition].taken = span.end",
+        "pass",
+        (f"{_CONTRACT}::test_a_batch_may_be_taken_before_the_one_in_front_of_it_is_committed",),
+    ),
+    Guard(
+        "reading a batch again that was taken and given up",
+        "1: nothing is lost",
+        _SOURCE,
+        "owned.position = owned.taken = owned.committed",
+        "owned.position = owned.committed",
+        (f"{_CONTRACT}::test_a_batch_may_be_taken_before_the_one_in_front_of_it_is_committed",),
+    ),
+    Guard(
+        "sending nothing of a flood ahead",
+        "a flood of bad records ends a processor before anything of it is done",
+        _PIPELINE,
+        "if ahead and len(decoded.batch):",
+        "if ahead:",
+        (f"{_PIPED}::test_nothing_of_a_flood_moves_before_it_was_looked_at",),
+    ),
+    Guard(
+        "telling what the state had when features were read",
+        "a decision says what it was made of",
+        _PIPELINE,
+        """        offsets = () if enriched is None else self._offsets(spans)
+        if meanwhile is not None:
+            meanwhile()
+""",
+        """        if meanwhile is not None:
+            meanwhile()
+        offsets = () if enriched is None else self._offsets(spans)
+""",
+        (f"{_PIPED}::test_a_batch_that_was_begun_ahead_is_decided_as_any_other",),
+    ),
+    Guard(
+        "taking the answer for a batch that is given up",
+        "2: no features of another batch",
+        "consumer/state.py",
+        "            self._enricher.receive(sent)\n        except",
+        "            pass\n        except",
+        ("tests/test_simulation.py::test_random_histories_on_the_memory_store",),
+    ),
+    Guard(
+        "dropping an answer that nobody took",
+        "2: no features of another batch",
+        "features/redis_store/store.py",
+        "        if self._awaited:\n            self.close()",
+        "        if False:\n            self.close()",
+        ("tests/test_redis_store.py::test_an_answer_that_nobody_took_is_never_taken_for_that_of_another_call",),
+    ),
+    Guard(
+        "an outage while a batch is sent ahead is no loss of state",
+        "2: a lost state, and nothing else, gets new epochs",
+        "consumer/state.py",
+        """            return self._enricher.send(batch, spans, self._epochs, labels)
+        except StoreUnavailable as error:
+            self._failed(error)
+""",
+        """            return self._enricher.send(batch, spans, self._epochs, labels)
+        except StoreUnavailable:
+            pass
+""",
+        ("tests/test_state_ahead.py::test_a_store_that_is_away_is_sent_nothing_and_that_is_an_outage_and_no_loss",),
+    ),
+    Guard(
+        "giving a batch up whose partitions were taken away",
+        "1: one outcome a record",
+        _SOURCE,
+        "return all(self._kept(span) for span in self._held.spans)",
+        "return True",
+        (f"{_CONTRACT}::test_what_was_taken_away_since_a_batch_was_taken_is_not_committed_with_it",),
+    ),
+    Guard(
+        "giving the batch ahead up with the one before it",
+        "1: nothing is lost",
+        _LOOP,
+        "        self._forget_ahead()\n        now = self._clock()",
+        "        now = self._clock()",
+        (f"{_BROKER}[after_produce-exactly_once]",),
     ),
     Guard(
         "flushing before offsets are committed, at least once",
@@ -87,7 +187,7 @@ DELIVERY: Final = (
         "committing only as a member of the group",
         "1: a stale worker decides nothing",
         _SOURCE,
-        "if self._membership[_GENERATION] == _NO_GENERATION:",
+        "if self._held.membership[_GENERATION] == _NO_GENERATION:",
         "if False:",
         (f"{_CONTRACT}::test_what_a_worker_without_membership_published_never_rides_on_a_later_commit",),
     ),
@@ -127,8 +227,8 @@ DELIVERY: Final = (
         "labels first, as they lie in the batch",
         "2: the journal tells the order that was applied",
         _SOURCE,
-        "return tuple(sorted(spans, key=lambda span: (not span.labels, span.partition)))",
-        "return tuple(sorted(spans, key=lambda span: (span.labels, -span.partition)))",
+        "ordered = tuple(sorted(spans, key=lambda span: (not span.labels, span.partition)))",
+        "ordered = tuple(sorted(spans, key=lambda span: (span.labels, -span.partition)))",
         (f"{_CONTRACT}::test_labels_are_read_beside_payments_and_rewound_with_them",),
     ),
     Guard(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from consumer.decode import Decoder, Message
 from consumer.kafka.logreader import Extent
 from consumer.kafka.publisher import Outgoing
-from features.errors import KafkaUnavailable, StoreUnavailable
+from features.errors import KafkaUnavailable, StateBehind, StoreUnavailable
 from features.store import Append, Applied, MemoryStore, Position, Source, Span, StateStore
 from tests.poison import Record
 
@@ -109,13 +110,15 @@ class MemoryLog:
 class Flaky:
     """A store that does not answer the next `failures` calls, and counts those of `apply` that arrived.
 
-    With `forgets`, the next call of `apply` arrives and its answer is lost.
+    With `forgets`, the next call of `apply` arrives and its answer is lost. Whoever got no answer is trusted again when
+    the positions were read, as with Redis.
     """
 
     inner: StateStore = field(default_factory=MemoryStore)
     failures: int = 0
     forgets: int = 0
     applied: int = 0
+    trusted: bool = True
 
     @property
     def shards(self) -> int:
@@ -126,6 +129,7 @@ class Flaky:
 
     def positions(self) -> list[Position]:
         self._answer()
+        self.trusted = True
         return self.inner.positions()
 
     def adopt(self, starts: Mapping[Source, int], *, force: bool = False) -> None:
@@ -142,6 +146,7 @@ class Flaky:
 
     def apply(self, appends: Sequence[Append]) -> list[Applied]:
         self._answer()
+        self._require_trust()
         self.applied += 1
         applied = self.inner.apply(appends)
         if self.forgets:
@@ -150,10 +155,21 @@ class Flaky:
             self._answer()
         return applied
 
+    def send(self, appends: Sequence[Append]) -> Callable[[], list[Applied]]:
+        """It arrives when the answer is asked for."""
+        self._answer()
+        self._require_trust()
+        return partial(self.apply, appends)
+
     def close(self) -> None:
         self.inner.close()
 
     def _answer(self) -> None:
         if self.failures:
             self.failures -= 1
+            self.trusted = False
             raise StoreUnavailable("the store does not answer")
+
+    def _require_trust(self) -> None:
+        if not self.trusted:
+            raise StateBehind("the store was reconnected")
