@@ -38,6 +38,7 @@ from bench.soak_watch import EVERY_S, Calendar, Watch
 from bench.stack import Names, Stack, running
 from tests.services import kafka, redis
 from tests.services.process import ServiceError
+from tests.support.bounds import LOG_BYTES
 
 MINUTES: Final = 30.0
 RATE: Final = 2_000
@@ -47,7 +48,6 @@ MOST_WARM_UP_S: Final = 300.0
 SAMPLES_KEPT: Final = 2 / 3  # at least, whatever a busy machine or a service that is away for a moment costs
 LEAST_S: Final = FEWEST_BLOCKS * EVERY_S / (1 - WARM_UP_SHARE) / SAMPLES_KEPT  # or nothing could be judged
 DRAIN_S: Final = 120.0
-KEY_BYTES: Final = 16_384  # a full log stays below it
 FOLDER: Final = Path(__file__).parent
 PLOT: Final = FOLDER / "plots" / "soak.png"
 JUDGED: Final = ("worker_rss_mib", "worker_uss_mib", "page_rss_mib")
@@ -155,7 +155,7 @@ def _judged(watch: Watch, home: Path, payments: Path, rate: int, length_s: float
         "files": files,
         "redis": {
             "mib": mib[-1], "keys": keys[-1], "first_mib": mib[0], "first_keys": keys[0],
-            "bytes_a_key": mib[-1] * 2**20 / max(1.0, keys[-1]), "bound_bytes": KEY_BYTES,
+            "bytes_a_key": mib[-1] * 2**20 / max(1.0, keys[-1]), "bound_bytes": LOG_BYTES,
         },
         "lag_largest": max(watch.series("lag")[1], default=0.0),
         "collections": {"count": collections[-1], "spent_s": spent_s[-1]} if collections else {},

@@ -454,6 +454,33 @@ def test_what_a_worker_without_membership_published_never_rides_on_a_later_commi
     assert cluster.decided(1) == [b"later"]
 
 
+class Dies(Exception):
+    """In the middle of a commit, once the offsets are in the transaction."""
+
+
+@pytest.mark.parametrize("cluster", [REAL], indirect=True)  # the mock cluster has no offsets that wait for an outcome
+def test_a_member_waits_for_the_outcome_of_a_dead_owners_transaction(cluster: Cluster) -> None:
+    """Which the broker aborts once its time is over; until then nobody can say where the next owner starts."""
+
+    def die(step: str) -> None:
+        if step == "in_commit":
+            raise Dies
+
+    owner = cluster.member()
+    cluster.produce(3, partition=1)
+    spans = owner.spans(take(owner, 3))
+    settings = cluster.settings.model_copy(update={"transaction_timeout_ms": 5_000})
+    publisher = TransactionalPublisher(settings, owner, die)
+    cluster.closing.callback(publisher.close)
+    publisher.publish(outgoing(cluster, b"of the dead"))
+    with pytest.raises(Dies):
+        publisher.commit(spans)
+    owner.close()
+    heir = cluster.source()
+    heir.start([cluster.decisions])
+    assert offsets(take(heir, 3)) == [(1, 0), (1, 1), (1, 2)]  # no poll failed meanwhile
+
+
 @only_real("the mock cluster's marks of transactions have no checksum")
 def test_a_source_commits_past_the_marks_of_transactions(cluster: Cluster) -> None:
     source = cluster.member()

@@ -6,11 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -27,6 +25,7 @@ from tests.services.kafka import KafkaBroker
 from tests.services.reader import ReadCommitted
 from tests.services.redis import RedisServer
 from tests.support.bundles import edit_manifest, make_bundle, replace_file
+from tests.support.steadily import Steadily
 from tests.test_bundle import BAD
 from tests.test_end_to_end import DEADLINE_S, Plant, Worker, ask, counted, environment, label
 
@@ -40,32 +39,23 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Bundle]:
     return make_bundle(folder / "one", version="1"), make_bundle(folder / "two", version="2", seed=2)
 
 
-@dataclass(slots=True)
-class Load:
+class Payments(Steadily):
     """Payments at a steady rate, until it is stopped."""
 
-    producer: Producer
-    topic: str
-    sent: int = 0
-    stopping: threading.Event = field(default_factory=threading.Event)
-    thread: threading.Thread = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.thread = threading.Thread(target=self._run)
-        self.thread.start()
+    def __init__(self, producer: Producer, topic: str) -> None:
+        super().__init__(self._send, 0.1)
+        self.producer, self.topic, self.sent = producer, topic, 0
 
     def stop(self) -> None:
-        self.stopping.set()
-        self.thread.join()
-
-    def _run(self) -> None:
-        while not self.stopping.wait(0.1):
-            for _ in range(RATE // 10):
-                value = payment(event_id=f"evt-{self.sent}", card_id=f"card_{self.sent % 97}")
-                self.producer.produce(self.topic, value, str(self.sent % 97).encode())
-                self.sent += 1
-            self.producer.poll(0)
+        super().stop()
         assert self.producer.flush(DEADLINE_S) == 0
+
+    def _send(self) -> None:
+        for _ in range(RATE // 10):
+            value = payment(event_id=f"evt-{self.sent}", card_id=f"card_{self.sent % 97}")
+            self.producer.produce(self.topic, value, str(self.sent % 97).encode())
+            self.sent += 1
+        self.producer.poll(0)
 
 
 @pytest.fixture
@@ -93,11 +83,10 @@ def plant(
 
 
 @pytest.fixture
-def load(plant: Plant, kafka: KafkaBroker) -> Iterator[Load]:
+def load(plant: Plant, kafka: KafkaBroker) -> Iterator[Payments]:
     producer = Producer({"bootstrap.servers": kafka.bootstrap, "enable.idempotence": True, "log_level": 0})
-    load = Load(producer, plant.topics["payments"])
-    yield load
-    load.stop()
+    with Payments(producer, plant.topics["payments"]) as load:
+        yield load
 
 
 def crash(bundle: Path) -> None:
@@ -155,7 +144,7 @@ def name(registry: Registry, folder: str, digest: str, at_ms: int) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_fifty_broken_bundles_under_load_are_refused_and_a_sound_one_is_taken(
-    plant: Plant, kafka: KafkaBroker, registry: Registry, sound: tuple[Bundle, Bundle], load: Load
+    plant: Plant, kafka: KafkaBroker, registry: Registry, sound: tuple[Bundle, Bundle], load: Payments
 ) -> None:
     assert len(DAMAGES) + len(ROLES) >= 50
     bundles = Path(registry.url) / "bundles"
@@ -208,7 +197,7 @@ def test_fifty_broken_bundles_under_load_are_refused_and_a_sound_one_is_taken(
 
 
 def test_a_worker_that_starts_after_a_bad_promotion_decides_with_the_one_before(
-    plant: Plant, kafka: KafkaBroker, registry: Registry, sound: tuple[Bundle, Bundle], load: Load
+    plant: Plant, kafka: KafkaBroker, registry: Registry, sound: tuple[Bundle, Bundle], load: Payments
 ) -> None:
     folder = registry.promote(sound[1].path, "champion", DEFAULT).bundle
     (Path(registry.url) / "bundles" / folder / MODEL).write_bytes(b"{L")
@@ -222,7 +211,7 @@ def test_a_worker_that_starts_after_a_bad_promotion_decides_with_the_one_before(
 
 
 def test_a_challenger_is_tried_on_real_topics_and_a_rollback_is_told_to_all(
-    plant: Plant, kafka: KafkaBroker, registry: Registry, tmp_path: Path, load: Load
+    plant: Plant, kafka: KafkaBroker, registry: Registry, tmp_path: Path, load: Payments
 ) -> None:
     quiet = make_bundle(tmp_path / "quiet", version="1", review=1.0, block=None, rules=())
     greedy = make_bundle(tmp_path / "greedy", version="3", review=0.0, block=None, rules=())

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from features.catalog import DEFAULT
 from features.errors import BundleError, ConfigError
 from models.bundle import Bundle
 from models.explain import Explainer
+from models.gpu import DeviceFull, GpuPredictor, NoRoom
 from models.native import CpuPredictor
 from models.score import ConstantScorer, Scorer, Scoring, open_model
 from tests.support.bundles import looks_like_fraud, make_bundle, rows
@@ -166,3 +169,41 @@ def test_the_gpu_explains_as_the_cpu_does(bundle: Bundle) -> None:
             by_cpu.contributions(values, tier),  # type: ignore[arg-type]
             atol=1e-4,
         )
+
+
+@contextmanager
+def full_gpu() -> Iterator[None]:
+    """Takes all of the GPU's memory, down to the smallest piece that it gives, and gives it back."""
+    import cupy  # noqa: PLC0415  absent where there is no GPU
+
+    cupy.get_default_memory_pool().free_all_blocks()
+    taken, size_bytes = [], cupy.cuda.runtime.memGetInfo()[0]
+    while size_bytes >= 512:
+        try:
+            taken.append(cupy.cuda.Memory(size_bytes))
+        except cupy.cuda.runtime.CUDARuntimeError:
+            size_bytes //= 2
+    yield
+    taken.clear()
+
+
+def on_the_gpu(bundle: Bundle) -> GpuPredictor:
+    booster = xgboost.Booster()
+    booster.load_model(bytearray(bundle.model))
+    return GpuPredictor(booster)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not has_gpu(), reason="needs a CUDA device and CuPy")
+def test_a_gpu_without_room_is_told_from_one_that_fails(bundle: Bundle) -> None:
+    """What CuPy and XGBoost raise then is `DeviceFull`, or of a model `NoRoom`; once there is room, it scores again."""
+    predictor, few, many = on_the_gpu(bundle), rows(100), rows(1_000_000)
+    before = predictor(few)
+    with full_gpu(), pytest.raises(DeviceFull, match="no room for 1,000,000 rows"):
+        predictor(many)
+    with full_gpu(), pytest.raises(NoRoom, match="no room for the model"):
+        on_the_gpu(bundle)
+    with full_gpu(), suppress(DeviceFull):  # XGBoost may have kept what it needs
+        assert np.array_equal(predictor(few), before)
+    assert np.array_equal(predictor(few), before)
+    assert len(predictor(many)) == len(many)

@@ -25,6 +25,7 @@ from features.redis_store import RedisStore
 from features.store import MemoryStore, Span, StateStore
 from tests.oracle import differences, fold, repeats
 from tests.services.redis import RedisServer
+from tests.support.bounds import LOG_BYTES
 
 PAYMENTS, LABELS = "payments", "labels"
 START_MS = 1_750_000_000_000
@@ -258,4 +259,4 @@ def test_logs_are_compacted_below_the_floor_and_stay_small() -> None:
         online.enrich(log[start : start + 64], (start, 0), (start, 0))
         sizes = [len(held) for shard in store._shards for key, held in shard.logs.items() if key == b"c:card"]
         largest = max(largest, *sizes)
-    assert largest < 16_384 + 64 * 48, "a batch that is not committed comes on top"
+    assert largest < LOG_BYTES + 64 * 48, "a batch that is not committed comes on top"

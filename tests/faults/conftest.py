@@ -6,14 +6,17 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from tests.faults.report import Report, Row
+from tests.faults.collected import short
+from tests.faults.report import Report, Row, Run, show
 from tests.faults.scene import Scene
+from tests.mutants.table import revision
 from tests.services.clock import Clock
 from tests.services.kafka import KafkaBroker
 from tests.services.proxy import KafkaProxy
@@ -39,18 +42,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         each for reports in terminalreporter.stats.values() for each in reports if isinstance(each, pytest.TestReport)
     ]
     told = [value for each in done for name, value in each.user_properties if name == FAULT and each.when == "call"]
-    report = Report([Row(**row) for row in told])
-    if report.rows:
+    rows = [msgspec.convert(row, Row) for row in told]
+    if rows:
         text = io.StringIO()
-        report.show(text)
+        show(rows, text)
         terminalreporter.write(f"\n{text.getvalue()}")
-        report.write(config.rootpath / ".cache" / "faults.json")
+        date = datetime.now(UTC).date().isoformat()
+        Run(EVERYTHING, date, revision(config.rootpath), rows).write(config.rootpath / ".cache" / "faults.json")
 
 
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Report:
     properties = request.node.user_properties  # they reach the process that prints the table
-    return Report(keep=lambda row: properties.append((FAULT, asdict(row))))
+    return Report(short(request.node), lambda row: properties.append((FAULT, msgspec.to_builtins(row))))
 
 
 @pytest.fixture

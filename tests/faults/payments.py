@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from zlib import crc32
 
 START_MS = 1_760_000_000_000
+FAR_MS = 4_000_000_000_000  # the future, whoever asks
 PARTITIONS = 4  # so that of two workers none has labels alone
 LABEL_PARTITIONS = 2
 
@@ -104,7 +105,7 @@ def _malformed(rng: random.Random, number: int) -> Record:
             b"[1, 2]",
             json.dumps(whole | {"amount_minor": -5}).encode(),
             json.dumps(whole | {"currency": "XXQ"}).encode(),
-            json.dumps(whole | {"event_time": 4_000_000_000_000}).encode(),
+            json.dumps(whole | {"event_time": FAR_MS}).encode(),
             json.dumps({name: whole[name] for name in whole if name != "merchant_id"}).encode(),
         )
     )

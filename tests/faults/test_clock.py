@@ -12,9 +12,10 @@ from dataclasses import replace
 import pytest
 
 from tests.faults.conftest import EVERYTHING, LIKE_ANOTHER, MakeScene
-from tests.faults.payments import START_MS, Record, history
+from tests.faults.payments import FAR_MS, START_MS, Record, history
+from tests.faults.process import DEADLINE_S, Worker
 from tests.faults.report import Report
-from tests.faults.scene import DEADLINE_S, Scene, Worker
+from tests.faults.scene import Scene
 from tests.services.clock import Clock
 from tests.services.kafka import KafkaBroker
 
@@ -35,7 +36,7 @@ def of_now(records: Iterable[Record], begun_ms: int) -> Iterator[Record]:
             continue
         if isinstance(fields, dict):
             for name in {"event_time", "labelled_at"} & fields.keys():
-                if fields[name] < 2 * START_MS:  # and not one of a malformed payment, which lies far ahead
+                if fields[name] < FAR_MS:  # and not one of a malformed payment, which lies far ahead
                     fields[name] = begun_ms + (fields[name] - START_MS) // 400
         yield replace(record, value=json.dumps(fields).encode())
 

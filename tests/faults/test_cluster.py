@@ -13,8 +13,9 @@ from features.event import LAYOUT_VERSION
 from tests.faults.check import Evidence, Law, violations
 from tests.faults.conftest import MakeScene
 from tests.faults.payments import Record, history
+from tests.faults.process import DEADLINE_S
 from tests.faults.report import Report
-from tests.faults.scene import DEADLINE_S, Scene
+from tests.faults.scene import Scene
 from tests.services.reader import Seen
 from tests.services.redis_cluster import RedisCluster
 

@@ -9,17 +9,18 @@ from dataclasses import replace
 from zlib import crc32
 
 import pytest
-from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from tests.faults.conftest import EVERYTHING, MakeScene
-from tests.faults.payments import LABEL_PARTITIONS, PARTITIONS, START_MS, Record, history
+from tests.faults.payments import FAR_MS, LABEL_PARTITIONS, PARTITIONS, Record, history
 from tests.faults.report import Report
 from tests.poison import CARD_NUMBER, POISON
 from tests.services.kafka import KafkaBroker
 from tests.services.redis import RedisServer
+from tests.support.bounds import LOG_BYTES
 
 DAY_MS = 86_400_000
-LOG_LIMIT_BYTES = 16_384  # however hot the entity; what the last two batches brought comes on top
+LATE_MS = (60_000, 3_600_000, DAY_MS, 120 * DAY_MS)
+REPEATED, FUTURE, LATE = 0.33, 0.10, 0.33  # shares of a history in disorder
 BAD = Record(0, b"card-0", b"no payment")
 
 
@@ -28,22 +29,21 @@ def test_every_kind_of_poison_is_one_dead_letter(scene: MakeScene, report: Repor
     stage = scene()
     poison = [Record(number % PARTITIONS, b"key", each.value) for number, each in enumerate(POISON)]
     good = [each for each in history(2 * len(poison), seed=51) if not each.is_label and is_payment(each)]
-    mixed = [record for pair in zip(good, poison, strict=False) for record in pair]
+    mixed = [record for pair in zip(good[: len(poison)], poison, strict=True) for record in pair]
     worker = stage.worker()
     stage.produce(mixed)
     stage.finish(recorded=False)  # the checker's own decoder knows plainer poison only
     evidence = stage.evidence()
     letters = Counter(letter.value for letter in evidence.dead_letters)
     reasons = Counter(dict(letter.headers)["__connect.errors.class.name"] for letter in evidence.dead_letters)
-    tried = mixed[1::2]
-    expected = Counter(f"fraudline.Rejected.{each.reason}".encode() for each in POISON[: len(tried)])
-    found = [] if letters == Counter(each.value for each in tried) else ["the dead letters are not the poison"]
+    expected = Counter(f"fraudline.Rejected.{each.reason}".encode() for each in POISON)
+    found = [] if letters == Counter(each.value for each in POISON) else ["the dead letters are not the poison"]
     found += [] if reasons == expected else [f"the reasons are {reasons}"]
     found += [] if CARD_NUMBER not in worker.story(100_000) else ["a card number is in the log"]
     sent = {json.loads(each.value or b"")["event_id"] for each in mixed[::2]}
     decided = Counter(json.loads(each.value or b"")["event_id"] for each in evidence.decisions)
     found += [] if decided == Counter(sent) else ["the payments between it were not decided once each"]
-    report.judged("poison of every kind", len(tried), found, "1, 4: one dead letter each, nothing of it logged")
+    report.judged("poison of every kind", len(POISON), found, "1, 4: one dead letter each, nothing of it logged")
 
 
 def is_payment(record: Record) -> bool:
@@ -53,7 +53,7 @@ def is_payment(record: Record) -> bool:
     except ValueError:
         return False
     return isinstance(fields, dict) and fields.get("amount_minor", -1) >= 0 and fields.get("currency") == "EUR" and (
-        "merchant_id" in fields and fields["event_time"] < 2 * START_MS
+        "merchant_id" in fields and fields["event_time"] < FAR_MS
     )  # fmt: skip
 
 
@@ -87,17 +87,16 @@ def disorder(count: int, seed: int) -> list[Record]:
     rng, made = random.Random(seed), list[Record]()
     for record in history(count, seed):
         draw = rng.random()
-        if made and draw < 0.33:
+        if made and draw < REPEATED:
             made.append(rng.choice(made))
         elif record.is_label or not is_payment(record):
             made.append(record)
         else:
             fields = json.loads(record.value or b"")
-            if draw < 0.43:
-                fields["event_time"] = 4_000_000_000_000
-            elif draw < 0.76:
-                fields["event_time"] -= rng.choice((60_000, 3_600_000, DAY_MS, 120 * DAY_MS)) * rng.random() // 1
-                fields["event_time"] = int(fields["event_time"])
+            if draw < REPEATED + FUTURE:
+                fields["event_time"] = FAR_MS
+            elif draw < REPEATED + FUTURE + LATE:
+                fields["event_time"] -= int(rng.choice(LATE_MS) * rng.random())
             made.append(replace(record, value=json.dumps(fields).encode()))
     return made
 
@@ -110,7 +109,7 @@ def test_nine_payments_of_ten_are_of_one_card(scene: MakeScene, redis_server: Re
     stage.finish()
     with redis_server.client() as client:
         longest = max(client.strlen(key) for key in client.scan_iter(f"{stage.group}:*:[cmatdi]:*"))
-    found = [f"a log of {longest:,} bytes"] if longest > LOG_LIMIT_BYTES else []
+    found = [f"a log of {longest:,} bytes"] if longest > LOG_BYTES else []
     report.judged("90 % of all payments are of one card", 1_500, found + stage.violations(), "1-3, 5: and logs bounded")
 
 
@@ -136,14 +135,6 @@ def hot(count: int, seed: int) -> list[Record]:
     return made
 
 
-def limit(kafka: KafkaBroker, topic: str, size_bytes: int) -> None:
-    """How large a batch of records the broker takes for a topic."""
-    entry = ConfigEntry("max.message.bytes", str(size_bytes), incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
-    for future in kafka.admin.incremental_alter_configs([resource]).values():
-        future.result(30.0)
-
-
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"] if EVERYTHING else ["exactly_once"])
 def test_a_dead_letter_that_its_topic_finds_too_large_waits_for_it(
     scene: MakeScene, kafka: KafkaBroker, report: Report, delivery: str
@@ -153,11 +144,11 @@ def test_a_dead_letter_that_its_topic_finds_too_large_waits_for_it(
     topic = stage.topics["dead_letters"]
     worker = stage.worker()
     worker.wait_for("owns")
-    limit(kafka, topic, 4_000)
+    kafka.limit_bytes(topic, 4_000)
     stage.produce(history(100, seed=56))
     stage.produce([Record(1, b"card-1", b"x" * 20_000)])
     stage.produce(history(100, seed=57, first=stage.produced))
     worker.wait_for("unready")
-    limit(kafka, topic, 1_000_000)
+    kafka.limit_bytes(topic, None)
     stage.finish()
     report.judged(f"a dead letter is too large for its topic, {delivery}", 1, stage.violations())

@@ -9,8 +9,9 @@ from confluent_kafka import TopicPartition
 
 from tests.faults.conftest import MakeScene
 from tests.faults.payments import PARTITIONS, history
+from tests.faults.process import DEADLINE_S, Worker
 from tests.faults.report import Report
-from tests.faults.scene import DEADLINE_S, Scene, Worker
+from tests.faults.scene import Scene
 from tests.services.kafka import KafkaBroker
 
 INVARIANT = "one sentence, exit status 1, nothing skipped"

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import pytest
 
@@ -62,28 +63,47 @@ def load(stage: Scene) -> Iterator[Load]:
         yield made
 
 
-def test_redis_dies_and_payments_are_decided_without_it(
-    stage: Scene, load: Load, own_redis: RedisServer, report: Report
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """A way in which Redis is away for a while, and how it comes back."""
+
+    name: str
+    begin: Callable[[RedisServer], object]
+    end: Callable[[RedisServer], object]
+
+
+KILLED = Absence("killed and restarted", RedisServer.kill, RedisServer.restart)
+SHUT_DOWN = Absence("shut down in good order and restarted", RedisServer.stop, RedisServer.restart)
+STALLED = Absence("stalled and resumed", RedisServer.pause, RedisServer.resume)
+EVERY_ABSENCE = (KILLED, SHUT_DOWN, STALLED)
+
+
+@pytest.mark.parametrize("absence", EVERY_ABSENCE if EVERYTHING else (KILLED, STALLED), ids=lambda each: each.name)
+def test_redis_is_away_and_payments_are_decided_without_it(
+    stage: Scene, load: Load, own_redis: RedisServer, report: Report, absence: Absence
 ) -> None:
     for _ in range(2):
-        own_redis.kill()
+        absence.begin(own_redis)
         stage.wait_decision("no_features", after=len(stage.witness.seen()))
-        own_redis.restart()
+        absence.end(own_redis)
         stage.wait_decision("full", after=len(stage.witness.seen()))
     _close(stage, load)
-    report.judged("Redis killed and restarted, degrade", 2, stage.violations())
+    report.judged(f"Redis {absence.name}, degrade", 2, stage.violations())
 
 
-@pytest.mark.parametrize("stage", [{"outage": "pause"}], indirect=True)
-def test_redis_dies_and_payments_wait_for_it(stage: Scene, load: Load, own_redis: RedisServer, report: Report) -> None:
+@pytest.mark.parametrize("absence", EVERY_ABSENCE if EVERYTHING else (KILLED,), ids=lambda each: each.name)
+@pytest.mark.parametrize("stage", [{"outage": "pause"}], indirect=True, ids=["pause"])
+def test_redis_is_away_and_payments_wait_for_it(
+    stage: Scene, load: Load, own_redis: RedisServer, report: Report, absence: Absence
+) -> None:
     for number in range(2):
-        own_redis.kill()
+        absence.begin(own_redis)
         stage.workers[0].wait_for("unready", times=number + 1)
-        own_redis.restart()
+        absence.end(own_redis)
         stage.wait_decision("full", after=len(stage.witness.seen()))
     _close(stage, load)
     assert not [record for record in stage.witness.seen() if b'"tier":"no_features"' in (record.value or b"")]
-    report.judged("Redis killed and restarted, pause", 2, stage.violations())
+    report.judged(f"Redis {absence.name}, pause", 2, stage.violations())
 
 
 @pytest.mark.parametrize("stage", [{}, {"outage": "pause"}], indirect=True, ids=["degrade", "pause"])
@@ -97,16 +117,6 @@ def test_redis_is_flushed(stage: Scene, load: Load, own_redis: RedisServer, repo
     epochs = {timeline.epoch for timeline in stage.evidence().timelines()[0]}
     assert len(epochs) >= 2
     report.judged(f"Redis flushed, {stage.outage}", 2, stage.violations())
-
-
-def test_redis_stalls_for_a_while(stage: Scene, load: Load, own_redis: RedisServer, report: Report) -> None:
-    for _ in range(2):
-        own_redis.pause()
-        stage.wait_decision("no_features", after=len(stage.witness.seen()))
-        own_redis.resume()
-        stage.wait_decision("full", after=len(stage.witness.seen()))
-    _close(stage, load)
-    report.judged("Redis stalled and resumed, degrade", 2, stage.violations())
 
 
 @pytest.mark.parametrize("stage", [{"store_timeout_ms": 1_000, "patience_ms": 5_000}], indirect=True)

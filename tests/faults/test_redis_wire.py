@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -9,8 +10,9 @@ from contextlib import ExitStack
 import pytest
 
 from tests.faults.conftest import EVERYTHING, MakeScene
+from tests.faults.process import DEADLINE_S
 from tests.faults.report import Report
-from tests.faults.scene import DEADLINE_S, Load, Scene
+from tests.faults.scene import Load, Scene
 from tests.services.redis import RedisServer
 from tests.services.redis_proxy import How, RedisProxy
 
@@ -74,11 +76,12 @@ def test_a_replica_that_lags_takes_over(scene: MakeScene, server: RedisServer, r
 
 def follow(replica: RedisServer, primary: RedisServer) -> None:
     """Make it a replica, and wait until it has what there is; nobody tells when."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline, pause = time.monotonic() + DEADLINE_S, threading.Event()
     with replica.client() as client:
         client.replicaof("127.0.0.1", str(primary.ports[0]))
         while client.info("replication")["master_link_status"] != "up":
             assert time.monotonic() < deadline, "the replica never followed"
+            pause.wait(0.02)
 
 
 def test_redis_runs_out_of_memory_under_load(scene: MakeScene, server: RedisServer, report: Report) -> None:

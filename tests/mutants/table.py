@@ -13,6 +13,7 @@ import msgspec
 from tests.mutants.guard import Guard
 from tests.mutants.runner import Found
 from tests.mutants.verdict import CAUGHT
+from tests.support.marks import put_between
 
 BEGIN: Final = "<!-- guards: begin; written by python -m tests.mutants --write-docs -->"
 END: Final = "<!-- guards: end -->"
@@ -87,9 +88,7 @@ def rendered(rows: Sequence[Row]) -> str:
 
 def write_docs(path: Path, rows: Sequence[Row]) -> None:
     """Put the table between its marks. Raises ValueError where they are not there."""
-    head, rest = path.read_text().split(BEGIN)
-    _, tail = rest.split(END)
-    path.write_text(f"{head}{BEGIN}\n{rendered(rows)}\n{END}{tail}")
+    put_between(path, BEGIN, END, rendered(rows))
 
 
 def _short(test: str) -> str:

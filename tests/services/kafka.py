@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
 from tests.services.process import Service, ServiceError
 
@@ -166,6 +166,14 @@ class KafkaBroker(Service):
             future.result()
         while not self._led(partitions):
             pass
+
+    def limit_bytes(self, topic: str, limit: int | None) -> None:
+        """Let a topic take batches of records up to a size, or with None up to the broker's own limit."""
+        kind = AlterConfigOpType.DELETE if limit is None else AlterConfigOpType.SET
+        entry = ConfigEntry("max.message.bytes", "" if limit is None else str(limit), incremental_operation=kind)
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+        for future in self.admin.incremental_alter_configs([resource]).values():
+            future.result(30.0)
 
     def prepare(self) -> None:
         self._admin = None

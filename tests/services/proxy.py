@@ -31,6 +31,7 @@ class Api(IntEnum):
     """Kinds of request, by the protocol's own numbers (https://kafka.apache.org/protocol.html#protocol_api_keys)."""
 
     PRODUCE = 0
+    FETCH = 1
     OFFSET_COMMIT = 8
     HEARTBEAT = 12
     INIT_PRODUCER_ID = 22
@@ -101,9 +102,11 @@ class KafkaProxy:
         """Let all through that was held, in order."""
         self._loop.call_soon_threadsafe(self._flows.set)
 
-    def wait_asked(self, api: Api, times: int, timeout_s: float = 60.0) -> None:
-        """Wait until so many such requests were passed on, over the proxy's life."""
-        self._wait(lambda: self._asked[api] >= times, f"{times} requests {api.name}", timeout_s)
+    def wait_asked(self, api: Api, more: int, timeout_s: float = 60.0) -> None:
+        """Wait until so many more such requests were passed on."""
+        with self._changed:
+            wanted = self._asked[api] + more
+        self._wait(lambda: self._asked[api] >= wanted, f"{more} more requests {api.name}", timeout_s)
 
     def close(self) -> None:
         """Cut every connection and stop."""

@@ -91,15 +91,15 @@ class RedisProxy:
                 self._wires.add(wire)
             wire.start()
 
-    def asked_to_lose(self, name: bytes) -> How | None:
-        """Called by a wire with each command: how its reply is lost, if it is."""
+    def take_loss(self, name: bytes) -> How | None:
+        """Called by a wire with each command: how its reply is lost, if it is; the next one's is not."""
         with self._lock:
             if self._armed is None or self._armed[0] != name.upper():
                 return None
             how, self._armed = self._armed[1], None
             return how
 
-    def has_lost(self) -> None:
+    def note_lost(self) -> None:
         """Called by a wire once the server has answered, and nobody is told."""
         with self._lock:
             self._lost += 1
@@ -148,7 +148,7 @@ class _Wire(threading.Thread):
         self._commands.feed(chunk)
         while (command := self._commands.gets()) is not False:
             self._sent += 1
-            how = self._proxy.asked_to_lose(command[0]) if self._losing is None else None
+            how = self._proxy.take_loss(command[0]) if self._losing is None else None
             if how is not None:
                 self._losing = self._sent, how
         self._server.sendall(chunk)
@@ -168,5 +168,5 @@ class _Wire(threading.Thread):
             return bool(chunk)
         self._silent = True
         self._losing = None
-        self._proxy.has_lost()
+        self._proxy.note_lost()
         return how == "silent"

@@ -1,0 +1,46 @@
+"""Guards against what Kafka and its clients do: answers that are lost, queues that are full, owners that died."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.mutants.guard import Guard
+
+_PUBLISHER: Final = "consumer/kafka/publisher.py"
+_LOST: Final = "tests/faults/test_lost_answers.py"
+_REFUSED: Final = "tests/faults/test_refused_records.py"
+
+KAFKA: Final = (
+    Guard(
+        "a bound for adding offsets to a transaction",
+        "a worker goes on though its client does not",
+        _PUBLISHER,
+        "self._bounded(send, self._timeout_s + OVERDUE_S)",
+        "send()",
+        (f"{_LOST}::test_an_answer_is_lost_and_its_connection_with_it[0-exactly_once]",),
+    ),
+    Guard(
+        "no commit of what the broker refused",
+        "1: nothing is lost",
+        _PUBLISHER,
+        "        if self._undelivered:\n            raise ProducerLost(",
+        "        if False:\n            raise ProducerLost(",
+        (f"{_REFUSED}::test_what_a_topic_finds_too_large_for_a_while_is_published_once_it_takes_it",),
+    ),
+    Guard(
+        "waiting for room in the producer's queue",
+        "a full queue slows the worker and nothing else",
+        _PUBLISHER,
+        "except BufferError:\n                self._produce_when_there_is_room(record)",
+        "except BufferError:\n                raise",
+        (f"{_REFUSED}::test_a_full_queue_of_the_producer_slows_the_worker_and_nothing_else",),
+    ),
+    Guard(
+        "rates by a clock that nobody sets",
+        "a minute is a minute",
+        "consumer/judge.py",
+        "self._ticks = around.ticks",
+        "self._ticks = around.clock",
+        ("tests/test_line_up.py::test_the_limiter_forgets_after_a_minute_though_the_clock_is_set",),
+    ),
+)

@@ -1,0 +1,76 @@
+"""The table of faults on its page is one of every test that there is, and what a run brings replaces what it ran."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.faults.__main__ import DOCS
+from tests.faults.collected import cases
+from tests.faults.report import Report, Row, Run
+from tests.faults.table import BEGIN, END, Line, lines_of, lines_on, not_run_on, rendered, write_docs
+
+STALLS, KILLS, GONE = "test_a.py::test_stalls", "test_b.py::test_kills", "test_b.py::test_gone"
+
+
+def row(fault: str, test: str, *, times: int = 1, result: str = "held") -> Row:
+    return Row(fault, times, "1-3", result, test)
+
+
+def run(*rows: Row) -> Run:
+    return Run(everything=True, date="2026-01-02", commit="abc", rows=list(rows))
+
+
+def test_cases_under_one_name_are_one_line_that_says_the_worst() -> None:
+    told = lines_of([row("killed", KILLS, times=3), row("killed", KILLS, times=4, result="2 violations"),
+                     row("killed", KILLS), row("killed", STALLS)])  # fmt: skip
+    assert told == [
+        Line("killed", 3, 8, "1-3", "2 violations", KILLS),
+        Line("killed", 1, 1, "1-3", "held", STALLS),
+    ]
+    assert [line.good for line in told] == [False, True]
+
+
+def test_a_run_replaces_its_own_rows_on_the_page_and_no_others(tmp_path: Path) -> None:
+    page = tmp_path / "faults.md"
+    page.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
+    first = run(row("killed", KILLS), row("gone", GONE), row("mutant: no lock", KILLS, result="caught: 7 violations"))
+    write_docs(page, first, {STALLS: 1, KILLS: 2, GONE: 1})
+    assert not_run_on(page.read_text()) == [STALLS]
+    again = run(row("stalled", STALLS), row("killed", KILLS, times=5))
+    lines = write_docs(page, again, cases := {STALLS: 2, KILLS: 2})
+    assert [(line.fault, line.times) for line in lines] == [("stalled", 1), ("killed", 5), ("mutant: no lock", 1)]
+    assert lines_on(page.read_text()) == lines
+    assert not_run_on(page.read_text()) == []
+    assert page.read_text() == f"before\n{BEGIN}\n{rendered(lines, again, cases)}\n{END}\nafter\n"
+    said = "2 faults, all held; mutants caught: 1. Cases run: 3 of 4. Last run on 2026-01-02 at abc, of 2 cases."
+    assert said in page.read_text()
+
+
+def test_a_run_is_kept_as_it_was(tmp_path: Path) -> None:
+    made, told = tmp_path / "cache" / "faults.json", list[Row]()
+    report = Report(KILLS, told.append)
+    report.judged("killed", 2, [])
+    report.caught("no lock", 1, ["has 2 decisions", "other"], "decisions")
+    with pytest.raises(AssertionError, match="1 violations"):
+        report.judged("stalled", 1, ["it is lost"])
+    with pytest.raises(AssertionError, match="not caught"):
+        report.caught("no order", 1, ["other"], "decisions")
+    assert [each.result for each in told] == ["held", "caught: 1 violations", "1 violations", "NOT caught"]
+    run(*told).write(made)
+    assert Run.read(made) == run(*told)
+
+
+@pytest.mark.slow
+def test_the_page_has_every_fault_test_or_says_that_it_was_not_run() -> None:
+    """A test that was made, renamed or given fewer cases since has to be told: python -m tests.faults --write-docs."""
+    page, there = DOCS.read_text(), cases()
+    lines, runs = lines_on(page), Counter[str]()
+    for line in lines:
+        runs[line.test] += line.runs
+    assert runs.keys() | set(not_run_on(page)) == there.keys()
+    assert {test: count for test, count in runs.items() if count > there[test]} == {}
+    assert [line for line in lines if not line.good] == []
+    assert lines
