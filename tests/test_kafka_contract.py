@@ -468,7 +468,7 @@ def test_a_member_waits_for_the_outcome_of_a_dead_owners_transaction(cluster: Cl
 
     owner = cluster.member()
     cluster.produce(3, partition=1)
-    spans = owner.spans(take(owner, 3))
+    spans = covered(owner, take(owner, 3))
     settings = cluster.settings.model_copy(update={"transaction_timeout_ms": 5_000})
     publisher = TransactionalPublisher(settings, owner, die)
     cluster.closing.callback(publisher.close)
