@@ -53,13 +53,23 @@ def test_what_a_store_wrote_is_found_and_removed_and_nothing_else(
         store.positions()  # makes a hash for each shard
         assert own.size() == SHARDS[place] + 1
         assert own.other_keys(own.size()) == before
-        assert own.remove(with_mark=False) == SHARDS[place]
+        assert own.lose() == SHARDS[place]
         assert own.owner() == "run-1"
         store.positions()
         assert own.remove() == SHARDS[place] + 1
         assert own.size() == 0
         assert own.owner() is None
     assert others.owner() == "others"
+
+
+def test_the_keys_of_a_shard_are_lost_in_one_command(redis_server: RedisServer, unique: str) -> None:
+    keys = [f"{unique}:4:{{s{shard}}}:{number}" for shard in range(2) for number in range(1_500)]
+    with closing(Namespace(redis_server.url, unique, "prove")) as own, closing(redis_server.client()) as client:
+        client.mset(dict.fromkeys(keys, "log"))
+        before = client.info("commandstats").get("cmdstat_unlink", {"calls": 0})["calls"]
+        assert own.lose() == len(keys)
+        assert client.info("commandstats")["cmdstat_unlink"]["calls"] - before == 2
+        assert own.size() == 0
 
 
 def test_keys_of_others_are_counted_without_a_look_at_every_name(redis_server: RedisServer, unique: str) -> None:

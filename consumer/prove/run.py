@@ -225,7 +225,7 @@ class Proof:
         """Remove the run's own state, mark aside, while payments come, until features are back; since when, in ns."""
         self._tell("the run's own keys are removed from Redis, and payments come")
         with self._load(self._plan.flush, "flush"):
-            self._premises.keys.remove(with_mark=False)
+            self._premises.keys.lose()
             removed_ns, before = time.time_ns(), self._watcher.with_features()
             enough, limit_s = before + enough_of(self._plan.flush), self._plan.flush.seconds
             back = until(lambda: self._watcher.with_features() > enough, limit_s, PAUSE_S)

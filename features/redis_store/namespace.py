@@ -11,6 +11,7 @@ from features.redis_store.servers import Cluster, Connector, OneServer, Servers,
 from features.redis_store.store import SCAN_KEYS, prefixes
 
 PATIENCE_MS: Final = 2_000  # a step of a scan is within no payment's budget
+_TAG: Final = re.compile(rb"\{[^{}]+\}")  # by which the keys of a shard lie in one slot
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.:-]+")  # a pattern of SCAN that matches itself alone
 
 
@@ -69,18 +70,29 @@ class Namespace:
         held = self._told(b"GET", self._mark)
         return None if held is None else held.decode("utf-8", "replace")
 
-    def remove(self, *, with_mark: bool = True) -> int:
-        """Remove every key of the namespace, the mark last, or not at all; how many there were."""
+    def remove(self) -> int:
+        """Remove every key of the namespace, the mark last; how many there were."""
         removed = 0
         for node, keys in self._keys():
-            doomed = [key for key in keys if key != self._mark and key.startswith(self._prefix)]
-            for key in doomed:
-                node.send(b"UNLINK", key)
-            replies = [node.reply() for _ in doomed]
-            for refusal in (reply for reply in replies if isinstance(reply, Exception)):
-                raise node.failed(refusal)
-            removed += sum(replies)
-        return removed + (self._told(b"UNLINK", self._mark) if with_mark else 0)
+            removed += _unlink(node, [[key] for key in self._doomed(keys)])
+        return removed + int(self._told(b"UNLINK", self._mark))
+
+    def lose(self) -> int:
+        """Remove all but the mark while others work with it; how many there were.
+
+        The keys of a shard go in one command, as when a server loses them: nobody finds the shard's markers and only
+        some of its logs, which nothing would tell from the logs of who paid for the first time.
+        """
+        found: dict[Node, dict[bytes, list[bytes]]] = {}
+        for node, keys in self._keys():
+            shards = found.setdefault(node, {})
+            for key in self._doomed(keys):
+                tag = _TAG.search(key)
+                shards.setdefault(key if tag is None else tag.group(), []).append(key)
+        return sum(_unlink(node, list(shards.values())) for node, shards in found.items())
+
+    def _doomed(self, keys: list[bytes]) -> list[bytes]:
+        return [key for key in keys if key != self._mark and key.startswith(self._prefix)]
 
     def close(self) -> None:
         """Close the connections. Never raises."""
@@ -106,3 +118,13 @@ class Namespace:
         if isinstance(reply, Exception):
             raise node.failed(reply)
         return reply
+
+
+def _unlink(node: Node, groups: list[list[bytes]]) -> int:
+    """Remove keys, each group in one command; how many there were."""
+    for keys in groups:
+        node.send(b"UNLINK", *keys)
+    replies = [node.reply() for _ in groups]
+    for refusal in (reply for reply in replies if isinstance(reply, Exception)):
+        raise node.failed(refusal)
+    return sum(replies)
