@@ -222,11 +222,15 @@ class Proof:
         self._took(part, section)
 
     def _flush(self) -> int:
-        """Remove the run's own state, mark aside, while payments come, until features are back; since when, in ns."""
+        """Remove the run's own state, mark aside; payments come until features are back; since when, in ns.
+
+        Nothing is on its way when it is removed: what is found by a scan and then removed would else leave the logs
+        that came between, which no server that loses its data does.
+        """
         self._tell("the run's own keys are removed from Redis, and payments come")
+        self._premises.keys.lose()
+        removed_ns, before = time.time_ns(), self._watcher.with_features()
         with self._load(self._plan.flush, "flush"):
-            self._premises.keys.lose()
-            removed_ns, before = time.time_ns(), self._watcher.with_features()
             enough, limit_s = before + enough_of(self._plan.flush), self._plan.flush.seconds
             back = until(lambda: self._watcher.with_features() > enough, limit_s, PAUSE_S)
         self._tell("features are back" if back else f"features did not come back in {limit_s:.0f} s")
