@@ -18,7 +18,7 @@ from consumer.kafka.embedded import PARTITIONS, EmbeddedBroker
 from consumer.kafka.logreader import LogReader
 from consumer.kafka.publisher import AcknowledgedPublisher, Outgoing, Publisher, TransactionalPublisher
 from consumer.kafka.rights import missing_rights
-from consumer.kafka.source import KafkaSource
+from consumer.kafka.source import KafkaSource, Taken
 from consumer.settings import KafkaSettings
 from features.errors import KafkaUnavailable, ProducerLost, TransactionAborted
 from features.store import Span
@@ -172,13 +172,27 @@ def covered(source: KafkaSource, messages: Sequence[Message]) -> tuple[Span, ...
     return taken.spans
 
 
-def share(first: KafkaSource, second: KafkaSource) -> None:
-    """Poll both until each has its half."""
+def taken_and_shared(cluster: Cluster, first: KafkaSource) -> tuple[Taken, KafkaSource]:
+    """A batch of all partitions, and the second member that was given half of them since it was taken."""
+    for partition in range(PARTITIONS):
+        cluster.produce(2, partition)
+    batch = first.take(take(first, 2 * PARTITIONS))
+    second = cluster.source()
+    second.start([cluster.decisions])
     deadline = time.monotonic() + DEADLINE_S
     while not len(first.owned) == len(second.owned) == PARTITIONS // 2:
         assert time.monotonic() < deadline, (first.owned, second.owned)
         first.poll(100, POLL_S)
         second.poll(100, POLL_S)
+    return batch, second
+
+
+def regain(source: KafkaSource, count: int) -> None:
+    """Poll until it owns so many partitions."""
+    deadline = time.monotonic() + DEADLINE_S
+    while len(source.owned) < count:
+        assert time.monotonic() < deadline, source.owned
+        source.poll(100, POLL_S)
 
 
 def origins(messages: Sequence[Message]) -> set[tuple[str, int]]:
@@ -248,12 +262,7 @@ def test_a_batch_may_be_taken_before_the_one_in_front_of_it_is_committed(cluster
 @both
 def test_what_was_taken_away_since_a_batch_was_taken_is_not_committed_with_it(cluster: Cluster) -> None:
     first = cluster.member()
-    for partition in range(PARTITIONS):
-        cluster.produce(2, partition)
-    batch = first.take(take(first, 2 * PARTITIONS))
-    second = cluster.source()
-    second.start([cluster.decisions])
-    share(first, second)
+    batch, second = taken_and_shared(cluster, first)
     kept, gone = set(first.owned), cluster.sources() - set(first.owned)
     first.hold(batch)
     assert not first.still_holds()
@@ -262,10 +271,7 @@ def test_what_was_taken_away_since_a_batch_was_taken_is_not_committed_with_it(cl
     committed = cluster.committed()
     assert {(cluster.payments, number) for number, offset in committed.items() if offset} == kept
     second.close()
-    deadline = time.monotonic() + DEADLINE_S
-    while len(first.owned) < PARTITIONS:
-        assert time.monotonic() < deadline, first.owned
-        first.poll(100, POLL_S)
+    regain(first, PARTITIONS)
     first.commit(batch.spans)  # what came back is not what was taken
     first.committed(batch.spans)
     assert {(cluster.payments, number) for number, offset in cluster.committed().items() if offset} == kept
@@ -276,12 +282,7 @@ def test_what_was_taken_away_since_a_batch_was_taken_is_not_committed_with_it(cl
 def test_a_batch_is_committed_under_the_membership_that_took_it(cluster: Cluster) -> None:
     first = cluster.member()
     publisher = cluster.publisher(TransactionalPublisher, first)
-    for partition in range(PARTITIONS):
-        cluster.produce(2, partition)
-    batch = first.take(take(first, 2 * PARTITIONS))
-    second = cluster.source()
-    second.start([cluster.decisions])
-    share(first, second)
+    batch, _ = taken_and_shared(cluster, first)
     first.take([])  # as the next batch is: it knows the membership that it is now
     first.hold(batch)
     publisher.publish(outgoing(cluster, b"1"))
@@ -341,10 +342,7 @@ def test_a_second_member_gets_its_half_without_stopping_the_first(cluster: Clust
     assert origins(taken) == set(second.owned)
 
     second.close()
-    deadline = time.monotonic() + DEADLINE_S
-    while len(first.owned) < PARTITIONS:
-        assert time.monotonic() < deadline, first.owned
-        first.poll(100, POLL_S)
+    regain(first, PARTITIONS)
     assert "revoke" in cluster.rebalances
     assert "lost" not in cluster.rebalances
 
@@ -636,10 +634,7 @@ def test_partitions_of_payments_and_labels_with_one_number_are_revoked_apart(clu
     assert origins(taken) == set(second.owned)
 
     second.close()
-    deadline = time.monotonic() + DEADLINE_S
-    while len(first.owned) < 2 * PARTITIONS:
-        assert time.monotonic() < deadline, first.owned
-        first.poll(100, POLL_S)
+    regain(first, 2 * PARTITIONS)
     # in whatever order they came back, spans lie as the batch does: labels first, then by partition
     ordered = [(message.topic(), message.partition()) for message in in_log_order(held, cluster.labels)]
     assert [(span.topic, span.partition) for span in covered(first, held)] == list(dict.fromkeys(ordered))

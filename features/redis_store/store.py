@@ -130,7 +130,7 @@ class RedisStore:
         """See `StateStore`."""
         self._drop_awaited()
         if not self._trusted:
-            raise StateBehind(f"{self._servers.where} was reconnected: its markers have to be read first")
+            raise self._reconnected()
         sent = self._guarded(lambda: self._sent(appends))
         self._awaited = True
         return lambda: self._answered(sent)
@@ -204,9 +204,12 @@ class RedisStore:
 
     def _answered(self, sent: Sequence[tuple[Node, wire.Call]]) -> list[Applied]:
         if not self._awaited:
-            raise StateBehind(f"{self._servers.where} was reconnected: its markers have to be read first")
+            raise self._reconnected()
         self._awaited = False
         return self._guarded(lambda: self._received(sent))
+
+    def _reconnected(self) -> StateBehind:
+        return StateBehind(f"{self._servers.where} was reconnected: its markers have to be read first")
 
     def _drop_awaited(self) -> None:
         """An answer that nobody took must not be taken for that of another call."""
