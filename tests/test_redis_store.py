@@ -137,6 +137,7 @@ def test_a_call_whose_reply_was_lost_may_be_repeated(server: RedisServer, client
 def test_what_was_sent_is_applied_before_its_answer_is_taken(server: RedisServer, client: Redis, shards: int) -> None:
     with closing(store_on(server, shards=shards)) as store:
         epochs = opened(store)
+        apply(store, epochs, records([0]))  # from here on the server knows the script
         calls = appends(epochs, records([0, 1]), span(0, 2))
         answer = store.send(calls)
         until_applied(client, 2)
@@ -148,28 +149,30 @@ def test_an_answer_that_is_lost_is_an_outage_and_what_was_sent_may_be_repeated(
 ) -> None:
     with closing(store_on(server, timeout_ms=100)) as store:
         epochs = opened(store)
+        apply(store, epochs, records([0]))  # from here on the server knows the script
         server.pause()
-        answer = store.send(appends(epochs, records([0]), span(0, 1)))
+        answer = store.send(appends(epochs, records([1]), span(1, 2)))
         with pytest.raises(StoreUnavailable):
             answer()
         server.resume()
-        until_applied(client, 1)
+        until_applied(client, 2)
         with pytest.raises(StateBehind, match="reconnected"):
-            store.send(appends(epochs, records([0]), span(0, 1)))
-        assert markers(store) == {T0: 1}
-        assert apply(store, epochs, records([0])).offsets() == [0]
+            store.send(appends(epochs, records([1]), span(1, 2)))
+        assert markers(store) == {T0: 2}
+        assert apply(store, epochs, records([1]), span(1, 2)).offsets() == [0, 1]
 
 
 def test_an_answer_that_nobody_took_is_never_taken_for_that_of_another_call(store: RedisStore, client: Redis) -> None:
     epochs = opened(store)
-    answer = store.send(appends(epochs, records([0]), span(0, 1)))
-    until_applied(client, 1)
+    apply(store, epochs, records([0]))  # from here on the server knows the script
+    answer = store.send(appends(epochs, records([1]), span(1, 2)))
+    until_applied(client, 2)
     with pytest.raises(StateBehind, match="reconnected"):
-        apply(store, epochs, records([1]), span(1, 2))
-    assert markers(store) == {T0: 1}
+        apply(store, epochs, records([2]), span(2, 3))
+    assert markers(store) == {T0: 2}
     with pytest.raises(StateBehind, match="reconnected"):
         answer()
-    assert apply(store, epochs, records([0, 1]), span(0, 2)).offsets() == [0, 1]
+    assert apply(store, epochs, records([1, 2]), span(1, 3)).offsets() == [0, 1, 2]
 
 
 def test_after_a_lost_connection_nothing_is_applied_until_the_positions_were_read(
