@@ -273,14 +273,15 @@ def tell(*words):
     print(*words, flush=True)
 def now():
     return time.time() - time.monotonic()
-def wait(seconds):
-    libc.cnd_timedwait(condition, lock, (ctypes.c_long * 2)(int(time.time() + seconds), 0))
+def wait_until(end):
+    libc.cnd_timedwait(condition, lock, (ctypes.c_long * 2)(end, 0))
 began = now()
 time.sleep(0.01)
+end = int(time.time())
 tell("waits")
-wait(3600)  # as librdkafka does
+wait_until(end + 3600)  # as librdkafka does
 tell("is ahead by", round((now() - began) / 3600))
-wait(3600)
+wait_until(end + 7200)
 tell("is ahead by", round((now() - began) / 3600))
 """
 
