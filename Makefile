@@ -17,6 +17,8 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --fork-strategy
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
+# Compiled modules are kept, whatever the machine's default: without them each process takes twice as long to begin.
+export PYTHONDONTWRITEBYTECODE :=
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
