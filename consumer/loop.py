@@ -188,14 +188,14 @@ class Loop:
         if error is not None:
             raise error
 
-    def _look_ahead(self) -> None:
+    def _look_ahead(self) -> Begun | None:
         """Have the store begin with the next batch, if a whole one waits: a small one gains by waiting for more.
 
         What can't be read is told once the batch in hand is committed. Raises TransactionAborted when that one would be
         decided in vain: its partitions were taken away when we polled.
         """
         if self._stopping or not self._state.ready or sum(self._source.backlog().values()) < 2 * self._max_batch:
-            return
+            return None
         try:
             messages = self._source.still_owned(self._source.poll(self._max_batch, 0))
         except KafkaUnavailable as error:
@@ -203,8 +203,10 @@ class Loop:
             messages = []
         if not self._source.still_holds():
             raise TransactionAborted("partitions of the batch in hand were taken away")
-        if messages:
-            self._ahead = self._begin(messages, ahead=True)
+        if not messages:
+            return None
+        self._ahead = self._begin(messages, ahead=True)
+        return self._ahead.begun
 
     def _taken_ahead(self) -> _Batch:
         batch, self._ahead = self._ahead, None

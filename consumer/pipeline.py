@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -119,6 +120,7 @@ class Pipeline:
         self._whole: Catalog = enricher.catalog
         limit_s = budget_ms / 1000 * EXPLAIN_SHARE if around.is_live else math.inf
         self._explaining = Explaining(limit_s)
+        self._beside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="committing")
         self._hurry = Hurry(budget_ms)
         self._flood = Flood(max_rejected_in_a_row, self._labels_topic)
         self._shadow = ShadowOutbox(around.topics.shadow)
@@ -149,9 +151,10 @@ class Pipeline:
             self._step("after_send")
         return Begun(spans, decoded, read_ms, decode_ms, ahead, sent)
 
-    def finish(self, begun: Begun, meanwhile: Callable[[], None] | None = None) -> Decided:
+    def finish(self, begun: Begun, meanwhile: Callable[[], Begun | None] | None = None) -> Decided:
         """Decide, publish and commit a batch. `meanwhile` is called once the store has answered.
 
+        When that has begun with the next batch, the features of that one are computed while this one is committed.
         What `meanwhile` raises is raised, and nothing was published.
 
         Raises:
@@ -168,8 +171,7 @@ class Pipeline:
         with self._stage("enrich"):
             enriched = self._enrich(begun)
         offsets = () if enriched is None else self._offsets(spans)
-        if meanwhile is not None:
-            meanwhile()
+        ahead = None if meanwhile is None else meanwhile()
         with self._stage("score"):
             opinions = self._score(decoded.batch, enriched)
         scored = time.perf_counter()
@@ -178,7 +180,7 @@ class Pipeline:
         with self._stage("publish"):
             self._publish(decoded, heard)
         with self._stage("commit"):
-            self._publisher.commit(spans)
+            self._commit(spans, None if ahead is None else ahead.sent)
         self._flood.settle()
         self._hurry.finished((time.perf_counter() - scored) * 1_000)
         for each in heard:
@@ -311,6 +313,17 @@ class Pipeline:
                 each.decided.reasons.update(zip(each.alerts, found, strict=True))
                 self._telemetry.unexplained.inc(sum(why is NOT_EXPLAINED for why in found))
             yield from each.judge.outbox.alerts(each.decided)
+
+    def _commit(self, spans: tuple[Span, ...], ahead: Sent | None) -> None:
+        """Commit; the brokers' time for that is the time to look at what the store says of the next batch."""
+        if ahead is None:
+            self._publisher.commit(spans)
+            return
+        committing = self._beside.submit(self._publisher.commit, spans)
+        try:
+            ahead.look()
+        finally:
+            committing.result()
 
     def _account(self, decoded: Decoded, heard: Sequence[_Heard]) -> None:
         telemetry, batch, enriched = self._telemetry, decoded.batch, heard[0].decided.enriched

@@ -14,7 +14,7 @@ from xxhash import xxh3_64_intdigest
 from features.catalog import Catalog
 from features.cells import EXTRAS, FOUND, REPEATED, SINCE_LAST, STATUS
 from features.compaction import due, newly_of_period, summary
-from features.errors import StateBehind
+from features.errors import StateBehind, StoreError
 from features.event import UNIT_BYTES, UNIT_WORDS, LabelBatch, PaymentBatch, Words
 from features.grouping import Grouper, Grouping
 from features.kernels import readable
@@ -75,11 +75,30 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the store said of a batch, and the features in it."""
+
+    applied: list[Applied]
+    catalog: Catalog
+    enriched: Enriched
+
+
+@dataclass(slots=True)
 class Sent:
-    """A batch that the store is working on."""
+    """A batch that the store is working on, or has answered for, if it was looked at."""
 
     asked: Asked
     reply: Callable[[], list[Applied]]
+    enricher: Enricher
+    found: _Answer | StoreError | None = None
+
+    def look(self) -> None:
+        """Take the answer and compute the features now; whoever receives them is told what came of it."""
+        try:
+            applied = self.reply()
+            self.found = _Answer(applied, self.enricher.catalog, self.enricher.computed(self.asked, applied))
+        except StoreError as error:
+            self.found = error
 
 
 @dataclass(slots=True)
@@ -133,18 +152,25 @@ class Enricher:
         committed is missing from a log. The call may be repeated after any of them.
         """
         asked = self._ask(batch, spans, epochs, labels)
-        return self._computed(asked, self._store.apply(asked.appends))
+        return self.computed(asked, self._store.apply(asked.appends))
 
     def send(
         self, batch: PaymentBatch, spans: tuple[Span, ...], epochs: Sequence[int], labels: LabelBatch | None = None
     ) -> Sent:
         """Begin `enrich`: the store works on the batch until `receive`, before which nothing else may be enriched."""
         asked = self._ask(batch, spans, epochs, labels)
-        return Sent(asked, self._store.send(asked.appends))
+        return Sent(asked, self._store.send(asked.appends), self)
 
     def receive(self, sent: Sent) -> Enriched:
         """What `enrich` gives, of a batch that was sent."""
-        return self._computed(sent.asked, sent.reply())
+        if sent.found is None:
+            sent.look()
+        assert sent.found is not None  # noqa: S101  `look` leaves nothing open
+        if isinstance(sent.found, StoreError):
+            raise sent.found
+        if sent.found.catalog is not self.catalog:  # others judge now, by other features
+            return self.computed(sent.asked, sent.found.applied)
+        return sent.found.enriched
 
     def _ask(
         self, batch: PaymentBatch, spans: tuple[Span, ...], epochs: Sequence[int], labels: LabelBatch | None
@@ -153,7 +179,8 @@ class Enricher:
         shard_of_key = self._shards_of(grouping.keys)
         return Asked(batch, spans, grouping, shard_of_key, self._appends(grouping, shard_of_key, spans, epochs))
 
-    def _computed(self, asked: Asked, applied: list[Applied]) -> Enriched:
+    def computed(self, asked: Asked, applied: list[Applied]) -> Enriched:
+        """The features of a batch in what the store answered last. Raises StateBehind as `enrich` does."""
         self._settle(asked.spans, applied)
         logs = _gather(applied, asked.shard_of_key)
         enriched = self._read(asked.batch, asked.spans, applied, asked.grouping, logs, asked.shard_of_key)

@@ -154,6 +154,9 @@ class Worker:
                 world.truth.journal(runs, timeline)
                 outcomes = []
             yield "produced"
+            if ahead is not None and ahead.sent is not None and world.rng.random() < 0.5:
+                ahead.sent.look()
+                yield "looked"
             known = self._commit(batch, outcomes, runs, timeline)
             yield "committed"
             if not known:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from consumer.decode import Decoder
 from consumer.explaining import Explain
 from consumer.judge import Brain, LineUp, Model, Surroundings
 from consumer.metrics import DECISIONS_MADE
-from consumer.pipeline import STORE_SHARE, Pipeline
+from consumer.pipeline import STORE_SHARE, Begun, Pipeline
 from consumer.publish import Decided
 from consumer.records import Alert, Decision, Digests, JournalEntry, ModelRef, Source
 from consumer.settings import TopicSettings
@@ -25,7 +26,7 @@ from features.enrich import Enriched, Enricher, Sent
 from features.errors import InputUnusable, StoreUnavailable, TransactionAborted
 from features.event import LabelBatch, PaymentBatch
 from features.reader import Values
-from features.store import MemoryStore, Span
+from features.store import Applied, MemoryStore, Span
 from models.explain import Explainer, Reason
 from models.policy import Policy, Rule, Thresholds, Tier
 from models.score import ConstantScorer, Scorer, Scores, Scoring, ScoringFailed
@@ -314,6 +315,80 @@ def test_what_fails_meanwhile_leaves_nothing_published() -> None:
         rig.pipeline.finish(begun, fail)
     assert not rig.publisher.visible
     assert not rig.publisher.pending
+
+
+@dataclass(slots=True)
+class Committing(ListPublisher):
+    """Commits once it is `due`, or fails with `error`."""
+
+    due: threading.Event = field(default_factory=threading.Event)
+    error: Exception | None = None
+
+    def commit(self, spans: Sequence[Span]) -> None:
+        assert self.due.wait(30)
+        if self.error is not None:
+            raise self.error
+        ListPublisher.commit(self, spans)
+
+
+def two_batches(publisher: Committing) -> tuple[Rig, Begun, Callable[[], Begun]]:
+    """A batch, and what begins with the next one; the publisher may commit when the store is asked for its answer."""
+    rig = Rig(publisher=publisher)
+    first, second = (
+        [Record(payment(event_id=f"evt-{n}"), at_offset=n) for n in three] for three in ((0, 1, 2), (3, 4, 5))
+    )
+
+    def next_one() -> Begun:
+        begun = rig.pipeline.begin(second, (Span("payments", 0, 3, 6, 0),), ahead=True)
+        assert begun.sent is not None
+        reply = begun.sent.reply
+
+        def answer() -> list[Applied]:
+            publisher.due.set()
+            return reply()
+
+        begun.sent.reply = answer
+        return begun
+
+    return rig, rig.pipeline.begin(first, (THREE,)), next_one
+
+
+def test_the_answer_for_the_next_batch_is_taken_while_one_is_committed() -> None:
+    rig, begun, next_one = two_batches(Committing())
+    ahead: list[Begun] = []
+
+    def meanwhile() -> Begun:
+        ahead.append(next_one())
+        return ahead[0]
+
+    rig.pipeline.finish(begun, meanwhile)
+    assert [d.event_id for d in rig.decisions] == ["evt-0", "evt-1", "evt-2"]
+    rig.pipeline.finish(ahead[0])
+    assert [d.event_id for d in rig.decisions] == [f"evt-{n}" for n in range(6)]
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_batch_whose_commit_fails_beside_the_next_one_fails_as_any_other(answers: bool) -> None:
+    publisher = Committing(error=TransactionAborted("taken away"))
+    rig, begun, next_one = two_batches(publisher)
+
+    def meanwhile() -> Begun:
+        ahead = next_one()
+        assert ahead.sent is not None
+        if not answers:
+            reply = ahead.sent.reply
+
+            def lose() -> list[Applied]:
+                reply()
+                raise StoreUnavailable("the answer was lost")
+
+            ahead.sent.reply = lose
+        return ahead
+
+    with pytest.raises(TransactionAborted):
+        rig.pipeline.finish(begun, meanwhile)
+    assert not rig.publisher.visible
+    assert rig.count("fraudline_payments_total") == 0
 
 
 def test_without_a_limit_a_flood_of_bad_records_goes_on() -> None:

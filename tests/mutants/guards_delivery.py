@@ -88,14 +88,28 @@ DELIVERY: Final = (
         "a decision says what it was made of",
         _PIPELINE,
         """        offsets = () if enriched is None else self._offsets(spans)
-        if meanwhile is not None:
-            meanwhile()
+        ahead = None if meanwhile is None else meanwhile()
 """,
-        """        if meanwhile is not None:
-            meanwhile()
+        """        ahead = None if meanwhile is None else meanwhile()
         offsets = () if enriched is None else self._offsets(spans)
 """,
         (f"{_PIPED}::test_a_batch_that_was_begun_ahead_is_decided_as_any_other",),
+    ),
+    Guard(
+        "hearing how a commit ended that was made beside the next batch",
+        "1: nothing is lost",
+        _PIPELINE,
+        "            committing.result()",
+        "            pass",
+        (f"{_PIPED}::test_a_batch_whose_commit_fails_beside_the_next_one_fails_as_any_other",),
+    ),
+    Guard(
+        "computing features anew that were computed ahead for another model",
+        "2: features as the model knows them",
+        "features/enrich.py",
+        "if sent.found.catalog is not self.catalog:",
+        "if False:",
+        ("tests/test_state_ahead.py::test_features_that_were_computed_ahead_for_another_model_are_computed_anew",),
     ),
     Guard(
         "taking the answer for a batch that is given up",
