@@ -1,8 +1,8 @@
-"""The processor's loop: poll, process, recover, until it is told to stop. One thread, one batch decided at a time.
+"""The processor's loop: poll, process, recover, until it is told to stop. One batch is decided at a time.
 
-While there is a backlog the store works on the next batch already when a batch is scored, published and committed
-(see docs/adr/0008-one-batch-ahead.md). It is decided only once the one before it is committed, and forgotten when that
-one fails: then both are read again.
+While there is a backlog the store works on the next batch already when a batch is scored and published, and its
+features are computed while that one is committed (see docs/adr/0008-one-batch-ahead.md). It is decided only once the
+one before it is committed, and forgotten when that one fails: then both are read again.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from tests.faults.scene import Load
 from tests.faults.worker import Fault
 
 STEPS = ("after_apply", "after_send", "after_produce", "after_flush", "in_commit", "after_commit")
+IN_EVERY_BATCH = tuple(step for step in STEPS if step != "after_send")  # that one takes a backlog of payments
 POSITIONS = (1, 2, 3, 5, 8, 13) if EVERYTHING else (2, 9)
 DELIVERIES = ("exactly_once", "at_least_once")
 EVERY_PLACE = tuple((step, delivery) for step in STEPS for delivery in DELIVERIES)
@@ -57,7 +58,7 @@ def test_workers_that_are_killed_at_random_lose_and_repeat_nothing(scene: MakeSc
         stage.wait_outcomes(stage.outcomes() + rng.randrange(1, 100))
         victim.process.kill()
         assert victim.wait_exit() == -signal.SIGKILL, victim.story()
-        fault = Fault(rng.choice(STEPS), rng.randrange(1, 3)) if kill % 2 else None
+        fault = Fault(rng.choice(IN_EVERY_BATCH), rng.randrange(1, 3)) if kill % 2 else None
         replicas[name] = stage.worker(name, fault=fault)
         if fault:
             with Load(stage):
