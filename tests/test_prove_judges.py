@@ -328,7 +328,9 @@ def test_every_promise_that_can_be_judged_can_be_broken() -> None:
     [
         ("kill", {"kills": 0}), ("kill", {"stalls": 0}), ("kill", {"delivery": "at_least_once"}),
         ("transaction", {"delivery": "at_least_once"}),
-        ("flush", {"flushed_ns": None}), ("replay", {"certificate": None}), ("settings", {"secrets": 0}),
+        ("flush", {"flushed_ns": None}), ("flush", {"after_flush": None}),
+        ("flush", {"after_flush": CERTIFICATE | {"verdict": "unverifiable"}}),
+        ("replay", {"certificate": None}), ("settings", {"secrets": 0}),
         ("replay", {"certificate": CERTIFICATE | {"verdict": "unverifiable", "unverifiable": 3}}),
         ("budget", {"latency": None}), ("drain", {"workers": []}), ("drain", {"left_at_drain": 0}),
         ("token", {"laid": {"card numbers": 0, "secrets": 3}}), ("token", {"looked_at": {}}),

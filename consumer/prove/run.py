@@ -119,7 +119,6 @@ class Proof:
             session_s = settings.kafka.session_timeout_ms / 1_000
             with self._load(self._plan.faults, "faults"):
                 evidence.stalls = torment(self._crew, self._rng, asked.kills, session_s, self._tell)
-            evidence.kills = asked.kills
             self._settle(is_tormented=True)
         self._tell("making all decisions again, from the logs")
         evidence.certificate, evidence.why_no_certificate = certificate(settings)
@@ -274,6 +273,7 @@ class Proof:
         evidence.decisions, evidence.alerts = told.decisions, told.alerts
         evidence.letters, evidence.garbled = told.letters, told.garbled
         evidence.workers = self._crew.ended
+        evidence.kills = sum(each.told == "kill" for each in evidence.workers)
         evidence.committed, evidence.ends = self._premises.estate.progress(
             settings.kafka.group_id, (topics.payments, topics.labels)
         )
