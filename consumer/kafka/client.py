@@ -277,7 +277,7 @@ def within(call: Callable[[], object], limit_s: float) -> bool:
 
 
 class Bounded:
-    """Runs calls that ought to come back in time and may not, one at a time. `close` it unless one did not."""
+    """Runs calls that ought to come back in time and may not, one at a time. `close` it: its thread ends once idle."""
 
     def __init__(self) -> None:
         """Start the thread that makes the calls."""
