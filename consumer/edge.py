@@ -40,9 +40,9 @@ class TrustedState:
 
     def send(
         self,
-        batch: PaymentBatch,  # noqa: ARG002
-        spans: tuple[Span, ...],  # noqa: ARG002
-        labels: LabelBatch | None = None,  # noqa: ARG002
+        batch: PaymentBatch,
+        spans: tuple[Span, ...],
+        labels: LabelBatch | None = None,
     ) -> Sent | None:
         """Nothing is begun ahead: the answer is there at once."""
 

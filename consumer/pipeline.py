@@ -140,7 +140,8 @@ class Pipeline:
     def begin(self, messages: Sequence[Message], spans: tuple[Span, ...], *, ahead: bool = False) -> Begun:
         """Decode a batch and, `ahead` of the one that is decided, have the store begin with it.
 
-        Publishes nothing, and no trouble with the store is told here. Then `finish` it, or give its `Begun.sent` to `StateKeeper.forget`.
+        Publishes nothing, and no trouble with the store is told here. Then `finish` it, or give its `Begun.sent` to
+        `StateKeeper.forget`.
         """
         read_ms, begun = self._clock() * 1000, time.perf_counter()
         decoded = self._decoder.decode(in_log_order(messages, self._labels_topic))

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from tests.faults.report import CAUGHT, FAILED, HELD, Row, Run
+from tests.faults.report import CAUGHT, FAILED, HELD, Run
 from tests.support.marks import between, put_between
 
 BEGIN: Final = "<!-- faults: begin; written by python -m tests.faults --write-docs -->"
@@ -43,7 +43,15 @@ class Line(msgspec.Struct, frozen=True):
 
     def rendered(self) -> str:
         """As a row in Markdown."""
-        cells = (self.fault, str(self.runs), str(self.times), self.invariant, self.result, self.commit, f"`{self.test}`")
+        cells = (
+            self.fault,
+            str(self.runs),
+            str(self.times),
+            self.invariant,
+            self.result,
+            self.commit,
+            f"`{self.test}`",
+        )
         return f"| {' | '.join(cells)} |"
 
 

@@ -98,7 +98,9 @@ def write_docs(path: Path, rows: Iterable[Row], guards: Sequence[Guard]) -> None
     kept: dict[str, str] = {}
     for guard in guards:
         own = cells(guard.name, guard.promise, guard.file, guard.tests)
-        kept |= {guard.name: line for line in lines if line.startswith(f"{own} | ")}
+        for line in lines:
+            if line.startswith(f"{own} | "):
+                kept[guard.name] = line
     caught = sum(line.split(" | ")[-2] == CAUGHT for line in kept.values())
     said = [f"{len(kept)} of {len(guards)} guards were taken away, {caught} were missed."]
     if missing := [guard.name for guard in guards if guard.name not in kept]:
