@@ -183,13 +183,13 @@ class Pipeline:
         with self._stage("publish"):
             self._publish(decoded, heard)
         begun_s = time.perf_counter()
-        committed_s = self._commit(spans, None if ahead is None else ahead.sent)
+        committed_s, now_ms = self._commit(spans, None if ahead is None else ahead.sent)
         self._stage_ms["commit"] = round((committed_s - begun_s) * 1_000, 3)
         self._flood.settle()
         self._hurry.finished((committed_s - scored) * 1_000)
         for each in heard:
             each.judge.settle(each.opinion, each.decided.outcome, each.due)
-        self._account(decoded, heard, committed_s)
+        self._account(decoded, heard, now_ms)
         return heard[0].decided
 
     def _seat(self, before: Judge | None) -> tuple[Judge, Judge | None]:
@@ -318,15 +318,15 @@ class Pipeline:
                 self._telemetry.unexplained.inc(sum(why is NOT_EXPLAINED for why in found))
             yield from each.judge.outbox.alerts(each.decided)
 
-    def _commit(self, spans: tuple[Span, ...], ahead: Sent | None) -> float:
+    def _commit(self, spans: tuple[Span, ...], ahead: Sent | None) -> tuple[float, float]:
         """Commit; the brokers' time for that is the time to look at what the store says of the next batch.
 
-        When it was committed, by `time.perf_counter`.
+        Returns when it was committed: by `time.perf_counter`, and in ms since the epoch.
         """
 
-        def commit() -> float:
+        def commit() -> tuple[float, float]:
             self._publisher.commit(spans)
-            return time.perf_counter()
+            return time.perf_counter(), self._clock() * 1_000
 
         if ahead is None:
             return commit()
@@ -338,7 +338,7 @@ class Pipeline:
             raise
         return committing.result()
 
-    def _account(self, decoded: Decoded, heard: Sequence[_Heard], committed_s: float) -> None:
+    def _account(self, decoded: Decoded, heard: Sequence[_Heard], now_ms: float) -> None:
         telemetry, batch, enriched = self._telemetry, decoded.batch, heard[0].decided.enriched
         for stage, spent_ms in self._stage_ms.items():
             telemetry.stage[stage].observe(spent_ms / 1000)
@@ -363,7 +363,7 @@ class Pipeline:
             due = due | heard[1].decided.due
             self._account_trial(heard[0], heard[1], due)
         telemetry.committed(
-            now_ms=self._clock() * 1000 - _ms_since(committed_s),
+            now_ms=now_ms,
             timestamps_ms=batch.ingest_time[due],
             budget_ms=self._budget_ms,
         )

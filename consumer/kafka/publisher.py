@@ -302,7 +302,6 @@ class AcknowledgedPublisher(_Producing):
         """Make the producer; it connects in the background."""
         super().__init__(kafka, step)
         self._source = source
-        self._bounded = Bounded()
         self._producer = Producer(producer_config(kafka))
 
     def publish(self, records: Iterable[Outgoing]) -> None:
@@ -320,35 +319,19 @@ class AcknowledgedPublisher(_Producing):
             raise ProducerLost(f"a record was not delivered: {self._undelivered.str()}")
         self._step("in_commit")
         if spans:
-            self._commit_offsets(spans)
+            try:
+                self._source.commit(spans)
+            except KafkaRefused:
+                raise
+            except KafkaUnavailable as error:
+                raise TransactionAborted(f"the offsets were not committed: {error}") from error
         self._step("after_commit")
 
     def renew(self) -> None:
         """See `Publisher`."""
-        super().close()
+        self.close()
         self._undelivered = None
         self._producer = Producer(producer_config(self._kafka))
-
-    def close(self) -> None:
-        """See `Publisher`."""
-        self._bounded.close()
-        super().close()
-
-    def _commit_offsets(self, spans: Sequence[Span]) -> None:
-        """Commit them in bounded time: the client's call knows no time-out, and may wait for a stuck broker for ever.
-
-        One that comes through after we gave it up has moved the offsets forward, or back behind those of a later batch:
-        either way they are what is read again, and found decided.
-        """
-        try:
-            self._bounded(partial(self._source.commit, spans), self._timeout_s + OVERDUE_S)
-        except TimeoutError:
-            self._bounded = Bounded()  # the thread that is stuck is no use any more
-            raise TransactionAborted("the client did not come back from committing offsets") from None
-        except KafkaRefused:
-            raise
-        except KafkaUnavailable as error:
-            raise TransactionAborted(f"the offsets were not committed: {error}") from error
 
 
 @contextmanager
