@@ -73,7 +73,7 @@ bench: setup ## Measure speed and latency on real Kafka and Redis, and write ben
 	$(BIN)/python -m bench.run $(ARGS)
 
 faults: setup ## Kill, stall and restart real processes; then take every guard away; ONLY=name narrows both, ARGS is pytest's
-	@FAULTS=all REQUIRE_KAFKA=1 $(BIN)/pytest -m faults $(if $(ONLY),-k "$(ONLY)") $(ARGS); rows=$$?; \
+	@FAULTS=all REQUIRE_KAFKA=1 REQUIRE_FAKETIME=1 $(BIN)/pytest -m faults $(if $(ONLY),-k "$(ONLY)") $(ARGS); rows=$$?; \
 	if [ $$rows -ne 0 ] && [ $$rows -ne 5 ]; then exit $$rows; fi; \
 	$(BIN)/python -m tests.mutants $(if $(ONLY),-k "$(ONLY)"); guards=$$?; \
 	if [ $$guards -eq 5 ]; then exit $$rows; else exit $$guards; fi

@@ -137,7 +137,7 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.run", description="Measure, on real Kafka and real Redis.")
     parser.add_argument("--only", type=_words, default=list(SECTIONS), metavar="SECTION,...", help=", ".join(SECTIONS))
     parser.add_argument("--quick", action="store_true", help="a short check; the results are kept apart")
-    parser.add_argument("--rounds", type=int, help=f"of stages and saturation (default {ROUNDS})")
+    parser.add_argument("--rounds", type=int, help=f"of all that is measured in turns (default {ROUNDS})")
     parser.add_argument("--seconds", type=int, help=f"measured for each rate (default {SECONDS})")
     parser.add_argument("--rates", type=_numbers, metavar="R,...", help="payments a second")
     parser.add_argument("--before", type=Path, metavar="FILE", help="a results.json of an earlier state, for `limits`")

@@ -50,7 +50,6 @@ from features.errors import ConfigError, FraudlineError
 EXIT_FAILED: Final = 1
 EXIT_MISUSED: Final = 2
 EXIT_INTERRUPTED: Final = 130
-EXIT_TERMINATED: Final = 143
 
 app = typer.Typer(
     name="fraudline",
@@ -212,13 +211,15 @@ for _panel, _commands in _COMMANDS.items():
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The entry point: run one command and exit with its status."""
     signal.signal(signal.SIGTERM, _terminated)  # `run` and `replay` put handlers of their own in its place
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # `nohup` has it ignored
+        signal.signal(signal.SIGHUP, _terminated)
     status = exit_status(sys.argv[1:] if arguments is None else arguments)
     sys.exit(status)
 
 
-def _terminated(_number: int, _frame: object) -> NoReturn:
-    """Leave as after an exception, so that files of work go too."""
-    sys.exit(EXIT_TERMINATED)
+def _terminated(number: int, _frame: object) -> NoReturn:
+    """Leave as after an exception, so that files of work go too; with the status that a shell gives such an end."""
+    sys.exit(128 + number)
 
 
 def exit_status(arguments: Sequence[str]) -> int:

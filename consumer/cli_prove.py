@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from consumer.prove.report import LatencyTable, Report
     from consumer.settings import Settings
 
+LONGEST_S: Final = 3_600
 EXIT_OF: Final = {"held": 0, "broken": 3, "unverified": 4}  # as those of `fraudline certify`
 
 
@@ -31,7 +32,7 @@ def prove(
         Path | None, typer.Option(metavar="DIR", help="Prove with this bundle (default: that of the settings).")
     ] = None,
     rate: Annotated[float, typer.Option(min=1, max=100_000, help="Records a second.")] = 2_000.0,
-    seconds: Annotated[float, typer.Option(min=1, max=3_600, help="How long latency is measured.")] = 30.0,
+    seconds: Annotated[float, typer.Option(min=1, max=LONGEST_S, help="How long latency is measured.")] = 30.0,
     payments: Annotated[
         int | None, typer.Option(min=100, max=2_000_000, help="How many records are measured, instead of --seconds.")
     ] = None,
@@ -72,6 +73,8 @@ def prove(
         seed=seed,
         out=Path(),
     )
+    if asked.seconds > LONGEST_S:
+        raise ConfigError(f"That takes {asked.seconds:,.0f} s at this rate: no more than {LONGEST_S:,} are measured.")
     if plan(asked).records > MOST:
         raise ConfigError(f"That is more than {MOST:,} records, which are held in memory: ask for fewer.")
     return _prove(loaded, asked, out, as_json=as_json)
@@ -91,7 +94,8 @@ def _prove(loaded: Settings, asked: Asked, out: Path | None, *, as_json: bool) -
     from consumer.prove.run import prove as run_proof
 
     run = new_run()
-    folder = _folder(out or Path(run.prefix))
+    folder = out or Path(run.prefix)
+    is_ours = _make_folder(folder)
     began_s = time.time()
 
     def tell(text: str) -> None:
@@ -102,8 +106,9 @@ def _prove(loaded: Settings, asked: Asked, out: Path | None, *, as_json: bool) -
     tell(f"run {run.run}; its topics, group and keys begin with {run.prefix}")
     try:
         evidence = run_proof(run, loaded, replace(asked, out=folder), tell)
-    except FraudlineError:
-        _remove_if_empty(folder)
+    except BaseException:
+        if is_ours:
+            _remove_if_empty(folder)
         raise
     made = report(run, loaded, asked, evidence, began_s=began_s, seconds=time.time() - began_s)
     files = write(made, folder)
@@ -114,7 +119,9 @@ def _prove(loaded: Settings, asked: Asked, out: Path | None, *, as_json: bool) -
     return EXIT_OF[made.verdict]
 
 
-def _folder(out: Path) -> Path:
+def _make_folder(out: Path) -> bool:
+    """Whether it was not there before. Raises ConfigError where nothing can be written to it."""
+    is_new = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -123,7 +130,7 @@ def _folder(out: Path) -> Path:
         raise ConfigError(f"The report can't be written to {out} ({error.strerror}).") from None
     if not os.access(out, os.W_OK | os.X_OK):
         raise ConfigError(f"The report can't be written to {out}: this user may not write there.")
-    return out
+    return is_new
 
 
 def _remove_if_empty(folder: Path) -> None:

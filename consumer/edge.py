@@ -38,9 +38,13 @@ class TrustedState:
         self._enricher = enricher
         self._epochs = [position.epoch for position in store.positions()]
 
-    def send(self, batch: PaymentBatch, spans: tuple[Span, ...], labels: LabelBatch | None = None) -> Sent | None:
-        """Begin with the batch."""
-        return self._enricher.send(batch, spans, self._epochs, labels)
+    def send(
+        self,
+        batch: PaymentBatch,
+        spans: tuple[Span, ...],
+        labels: LabelBatch | None = None,
+    ) -> Sent | None:
+        """Nothing is begun ahead: the answer is there at once."""
 
     def enrich(
         self,
@@ -48,11 +52,9 @@ class TrustedState:
         spans: tuple[Span, ...],
         patience_s: float,  # noqa: ARG002
         labels: LabelBatch | None = None,
-        sent: Sent | None = None,
+        sent: Sent | None = None,  # noqa: ARG002
     ) -> Enriched | None:
         """Features of the batch, at once."""
-        if sent is not None:
-            return self._enricher.receive(sent)
         return self._enricher.enrich(batch, spans, self._epochs, labels)
 
 

@@ -96,6 +96,7 @@ class Loop:
                 self._failed(error, renew=isinstance(error, ProducerLost))
             except StoreUnavailable as error:
                 _LOG.warning("waiting_for_store", error=str(error))
+                self._forget_ahead()
                 self._must_rewind = True
             self._telemetry.backlog(self._source.backlog(), self._source.labels_lag_records())
             self._health.ready(*self._readiness())

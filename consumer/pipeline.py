@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -140,7 +140,8 @@ class Pipeline:
     def begin(self, messages: Sequence[Message], spans: tuple[Span, ...], *, ahead: bool = False) -> Begun:
         """Decode a batch and, `ahead` of the one that is decided, have the store begin with it.
 
-        Raises nothing, and publishes nothing. Then `finish` it, or give its `Begun.sent` to `StateKeeper.forget`.
+        Publishes nothing, and no trouble with the store is told here. Then `finish` it, or give its `Begun.sent` to
+        `StateKeeper.forget`.
         """
         read_ms, begun = self._clock() * 1000, time.perf_counter()
         decoded = self._decoder.decode(in_log_order(messages, self._labels_topic))
@@ -168,8 +169,10 @@ class Pipeline:
         self._stage_ms = {"decode": begun.decode_ms}
         self._change_line_up()
         self._flood.look(decoded.rejected, any_valid=len(decoded.batch) > 0)
+        looked_ms = 0.0 if begun.sent is None else begun.sent.looked_ms  # beside the commit of the batch before
         with self._stage("enrich"):
             enriched = self._enrich(begun)
+        self._stage_ms["enrich"] = round(self._stage_ms["enrich"] + looked_ms, 3)
         offsets = () if enriched is None else self._offsets(spans)
         ahead = None if meanwhile is None else meanwhile()
         with self._stage("score"):
@@ -179,13 +182,14 @@ class Pipeline:
             heard = self._decide(decoded.batch, enriched, opinions, read_ms, offsets)
         with self._stage("publish"):
             self._publish(decoded, heard)
-        with self._stage("commit"):
-            self._commit(spans, None if ahead is None else ahead.sent)
+        begun_s = time.perf_counter()
+        committed_s, now_ms = self._commit(spans, None if ahead is None else ahead.sent)
+        self._stage_ms["commit"] = round((committed_s - begun_s) * 1_000, 3)
         self._flood.settle()
-        self._hurry.finished((time.perf_counter() - scored) * 1_000)
+        self._hurry.finished((committed_s - scored) * 1_000)
         for each in heard:
             each.judge.settle(each.opinion, each.decided.outcome, each.due)
-        self._account(decoded, heard)
+        self._account(decoded, heard, now_ms)
         return heard[0].decided
 
     def _seat(self, before: Judge | None) -> tuple[Judge, Judge | None]:
@@ -314,18 +318,27 @@ class Pipeline:
                 self._telemetry.unexplained.inc(sum(why is NOT_EXPLAINED for why in found))
             yield from each.judge.outbox.alerts(each.decided)
 
-    def _commit(self, spans: tuple[Span, ...], ahead: Sent | None) -> None:
-        """Commit; the brokers' time for that is the time to look at what the store says of the next batch."""
-        if ahead is None:
+    def _commit(self, spans: tuple[Span, ...], ahead: Sent | None) -> tuple[float, float]:
+        """Commit; the brokers' time for that is the time to look at what the store says of the next batch.
+
+        Returns when it was committed: by `time.perf_counter`, and in ms since the epoch.
+        """
+
+        def commit() -> tuple[float, float]:
             self._publisher.commit(spans)
-            return
-        committing = self._beside.submit(self._publisher.commit, spans)
+            return time.perf_counter(), self._clock() * 1_000
+
+        if ahead is None:
+            return commit()
+        committing = self._beside.submit(commit)
         try:
             ahead.look()
-        finally:
-            committing.result()
+        except BaseException:
+            wait([committing])
+            raise
+        return committing.result()
 
-    def _account(self, decoded: Decoded, heard: Sequence[_Heard]) -> None:
+    def _account(self, decoded: Decoded, heard: Sequence[_Heard], now_ms: float) -> None:
         telemetry, batch, enriched = self._telemetry, decoded.batch, heard[0].decided.enriched
         for stage, spent_ms in self._stage_ms.items():
             telemetry.stage[stage].observe(spent_ms / 1000)
@@ -350,7 +363,7 @@ class Pipeline:
             due = due | heard[1].decided.due
             self._account_trial(heard[0], heard[1], due)
         telemetry.committed(
-            now_ms=self._clock() * 1000,
+            now_ms=now_ms,
             timestamps_ms=batch.ingest_time[due],
             budget_ms=self._budget_ms,
         )

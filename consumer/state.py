@@ -169,7 +169,7 @@ class StateKeeper:
                 record is missing that catching up does not bring back.
             KafkaRefused: the logs may not be read.
         """
-        is_last = self._rounds >= ROUNDS and not self.ready
+        is_last = self._rounds >= ROUNDS and not self.ready and self._clock() >= self._retry_at_s
         if is_last:  # what we decide between two slices keeps our own partitions ahead of the markers: now nothing is
             deadline_s = max(deadline_s, self._clock() + UNDISTURBED_S)
             self._behind = None

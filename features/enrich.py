@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -91,14 +92,17 @@ class Sent:
     reply: Callable[[], list[Applied]]
     enricher: Enricher
     found: _Answer | StoreError | None = None
+    looked_ms: float = 0.0  # how long that took
 
     def look(self) -> None:
         """Take the answer and compute the features now; whoever receives them is told what came of it."""
+        begun_s = time.perf_counter()
         try:
             applied = self.reply()
             self.found = _Answer(applied, self.enricher.catalog, self.enricher.computed(self.asked, applied))
         except StoreError as error:
             self.found = error
+        self.looked_ms = (time.perf_counter() - begun_s) * 1_000
 
 
 @dataclass(slots=True)

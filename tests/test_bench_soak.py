@@ -38,7 +38,7 @@ PEAKS = np.where(SECONDS % 300 < 5, 80, 0)
 
 
 @pytest.mark.parametrize("restless", [NOISE, WALK, SAW, PEAKS], ids=["noise", "walk", "saw", "peaks"])
-def test_a_restless_series_is_flat_and_a_leak_on_top_of_it_is_found(restless: Any) -> None:
+def test_a_restless_series_is_not_called_leaking_and_a_leak_on_top_of_it_is_found(restless: Any) -> None:
     assert slope(SECONDS, LEVEL + restless).verdict != "leaking"
     assert slope(SECONDS, LEVEL + restless + SECONDS / 3_600 * 0.5 * LEVEL).verdict == "leaking"
 

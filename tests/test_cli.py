@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -258,7 +259,8 @@ def test_the_entry_point_exits_with_the_status() -> None:
     assert b"Traceback" not in err
 
 
-def test_a_training_that_is_told_to_stop_leaves_no_files_of_work(tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
+def test_a_training_that_is_told_to_stop_leaves_no_files_of_work(tmp_path: Path, told: signal.Signals) -> None:
     write(Simulation(payments=20_000, seed=3), tmp_path / "history")
     files = (
         "--payments",
@@ -272,7 +274,7 @@ def test_a_training_that_is_told_to_stop_leaves_no_files_of_work(tmp_path: Path)
     while not list(tmp_path.glob(".bundle.*/*")):
         assert training.poll() is None
         time.sleep(0.05)
-    training.terminate()
+    training.send_signal(told)
     _, err = training.communicate(timeout=60)
-    assert (training.returncode, err) == (cli.EXIT_TERMINATED, b"")
+    assert (training.returncode, err) == (128 + told, b"")
     assert [each.name for each in tmp_path.iterdir()] == ["history"]

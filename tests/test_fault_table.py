@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.faults.__main__ import DOCS
@@ -24,11 +25,11 @@ def run(*rows: Row) -> Run:
 
 
 def test_cases_under_one_name_are_one_line_that_says_the_worst() -> None:
-    told = lines_of([row("killed", KILLS, times=3), row("killed", KILLS, times=4, result="2 violations"),
-                     row("killed", KILLS), row("killed", STALLS)])  # fmt: skip
+    told = lines_of(run(row("killed", KILLS, times=3), row("killed", KILLS, times=4, result="2 violations"),
+                        row("killed", KILLS), row("killed", STALLS)))  # fmt: skip
     assert told == [
-        Line("killed", 3, 8, "1-3", "2 violations", KILLS),
-        Line("killed", 1, 1, "1-3", "held", STALLS),
+        Line("killed", 3, 8, "1-3", "2 violations", "abc", KILLS),
+        Line("killed", 1, 1, "1-3", "held", "abc", STALLS),
     ]
     assert [line.good for line in told] == [False, True]
 
@@ -37,8 +38,9 @@ def test_a_run_replaces_its_own_rows_on_the_page_and_no_others(tmp_path: Path) -
     page = tmp_path / "faults.md"
     page.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
     first = run(row("killed", KILLS), row("gone", GONE), row("mutant: no lock", KILLS, result="caught: 7 violations"))
-    write_docs(page, first, {STALLS: 1, KILLS: 2, GONE: 1})
+    write_docs(page, first, {STALLS: 1, KILLS: 3, GONE: 1})
     assert not_run_on(page.read_text()) == [STALLS]
+    assert f"Not every case of: `{KILLS}` (2 of 3)." in page.read_text()
     again = run(row("stalled", STALLS), row("killed", KILLS, times=5))
     lines = write_docs(page, again, cases := {STALLS: 2, KILLS: 2})
     assert [(line.fault, line.times) for line in lines] == [("stalled", 1), ("killed", 5), ("mutant: no lock", 1)]
@@ -47,6 +49,18 @@ def test_a_run_replaces_its_own_rows_on_the_page_and_no_others(tmp_path: Path) -
     assert page.read_text() == f"before\n{BEGIN}\n{rendered(lines, again, cases)}\n{END}\nafter\n"
     said = "2 faults, all held; mutants caught: 1. Cases run: 3 of 4. Last run on 2026-01-02 at abc, of 2 cases."
     assert said in page.read_text()
+
+
+def test_a_test_that_failed_is_not_told_as_held(tmp_path: Path) -> None:
+    """Whatever its rows said before it failed, in this run or in one before."""
+    page = tmp_path / "faults.md"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    write_docs(page, run(row("killed", KILLS), row("stalled", STALLS)), {STALLS: 1, KILLS: 1})
+    failed = msgspec.structs.replace(run(row("killed", KILLS)), failed=[KILLS, STALLS])
+    lines = write_docs(page, failed, {STALLS: 1, KILLS: 1})
+    assert [(line.test, line.result, line.good) for line in lines] == [(KILLS, "the test failed", False)]
+    assert not_run_on(page.read_text()) == [STALLS]
+    assert "1 NOT held" in page.read_text()
 
 
 def test_a_run_is_kept_as_it_was(tmp_path: Path) -> None:

@@ -7,14 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.mutants.guard import Guard, Rotten
 from tests.mutants.guards import GUARDS
 from tests.mutants.runner import ROOT, take_away, tracked
-from tests.mutants.table import BEGIN, END, Row, kept, rendered, write_docs, write_json
+from tests.mutants.table import BEGIN, END, Row, cells, kept, lines_on, rendered, write_docs, write_json
 from tests.mutants.verdict import ALIVE, BROKEN, CAUGHT
-from tests.support.marks import between
 
 CHEAP = (  # in the order of the table; those whose tests compile nothing
     "refusing a gap, in memory",
@@ -135,22 +135,35 @@ def test_the_table_is_kept_from_run_to_run(shop: Path) -> None:
     assert [(row.guard, row.commit) for row in rows] == [("one", "abc"), ("two", "def")]
     assert kept(table) == rows
     assert write_json(table, [], rows, (two,), "def") == rows[1:]
-    docs = shop / "faults.md"
-    docs.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    for _ in range(2):
-        write_docs(docs, rows)
-        assert docs.read_text() == f"before\n{BEGIN}\n{rendered(rows)}\n{END}\nafter\n"
-    assert "2 guards, 2 caught." in rendered(rows)
+
+
+def test_a_run_replaces_its_own_rows_on_the_page_and_no_others(tmp_path: Path) -> None:
+    one, two, three = (guard(name, "text", "", "test_a_price") for name in ("one", "two", "three"))
+    docs = tmp_path / "faults.md"
+    docs.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
+    first = [Row(each.name, "", each.file, each.tests, CAUGHT, (), "", 0.1, "2026-01-02", "abc") for each in (one, two)]
+    write_docs(docs, first, (one, two, three))
+    assert lines_on(docs.read_text()) == [rendered(row) for row in first]
+    assert "2 of 3 guards were taken away, 2 were missed.\nWithout a row yet: three." in docs.read_text()
+    again = msgspec.structs.replace(first[0], result=ALIVE, commit="def")
+    write_docs(docs, [again], (one, two, three))
+    assert lines_on(docs.read_text()) == [rendered(again), rendered(first[1])]
+    assert "2 of 3 guards were taken away, 1 were missed." in docs.read_text()
+    changed = guard("two", "text", "", "test_paid")
+    write_docs(docs, [], (one, changed))
+    assert lines_on(docs.read_text()) == [rendered(again)]
+    assert "Without a row yet: two." in docs.read_text()
+    assert docs.read_text().startswith("before\n")
+    assert docs.read_text().endswith("\nafter\n")
 
 
 def test_what_the_page_says_is_of_guards_as_they_are() -> None:
     """Each row is one of the list's, which was caught; what was changed since has to be run again."""
-    table = between((ROOT / "docs" / "faults.md").read_text(), BEGIN, END)
-    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
-    known = [Row(each.name, each.promise, each.file, each.tests, CAUGHT, (), "", 0.0, "", "") for each in GUARDS]
-    told = {rendered([row]).splitlines()[-1] for row in known}
+    rows = lines_on((ROOT / "docs" / "faults.md").read_text())
+    known = {f"{cells(each.name, each.promise, each.file, each.tests)} | {CAUGHT}" for each in GUARDS}
     assert rows
-    assert [row for row in rows if row not in told] == [], "run python -m tests.mutants --write-docs"
+    told = [row.rsplit(" | ", 1)[0] for row in rows]
+    assert [row for row in told if row not in known] == [], "run python -m tests.mutants --write-docs"
 
 
 def test_a_text_that_no_guard_has_is_said_with_pytests_own_status() -> None:

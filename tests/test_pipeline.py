@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -389,6 +390,55 @@ def test_a_batch_whose_commit_fails_beside_the_next_one_fails_as_any_other(answe
         rig.pipeline.finish(begun, meanwhile)
     assert not rig.publisher.visible
     assert rig.count("fraudline_payments_total") == 0
+
+
+def test_what_is_wrong_with_the_next_batch_is_not_hidden_by_a_commit_that_fails() -> None:
+    rig, begun, next_one = two_batches(Committing(error=TransactionAborted("taken away")))
+
+    def meanwhile() -> Begun:
+        ahead = next_one()
+        assert ahead.sent is not None
+        reply = ahead.sent.reply
+
+        def lie() -> list[Applied]:
+            reply()
+            raise ZeroDivisionError
+
+        ahead.sent.reply = lie
+        return ahead
+
+    with pytest.raises(ZeroDivisionError):
+        rig.pipeline.finish(begun, meanwhile)
+    assert not rig.publisher.visible
+
+
+def test_what_is_done_beside_a_commit_is_no_part_of_it() -> None:
+    """It is told as what it is: the next batch's wait for the store."""
+    rig, begun, next_one = two_batches(Committing())
+    held: list[Begun] = []
+    began_s = time.perf_counter()
+
+    def meanwhile() -> Begun:
+        ahead = next_one()
+        assert ahead.sent is not None
+        reply = ahead.sent.reply
+
+        def slowly() -> list[Applied]:
+            """Takes as long as all until the commit's end, and longer."""
+            applied = reply()
+            while not rig.publisher.commits:
+                time.sleep(0.001)
+            enough_s = 2 * (time.perf_counter() - began_s) + 0.01
+            while time.perf_counter() - began_s < enough_s:
+                time.sleep(0.001)
+            return applied
+
+        ahead.sent.reply = slowly
+        held.append(ahead)
+        return ahead
+
+    decided = rig.pipeline.finish(begun, meanwhile)
+    assert decided.stage_ms["commit"] < rig.pipeline.finish(held[0]).stage_ms["enrich"]
 
 
 def test_without_a_limit_a_flood_of_bad_records_goes_on() -> None:

@@ -25,6 +25,7 @@ from redis import Redis
 from consumer.cli import exit_status
 from consumer.kafka.estate import MARK, Estate
 from consumer.kafka.source import KafkaSource
+from consumer.prove.certificate import certificate
 from consumer.prove.names import PREFIX, Run, settings_of
 from consumer.prove.plan import Asked
 from consumer.prove.premises import Premises, clean
@@ -282,14 +283,37 @@ def test_a_bundle_that_can_not_be_read_is_told_before_anything_is_made(
     assert not (tmp_path / "report").exists()
 
 
+def test_more_than_an_hour_is_refused(plant: Plant, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status(["prove", "--payments=100000", "--rate=1", f"--out={plant.folder / 'report'}"]) == 2
+    assert "That takes 100,000 s at this rate: no more than 3,600 are measured." in capsys.readouterr().err
+    assert not (plant.folder / "report").exists()
+
+
+def test_processors_that_are_to_be_killed_have_a_partition_each(plant: Plant) -> None:
+    settings = settings_of(plant.run, plant.settings())
+    with closing(Premises(plant.run, settings)) as premises:
+        premises.make(plant.settings().topics.payments, processors=5)
+        assert premises.estate.topics()[settings.topics.payments] == 5
+        premises.remove()
+
+
+def test_why_there_is_no_certificate_is_told_and_ends_nothing(plant: Plant) -> None:
+    settings = settings_of(plant.run, plant.settings())  # of a run that has made no topic
+    made, why = certificate(settings)
+    assert made is None
+    assert settings.topics.dead_letters in why
+
+
 def test_what_was_never_begun_is_not_said_to_be_left(
     plant: Plant, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    (tmp_path / "report").mkdir()
     monkeypatch.setenv(variable("kafka.brokers"), "127.0.0.1:1")
     assert exit_status(["prove", f"--out={tmp_path / 'report'}"]) == 1
     [begun, error] = capsys.readouterr().err.splitlines()
     assert "its topics, group and keys begin with" in begun
     assert error.startswith("error: no Kafka broker answers at 127.0.0.1:1")
+    assert (tmp_path / "report").is_dir()  # it was there before
 
 
 def test_a_proof_that_is_interrupted_leaves_nothing(plant: Plant) -> None:
@@ -322,7 +346,7 @@ def made(plant: Plant) -> Settings:
     """What a run that was killed has left."""
     settings = settings_of(plant.run, plant.settings())
     premises = Premises(plant.run, settings)
-    premises.make(plant.settings().topics.payments)
+    premises.make(plant.settings().topics.payments, processors=1)
     premises.close()
     plant.redis.set(f"{plant.run.prefix}:4:{{s0}}:c", "a log")
     return settings

@@ -29,7 +29,7 @@ def crew(plant: Plant) -> Iterator[Crew]:
     settings = settings_of(plant.run, plant.settings())
     premises = Premises(plant.run, settings)
     with closing(premises):
-        premises.make(plant.settings().topics.payments)
+        premises.make(plant.settings().topics.payments, processors=1)
         with closing(Crew(plant.run, settings, None)) as made:
             yield made
         premises.remove()

@@ -67,6 +67,7 @@ def sound(records: int = 80) -> Evidence:
     evidence.left_at_drain = 5
     evidence.laid, evidence.looked_at = {"card numbers": 2, "secrets": 3}, {"log lines": 9}
     evidence.kills, evidence.stalls, evidence.flushed_ns = 3, 1, evidence.decisions[count // 2].received_ns
+    evidence.lost_keys, evidence.after_flush, evidence.label_features = 7, CERTIFICATE, 4
     evidence.latency = latency_of(evidence, 100.0, ())
     evidence.removal = Removal(topics=7, keys=3, other_keys=(5, 5))
     return evidence
@@ -328,7 +329,10 @@ def test_every_promise_that_can_be_judged_can_be_broken() -> None:
     [
         ("kill", {"kills": 0}), ("kill", {"stalls": 0}), ("kill", {"delivery": "at_least_once"}),
         ("transaction", {"delivery": "at_least_once"}),
-        ("flush", {"flushed_ns": None}), ("replay", {"certificate": None}), ("settings", {"secrets": 0}),
+        ("flush", {"flushed_ns": None}), ("flush", {"after_flush": None}), ("flush", {"lost_keys": 0}),
+        ("labels", {"label_features": 0}),
+        ("flush", {"after_flush": CERTIFICATE | {"verdict": "unverifiable"}}),
+        ("replay", {"certificate": None}), ("settings", {"secrets": 0}),
         ("replay", {"certificate": CERTIFICATE | {"verdict": "unverifiable", "unverifiable": 3}}),
         ("budget", {"latency": None}), ("drain", {"workers": []}), ("drain", {"left_at_drain": 0}),
         ("token", {"laid": {"card numbers": 0, "secrets": 3}}), ("token", {"looked_at": {}}),

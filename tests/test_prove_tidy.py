@@ -25,6 +25,7 @@ from consumer.topics import Options, declared
 from features.catalog import DEFAULT
 from features.errors import ConfigError, FraudlineError, KafkaRefused
 from tests.faults.conftest import EVERYTHING
+from tests.services.proxy import Api, KafkaProxy
 from tests.test_prove import COMMAND, DEADLINE_S, OTHER, ROOT, Plant, bundle, plant, produce
 
 __all__ = ["bundle", "plant"]
@@ -180,12 +181,28 @@ def test_a_topic_into_which_somebody_wrote_before_the_mark_is_left_alone(plant: 
     estate.delete_topics(each.name for each in wanted)
 
 
+def test_topics_of_which_nobody_heard_whether_they_were_made_are_removed(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable("kafka.request_timeout_ms"), "2000")
+    with KafkaProxy(plant.kafka) as proxy:
+        monkeypatch.setenv(variable("kafka.brokers"), proxy.bootstrap)
+        with closing(Premises(plant.run, settings_of(plant.run, plant.settings()))) as premises:
+            proxy.lose_answers(Api.CREATE_TOPICS, times=1_000)
+            with pytest.raises(FraudlineError):
+                premises.make(plant.settings().topics.payments, processors=1)
+            assert proxy.lost(Api.CREATE_TOPICS)
+            assert plant.left() != []
+            removal = premises.remove()
+    assert (removal.left, plant.left()) == ([], [])
+
+
 def test_another_proof_that_ends_meanwhile_is_not_missed(plant: Plant) -> None:
     theirs = f"{plant.unique}.going"
     plant.kafka.create_topics({f"{OTHER.prefix}.payments": 1, theirs: 1})
     premises = Premises(plant.run, settings_of(plant.run, plant.settings()))
     with closing(premises):
-        premises.make(plant.settings().topics.payments)
+        premises.make(plant.settings().topics.payments, processors=1)
         Estate(plant.settings().kafka).delete_topics([f"{OTHER.prefix}.payments", theirs])
         removal = premises.remove()
     assert (removal.left, removal.problems, removal.lost) == ([], [], [theirs])

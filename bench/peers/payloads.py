@@ -27,7 +27,7 @@ def payment_of(value: bytes | None) -> dict[str, Any] | None:
 
 
 def by_counters(counters: Counters, values: Iterable[bytes | None]) -> Iterator[Publication]:
-    """Decide a batch by one pipeline and one predict; what is no payment is passed over."""
+    """Decide a batch by one call to Redis and one predict; what is no payment is passed over."""
     payments = [payment for value in values if (payment := payment_of(value)) is not None]
     for decision in counters.decide_batch(payments):
         value = orjson.dumps(decision)

@@ -68,6 +68,7 @@ class Estate:
     def create(self, wanted: Sequence[Wanted], made: list[str]) -> None:
         """Create topics, none of which may be there; `made` gets each that was, also when another one fails.
 
+        One of which nobody knows whether it was is among them: it comes into being, or there is nothing to delete.
         Raises KafkaUnavailable, KafkaRefused.
         """
         new = [
@@ -80,7 +81,10 @@ class Estate:
             try:
                 self._done(future, f"create topic {name}", f"Create on topic {name} (or on the cluster)")
                 made.append(name)
+            except KafkaRefused as error:  # it is somebody else's, or not allowed
+                first = first or error
             except KafkaUnavailable as error:
+                made.append(name)
                 first = first or error
         if first is not None:
             raise first

@@ -46,7 +46,7 @@ class Taken:
 
 
 class KafkaSource:
-    """Reads micro-batches. Not thread-safe: rebalances happen inside `poll`, on the caller's thread.
+    """Reads micro-batches. One call at a time, from any thread; rebalances happen inside `poll`, on the caller's.
 
     A batch's `Span.start` is where the last batch ended, so that holes in the log are covered; offsets are computed
     from what was processed, never asked from the client.

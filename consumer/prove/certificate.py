@@ -25,22 +25,22 @@ def certificate(settings: Settings) -> tuple[dict[str, Any] | None, str]:
             stack.callback(made.close)
             return made
 
-        asked = Asked(
-            decisions=stream(topics.decisions),
-            payments=stream(topics.payments),
-            labels=stream(topics.labels),
-            journal=stream(topics.journal),
-            alerts=stream(topics.alerts),
-            refused=read_refused(stream(topics.dead_letters)),
-            bundles=() if model.registry is not None else (model.bundle,),
-            registry=model.registry,
-            shards=settings.store.shards,
-            max_payment_bytes=settings.processing.max_payment_bytes,
-            max_future_ms=settings.processing.max_future_ms,
-            threads=cores(),
-            trust=trust_of(model),
-        )
         try:
+            asked = Asked(
+                decisions=stream(topics.decisions),
+                payments=stream(topics.payments),
+                labels=stream(topics.labels),
+                journal=stream(topics.journal),
+                alerts=stream(topics.alerts),
+                refused=read_refused(stream(topics.dead_letters)),
+                bundles=() if model.registry is not None else (model.bundle,),
+                registry=model.registry,
+                shards=settings.store.shards,
+                max_payment_bytes=settings.processing.max_payment_bytes,
+                max_future_ms=settings.processing.max_future_ms,
+                threads=cores(),
+                trust=trust_of(model),
+            )
             return Certification(asked, load_catalog(settings.features.catalog)).run().document(), ""
         except FraudlineError as error:
             return None, str(error)

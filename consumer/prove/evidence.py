@@ -97,14 +97,15 @@ class Evidence:
         committed, ends: by topic and partition, at the end.
         garbled: places of records that are not what their topic is for.
         certificate: what `fraudline certify` says of all before the flush; None for none, for `why_no_certificate`.
-        after_flush: what it says of all, after the flush.
+        after_flush: what it says of all, after the flush; None for none, for `why_not_after_flush`.
         latency: of the measured section; None where nothing was measured.
         counted: totals of the first worker's counters when the measured section was decided; None where unknown.
         workers: how each worker ended.
         kills, stalls: what was done to workers; a stall is one in which others were given all partitions of the one
             that was stopped.
         left_at_drain: how many records were left to the next processor by one that was told to stop under load.
-        flushed_ns: when the run's own keys were removed under load; None where they were not.
+        flushed_ns: when the run's own keys were removed; None where they were not. `lost_keys`: how many.
+        label_features: how many features of the catalog labels are in.
         laid: how many of the records sent hold a card number and a secret that must not be seen.
         clock_set_ms: by how much somebody set this machine's clock while latency was measured.
         leaks: where a canary or a secret was found; `looked_at` says in how many texts of which kind.
@@ -124,6 +125,7 @@ class Evidence:
     certificate: dict[str, Any] | None = None
     why_no_certificate: str = ""
     after_flush: dict[str, Any] | None = None
+    why_not_after_flush: str = ""
     latency: Latency | None = None
     counted: Mapping[str, float] | None = None
     workers: list[Ended] = field(default_factory=list)
@@ -131,6 +133,8 @@ class Evidence:
     stalls: int = 0
     left_at_drain: int = 0
     flushed_ns: int | None = None
+    lost_keys: int = 0
+    label_features: int = 0
     laid: Mapping[str, int] = field(default_factory=dict)
     clock_set_ms: float = 0.0
     leaks: list[str] = field(default_factory=list)

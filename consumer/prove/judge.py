@@ -210,9 +210,11 @@ def labelled(evidence: Evidence) -> Verdict:
     counts = Counter(each.record.kind for each in evidence.sent)
     if not counts["label"]:
         return not_tested("no label fell into the history: it was too short")
+    if not evidence.label_features:
+        return not_tested("the catalog has no feature that labels are in")
     verdict = replayed(evidence)
     if verdict.status != "held":
-        return Verdict(verdict.status, verdict.evidence, verdict.figures, verdict.examples)
+        return verdict
     return Verdict(
         "held",
         f"the replay that equals what was published reads the {counts['label']:,} labels that were sent, and "
@@ -254,18 +256,26 @@ def flushed(evidence: Evidence) -> Verdict:
     """The state is lost under load: payments go on being decided, and features come back."""
     if evidence.flushed_ns is None:
         return not_tested("the state was not lost: that takes --faults")
+    if not evidence.lost_keys:
+        return not_tested("there was no state that could have been lost")
     after = [each for each in evidence.decisions if each.received_ns >= evidence.flushed_ns]
     wrong = list(_outcomes(evidence))
     if not after:
         wrong.append("nothing was decided afterwards")
     elif after[-1].tier != FULL:
         wrong.append(f"the last payment was decided in the tier {after[-1].tier}: features did not come back")
-    if evidence.after_flush is not None and evidence.after_flush["verdict"] == "different":
+    replay = None if evidence.after_flush is None else evidence.after_flush["verdict"]
+    if replay == "different":
         wrong.append("a replay of what was decided until the end differs from it")
+    if not wrong and replay in {None, "unverifiable"}:
+        why = evidence.why_not_after_flush or "decisions of then can't be made again"
+        return not_tested(f"features came back, and a replay could not verify that they are right: {why}")
     tiers = Counter(each.tier for each in after)
     said = ", ".join(f"{count:,} {tier}" for tier, count in tiers.items())
     return held_if(
-        wrong, f"the run's own keys were removed: {len(after):,} payments were decided since ({said})", tiers
+        wrong,
+        f"the run's own {evidence.lost_keys:,} keys were removed: {len(after):,} payments were decided since ({said})",
+        tiers,
     )
 
 

@@ -69,8 +69,10 @@ class Premises:
             tls=Tls(store.tls_ca_file, store.tls_certificate_file, store.tls_key_file),
         )
 
-    def make(self, real_payments: str) -> None:
+    def make(self, real_payments: str, *, processors: int) -> None:
         """Make everything, with as many partitions as the deployment's own topic of payments has, if it is there.
+
+        At least one for each of the processors, or one of them would have nothing to do.
 
         Raises FraudlineError: something with the run's prefix is there already, or a server does not allow it.
         """
@@ -84,7 +86,7 @@ class Premises:
             load_catalog(settings.features.catalog),
             Options(overrides={"lists": {"delete.retention.ms": str(_MARKED_FOR_MS)}}),  # or its mark would go sooner
             brokers=self.estate.brokers(),
-            payments_partitions=topics.get(real_payments),
+            payments_partitions=max(topics[real_payments], processors) if real_payments in topics else None,
         )
         used = used_roles(settings)
         self.has_begun = True

@@ -28,7 +28,7 @@ from consumer.prove.canaries import Search, secrets_of
 from consumer.prove.certificate import certificate
 from consumer.prove.crew import Crew
 from consumer.prove.evidence import Evidence, Section, Sent, read
-from consumer.prove.faults import torment
+from consumer.prove.faults import REPLICAS, torment
 from consumer.prove.history import Canaries, Record, history
 from consumer.prove.measured import latency_of
 from consumer.prove.names import PREFIX, Run, settings_of
@@ -66,7 +66,7 @@ def prove(run: Run, real: Settings, asked: Asked, tell: Tell) -> Evidence:
     evidence = None
     try:
         with undisturbed(later=True):  # or something could be made and not be noted
-            premises.make(real.topics.payments)
+            premises.make(real.topics.payments, processors=len(REPLICAS) if asked.faults else 1)
         evidence = proof.run(describe(real), secrets_of(real))
     finally:
         with undisturbed():
@@ -93,6 +93,7 @@ class Proof:
         """Nothing is started yet."""
         self._settings, self._asked, self._premises, self._tell = settings, asked, premises, tell
         self._plan, self._canaries = plan(asked), Canaries.of(run.run)
+        self._catalog = load_catalog(settings.features.catalog)
         self._rng = random.Random(asked.seed)  # noqa: S311  faults come at random, and may be repeated
         self._crew = Crew(run, settings, asked.config)
         self._open = ExitStack()
@@ -108,7 +109,10 @@ class Proof:
         settings, asked = self._settings, self._asked
         self._begin()
         evidence = Evidence(
-            delivery=settings.processing.delivery, budget_ms=settings.processing.budget_ms, secrets=len(secrets)
+            delivery=settings.processing.delivery,
+            budget_ms=settings.processing.budget_ms,
+            secrets=len(secrets),
+            label_features=sum(each.group.endswith(".labels") for each in self._catalog.features),
         )
         offset_ns = _clock_offset_ns()
         self._measure()
@@ -119,14 +123,14 @@ class Proof:
             session_s = settings.kafka.session_timeout_ms / 1_000
             with self._load(self._plan.faults, "faults"):
                 evidence.stalls = torment(self._crew, self._rng, asked.kills, session_s, self._tell)
-            evidence.kills = asked.kills
             self._settle(is_tormented=True)
         self._tell("making all decisions again, from the logs")
         evidence.certificate, evidence.why_no_certificate = certificate(settings)
         if asked.faults:
-            evidence.flushed_ns = self._flush()
+            evidence.lost_keys, evidence.flushed_ns = self._flush()
             self._settle(is_tormented=True)
-            evidence.after_flush, _ = certificate(settings)
+            evidence.after_flush, evidence.why_not_after_flush = certificate(settings)
+        self._crew.bury()
         self._pages += [worker.page("/metrics") for worker in self._crew.replicas.values()]
         self._crew.drain_all()
         self._gather(evidence, Search(self._canaries, secrets))
@@ -221,20 +225,20 @@ class Proof:
         self._generator.enough()
         self._took(part, section)
 
-    def _flush(self) -> int:
-        """Remove the run's own state, mark aside; payments come until features are back; since when, in ns.
+    def _flush(self) -> tuple[int, int]:
+        """Remove the run's own state, mark aside; payments come until features are back. How many keys, and when in ns.
 
         Nothing is on its way when it is removed: what is found by a scan and then removed would else leave the logs
         that came between, which no server that loses its data does.
         """
         self._tell("the run's own keys are removed from Redis, and payments come")
-        self._premises.keys.lose()
+        lost = self._premises.keys.lose()
         removed_ns, before = time.time_ns(), self._watcher.with_features()
         with self._load(self._plan.flush, "flush"):
             enough, limit_s = before + enough_of(self._plan.flush), self._plan.flush.seconds
             back = until(lambda: self._watcher.with_features() > enough, limit_s, PAUSE_S)
         self._tell("features are back" if back else f"features did not come back in {limit_s:.0f} s")
-        return removed_ns
+        return lost, removed_ns
 
     def _settle(self, *, is_tormented: bool = False) -> None:
         """Wait until everything that was sent is committed, and nobody's transaction is open.
@@ -274,6 +278,7 @@ class Proof:
         evidence.decisions, evidence.alerts = told.decisions, told.alerts
         evidence.letters, evidence.garbled = told.letters, told.garbled
         evidence.workers = self._crew.ended
+        evidence.kills = sum(each.told == "kill" for each in evidence.workers)
         evidence.committed, evidence.ends = self._premises.estate.progress(
             settings.kafka.group_id, (topics.payments, topics.labels)
         )

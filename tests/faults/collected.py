@@ -22,6 +22,12 @@ def short(item: pytest.Item) -> str:
     return f"{item.path.name}::{getattr(item, 'originalname', item.name)}"
 
 
+def named(node: str) -> str:
+    """The same of a node id."""
+    path, _, test = node.partition("::")
+    return f"{Path(path).name}::{test.split('[')[0]}"
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     for item in session.items:
         if "report" in getattr(item, "fixturenames", ()):

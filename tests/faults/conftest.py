@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.faults.collected import short
+from tests.faults.collected import named, short
 from tests.faults.report import Report, Row, Run, show
 from tests.faults.scene import Scene
 from tests.mutants.table import revision
@@ -47,8 +47,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         text = io.StringIO()
         show(rows, text)
         terminalreporter.write(f"\n{text.getvalue()}")
+        failed = sorted({named(each.nodeid) for each in done if each.failed})
         date = datetime.now(UTC).date().isoformat()
-        Run(EVERYTHING, date, revision(config.rootpath), rows).write(config.rootpath / ".cache" / "faults.json")
+        run = Run(EVERYTHING, date, revision(config.rootpath), rows, failed)
+        run.write(config.rootpath / ".cache" / "faults.json")
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 HELD: Final = "held"
+FAILED: Final = "the test failed"
 CAUGHT: Final = "caught: "
 
 
@@ -28,12 +29,16 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True):
-    """All rows of a run, in the order of their files; `everything` says that it was one of every position."""
+    """All rows of a run, in the order of their files; `everything` says that it was one of every position.
+
+    `failed` are the tests of which a case failed, whatever its rows say.
+    """
 
     everything: bool
     date: str
     commit: str
     rows: list[Row]
+    failed: list[str] = []
 
     def write(self, path: Path) -> None:
         """Keep it for machines."""

@@ -83,3 +83,19 @@ def test_the_way_to_the_broker_is_stuck_for_longer_than_a_request_may_take(
     kafka_proxy.release()
     stage.finish()
     report.judged(f"the way to the broker stuck, take-over, {delivery}", 1, stage.violations())
+
+
+def test_offsets_whose_commit_is_stuck_are_given_up(scene: MakeScene, kafka_proxy: KafkaProxy, report: Report) -> None:
+    """The client's own call would wait until the session is over, or a minute, and the worker with it."""
+    patience = {"request_timeout_ms": PATIENCE_MS, "session_timeout_ms": 100_000, "max_poll_interval_ms": 120_000}
+    stage = scene(delivery="at_least_once", settings={"kafka": patience})
+    worker = stage.worker(proxy=kafka_proxy)
+    worker.wait_for("owns")
+    stage.produce(history(200, seed=58))
+    stage.wait_outcomes(20)
+    kafka_proxy.hold(Api.OFFSET_COMMIT)
+    stage.produce(history(200, seed=59, first=stage.produced))
+    worker.wait_for("unready")
+    kafka_proxy.release()
+    stage.finish()
+    report.judged("commits of offsets stuck, at_least_once", 1, stage.violations())

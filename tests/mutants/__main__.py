@@ -58,7 +58,7 @@ def main(
         raise typer.Exit(1) from None
     rows = write_json(table, found, kept(table), GUARDS, revision(ROOT))
     if write:
-        write_docs(DOCS, rows)
+        write_docs(DOCS, rows, GUARDS)
     caught = sum(each.verdict.result == CAUGHT for each in found)
     console.print(f"{caught} of {total} guards were missed when they were gone; the table is in {table}.")
     raise typer.Exit(0 if caught == total else 1)

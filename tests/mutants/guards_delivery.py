@@ -99,8 +99,8 @@ DELIVERY: Final = (
         "hearing how a commit ended that was made beside the next batch",
         "1: nothing is lost",
         _PIPELINE,
-        "            committing.result()",
-        "            pass",
+        "        return committing.result()",
+        "        return time.perf_counter(), self._clock() * 1_000",
         (f"{_PIPED}::test_a_batch_whose_commit_fails_beside_the_next_one_fails_as_any_other",),
     ),
     Guard(

@@ -20,6 +20,14 @@ KAFKA: Final = (
         (f"{_LOST}::test_an_answer_is_lost_and_its_connection_with_it[0-exactly_once]",),
     ),
     Guard(
+        "a bound for committing offsets outside a transaction",
+        "a worker goes on though its client does not",
+        "consumer/kafka/client.py",
+        '        "socket.timeout.ms": max(',
+        '        "socket.timeout.ms": 60_000 + max(',
+        (f"{_LOST}::test_offsets_whose_commit_is_stuck_are_given_up",),
+    ),
+    Guard(
         "no commit of what the broker refused",
         "1: nothing is lost",
         _PUBLISHER,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from tests.mutants.guard import Guard
@@ -121,7 +122,7 @@ def take_away(
         guard.without(root)
     names = tracked(root) if files is None else files
     with _copies(root, names, jobs) as copies:
-        red = _red(guards, copies)
+        red = _red(guards, copies, jobs)
 
         def tried(guard: Guard) -> Found:
             begun = time.monotonic()
@@ -152,12 +153,21 @@ def _copies(root: Path, files: Sequence[str], count: int) -> Iterator[queue.Simp
         yield others
 
 
-def _red(guards: Sequence[Guard], copies: queue.SimpleQueue[Copy]) -> dict[str, str]:
-    """Of each test that is named and not green as the tree is, why; each is run once, whoever names it."""
+def _red(guards: Sequence[Guard], copies: queue.SimpleQueue[Copy], jobs: int) -> dict[str, str]:
+    """Of each test that is named and not green as the tree is, why; each is run once, whoever names it.
+
+    Those of one file are run together, since what they share takes long to start.
+    """
     entries = sorted({entry for guard in guards for entry in guard.tests})
-    copy = copies.get()
-    try:
-        endings = copy.run(entries) if entries else []
-    finally:
-        copies.put(copy)
-    return {entry: why for entry in entries if (why := green(entry, endings)) is not None}
+
+    def tried(own: list[str]) -> dict[str, str]:
+        copy = copies.get()
+        try:
+            endings = copy.run(own)
+        finally:
+            copies.put(copy)
+        return {entry: why for entry in own if (why := green(entry, endings)) is not None}
+
+    files = [list(own) for _, own in groupby(entries, key=lambda entry: entry.split("::")[0])]
+    with ThreadPoolExecutor(jobs) as pool:
+        return {entry: why for found in pool.map(tried, files) for entry, why in found.items()}

@@ -1,8 +1,13 @@
-"""The table of guards: kept as JSON from run to run, and rendered into `docs/faults.md`."""
+"""The table of guards: kept as JSON from run to run, and rendered into `docs/faults.md`.
+
+A run of some guards replaces the rows of those on the page and leaves the others. Guards that have no row, since they
+were never taken away, or not since they were changed, are named above the table.
+"""
 
 from __future__ import annotations
 
 import subprocess
+import textwrap
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,10 +18,12 @@ import msgspec
 from tests.mutants.guard import Guard
 from tests.mutants.runner import Found
 from tests.mutants.verdict import CAUGHT
-from tests.support.marks import put_between
+from tests.support.marks import between, put_between
 
 BEGIN: Final = "<!-- guards: begin; written by python -m tests.mutants --write-docs -->"
 END: Final = "<!-- guards: end -->"
+_NOT_TRIED: Final = "Without a row yet: "
+_HEAD: Final = ("| without | what is promised | in | seen by | result | of |", "|---|---|---|---|---|---|")
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -69,26 +76,36 @@ def write_json(
     return ordered
 
 
-def rendered(rows: Sequence[Row]) -> str:
-    """The table in Markdown, with when and of which commit it is."""
-    runs = sorted({(row.date, row.commit) for row in rows})
-    when = ", ".join(f"{date} at {commit}" for date, commit in runs)
-    caught = sum(row.result == CAUGHT for row in rows)
-    lines = [
-        f"{len(rows)} guards, {caught} caught. Run on {when}.",
-        "",
-        "| without | what is promised | in | seen by | result |",
-        "|---|---|---|---|---|",
-    ]
-    for row in rows:
-        seen = "; ".join(f"`{_short(test)}`" for test in row.tests)
-        lines.append(f"| {row.guard} | {row.promise} | `{row.file}` | {seen} | {row.result} |")
-    return "\n".join(lines)
+def rendered(row: Row) -> str:
+    """A row in Markdown, with the commit and the day of its run."""
+    return f"{cells(row.guard, row.promise, row.file, row.tests)} | {row.result} | {row.commit}, {row.date} |"
 
 
-def write_docs(path: Path, rows: Sequence[Row]) -> None:
-    """Put the table between its marks. Raises ValueError where they are not there."""
-    put_between(path, BEGIN, END, rendered(rows))
+def cells(guard: str, promise: str, file: str, tests: Iterable[str]) -> str:
+    """What a row says of its guard, before the result."""
+    seen = "; ".join(f"`{_short(test)}`" for test in tests)
+    return f"| {guard} | {promise} | `{file}` | {seen}"
+
+
+def lines_on(page: str) -> list[str]:
+    """The rows that a page has between its marks; none where it has none yet. Raises ValueError: no marks."""
+    return [line for line in between(page, BEGIN, END).splitlines() if line.startswith("| ")][1:]
+
+
+def write_docs(path: Path, rows: Iterable[Row], guards: Sequence[Guard]) -> None:
+    """Put rows into the page, between its marks. Raises ValueError where they are not there."""
+    lines = [*lines_on(path.read_text()), *map(rendered, rows)]  # of two of one guard the later one counts
+    kept: dict[str, str] = {}
+    for guard in guards:
+        own = cells(guard.name, guard.promise, guard.file, guard.tests)
+        for line in lines:
+            if line.startswith(f"{own} | "):
+                kept[guard.name] = line
+    caught = sum(line.split(" | ")[-2] == CAUGHT for line in kept.values())
+    said = [f"{len(kept)} of {len(guards)} guards were taken away, {caught} were missed."]
+    if missing := [guard.name for guard in guards if guard.name not in kept]:
+        said += textwrap.wrap(f"{_NOT_TRIED}{'; '.join(missing)}.", 120)
+    put_between(path, BEGIN, END, "\n".join([*said, "", *_HEAD, *kept.values()]))
 
 
 def _short(test: str) -> str:

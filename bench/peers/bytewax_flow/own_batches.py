@@ -1,8 +1,8 @@
 """Bytewax in batches: `flat_map_batch`, by which its page "Performance" advises to call what takes batches.
 
 A batch is what the source read of one partition at once: up to 1,000 when there is that much, few when there is little
-to do. (`collect` gathers values of one key: payments of all cards would need one key first.) One pipeline and one
-predict a batch. See `flow.py` for the settings and their pages.
+to do. (`collect` gathers values of one key: payments of all cards would need one key first.) One call to Redis and
+one predict a batch. See `flow.py` for the settings and their pages.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Faust in batches: an agent over `take_events`; one pipeline and one predict a batch. See `batches.py`."""
+"""Faust in batches: an agent over `take_events`; one call to Redis and one predict a batch. See `batches.py`."""
 
 from __future__ import annotations
 

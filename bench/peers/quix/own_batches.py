@@ -2,7 +2,7 @@
 
 Quix Streams hands over one message at a time; its batches are those of sinks ("Creating a Custom Sink"): records are
 added to a sink, and written at the checkpoint before offsets are committed. The sink here decides what it gathered by
-one pipeline and one predict, and publishes with a producer of the application (`get_producer`).
+one call to Redis and one predict, and publishes with a producer of the application (`get_producer`).
 Windows can `collect` too, but of one key each. See `batches.py` and `application.py` for the settings.
 """
 
