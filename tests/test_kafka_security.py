@@ -344,6 +344,7 @@ KEPT_OUT: dict[str, tuple[str, Changes, tuple[str, ...]]] = {
 }
 
 
+@pytest.mark.faults
 @pytest.mark.usefixtures("permitted")
 @pytest.mark.parametrize("why", KEPT_OUT)
 def test_who_is_not_trusted_does_not_start_and_is_told_the_setting(secured: Secured, why: str) -> None:
@@ -361,6 +362,7 @@ def test_a_wrong_way_in_is_no_cause_for_another_client(secured: Secured, permitt
     assert line == f"no Kafka broker answers at 127.0.0.1:{port}: check kafka.brokers and the network"
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("missing", PROCESSOR, ids=" ".join)
 def test_each_acl_is_needed_to_start(
     secured: Secured, permitted: list[AclBinding], missing: tuple[str, str, str]
@@ -407,6 +409,7 @@ def cut_off(secured: Secured, taken: AclBinding, delivery: str) -> tuple[BaseExc
     return running.ended_with[0], names
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
 @pytest.mark.parametrize("missing", PROCESSOR, ids=" ".join)
 def test_an_acl_that_is_taken_away_ends_the_process(
@@ -430,6 +433,7 @@ WRITTEN = [
 ]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(("topic", "delivery"), WRITTEN)
 def test_once_a_right_is_given_back_every_record_has_its_outcome(
     secured: Secured, permitted: list[AclBinding], topic: str, delivery: str
