@@ -178,6 +178,7 @@ def ask(port: int, path: str) -> str:
         connection.close()
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("way", ["SCRAM-SHA-512", "OAUTHBEARER"])
 def test_a_processor_says_nothing_of_what_it_reads_or_comes_in_by(plant: Plant, way: str) -> None:
     """Debug logs, metrics, probes, dead letters' headers, the command line: all of a processor's life."""
@@ -263,6 +264,7 @@ def token_in_the_address(plant: Plant) -> dict[str, str]:
     return oauth(plant.broker, SECRET) | {"FRAUDLINE_KAFKA__SASL_OAUTH_TOKEN_URL": url}
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "mistake",
     [

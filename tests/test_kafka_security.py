@@ -6,8 +6,10 @@ time.
 
 from __future__ import annotations
 
+import json
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,7 +44,7 @@ from features.store import MemoryStore
 from tests.poison import payment
 from tests.services.kafka_secure import PASSWORD, SECRET, USER, SecureKafkaBroker, binding
 from tests.services.process import free_ports
-from tests.services.reader import ReadCommitted
+from tests.services.reader import ReadCommitted, Seen
 from tests.support.bundles import make_bundle
 
 pytestmark = pytest.mark.kafka
@@ -342,6 +344,7 @@ KEPT_OUT: dict[str, tuple[str, Changes, tuple[str, ...]]] = {
 }
 
 
+@pytest.mark.faults
 @pytest.mark.usefixtures("permitted")
 @pytest.mark.parametrize("why", KEPT_OUT)
 def test_who_is_not_trusted_does_not_start_and_is_told_the_setting(secured: Secured, why: str) -> None:
@@ -359,6 +362,7 @@ def test_a_wrong_way_in_is_no_cause_for_another_client(secured: Secured, permitt
     assert line == f"no Kafka broker answers at 127.0.0.1:{port}: check kafka.brokers and the network"
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("missing", PROCESSOR, ids=" ".join)
 def test_each_acl_is_needed_to_start(
     secured: Secured, permitted: list[AclBinding], missing: tuple[str, str, str]
@@ -388,6 +392,24 @@ def test_a_topic_that_may_only_be_seen_is_told_at_the_start(
         secured.broker.forbid(seen)
 
 
+def cut_off(secured: Secured, taken: AclBinding, delivery: str) -> tuple[BaseException, list[str]]:
+    """With what a processor ends whose right is taken while it decides, and whose payments there were."""
+    names = [f"{secured.unique}-1"]
+    with secured.running(secured.kafka(), delivery) as running:
+        secured.decides(running, names[0])
+        secured.broker.forbid([taken])
+        for number in range(2, 40):  # an alert is not raised by every payment, nor are lists read by the loop
+            names.append(f"{secured.unique}-{number}")
+            secured.pay(names[-1])
+            running.thread.join(0.25)
+            if running.ended_with:
+                break
+        line = running.end()
+    assert "docs/operations.md" in line
+    return running.ended_with[0], names
+
+
+@pytest.mark.faults
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
 @pytest.mark.parametrize("missing", PROCESSOR, ids=" ".join)
 def test_an_acl_that_is_taken_away_ends_the_process(
@@ -396,19 +418,59 @@ def test_an_acl_that_is_taken_away_ends_the_process(
     if delivery == "at_least_once" and missing[0] == "transactional_id":
         pytest.skip("at_least_once has no transactions")
     [taken] = [acl for acl in permitted if (acl.restype.name.lower(), acl.name, acl.operation.name.lower()) == missing]
-    with secured.running(secured.kafka(), delivery) as running:
-        secured.decides(running, f"{secured.unique}-1")
-        secured.broker.forbid([taken])
-        for number in range(2, 40):  # an alert is not raised by every payment, nor are lists read by the loop
-            secured.pay(f"{secured.unique}-{number}")
-            running.thread.join(0.25)
-            if running.ended_with:
-                break
-        line = running.end()
-    assert isinstance(running.ended_with[0], KafkaRefused)
-    assert "docs/operations.md" in line
+    error, _ = cut_off(secured, taken, delivery)
+    assert isinstance(error, KafkaRefused)
     kind, name, _ = missing
-    assert kind != "topic" or f"the topic {name}:" in line
+    assert kind != "topic" or f"the topic {name}:" in line_of(error)
+
+
+WRITTEN = [
+    (TOPICS.dead_letters, "exactly_once"),
+    (TOPICS.dead_letters, "at_least_once"),
+    (TOPICS.decisions, "exactly_once"),
+    (TOPICS.alerts, "exactly_once"),
+    (TOPICS.journal, "exactly_once"),
+]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("topic", "delivery"), WRITTEN)
+def test_once_a_right_is_given_back_every_record_has_its_outcome(
+    secured: Secured, permitted: list[AclBinding], topic: str, delivery: str
+) -> None:
+    """Each payment its decision and each bad record its dead letter, whether they came before, meanwhile or after."""
+    rights = {(acl.name, acl.operation): acl for acl in permitted}
+    taken = rights[topic, AclOperation.WRITE]
+    _, names = cut_off(secured, taken, delivery)
+    secured.broker.allow([taken])
+    last = f"{secured.unique}-last"
+    with (
+        ReadCommitted(secured.broker.bootstrap, [TOPICS.decisions, TOPICS.dead_letters]) as reader,
+        secured.running(secured.kafka(), delivery) as running,
+    ):
+        secured.pay(last)  # there is one partition: what came before it is over when it is
+        reader.wait_until(
+            lambda seen: running.ended_with or {outcome(record) for record in seen} >= due([last]), DEADLINE_S
+        )
+        assert not running.ended_with, running.ended_with
+        found = Counter(map(outcome, reader.read_to_end(DEADLINE_S)))
+    outcomes = {each: found[each] for each in due([*names, last])}
+    if delivery == "exactly_once":
+        assert set(outcomes.values()) == {1}, outcomes
+    else:
+        assert min(outcomes.values()) >= 1, outcomes
+
+
+def due(names: list[str]) -> set[tuple[str, str]]:
+    """The outcomes that payments and bad records of these names are to have."""
+    return {(topic, name) for topic in (TOPICS.decisions, TOPICS.dead_letters) for name in names}
+
+
+def outcome(record: Seen) -> tuple[str, str]:
+    """Where it is published, and of which payment it is, or beside which payment the bad record came."""
+    if record.topic == TOPICS.decisions:
+        return record.topic, json.loads(record.value or b"")["event_id"]
+    return record.topic, (record.key or b"").decode()
 
 
 @pytest.mark.parametrize("right", ["describe", "write"])

@@ -141,6 +141,7 @@ def name(registry: Registry, folder: str, digest: str, at_ms: int) -> None:
     registry._set("champion", Standing(current=Promotion(folder, "9", digest, at_ms)))
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_fifty_broken_bundles_under_load_are_refused_and_a_sound_one_is_taken(
@@ -196,6 +197,7 @@ def test_fifty_broken_bundles_under_load_are_refused_and_a_sound_one_is_taken(
     assert not any("Traceback" in line or "exception" in line for line in worker.lines)
 
 
+@pytest.mark.faults
 def test_a_worker_that_starts_after_a_bad_promotion_decides_with_the_one_before(
     plant: Plant, kafka: KafkaBroker, registry: Registry, sound: tuple[Bundle, Bundle], load: Payments
 ) -> None:

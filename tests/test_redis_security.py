@@ -50,21 +50,25 @@ def refused(server: TlsRedisServer, tls: Tls, url: str = "", error: type[StoreEr
     return text
 
 
+@pytest.mark.faults
 def test_a_server_of_another_authority_is_refused(tls_server: TlsRedisServer, tmp_path: Path) -> None:
     with TlsRedisServer() as other:
         assert "certificate" in refused(tls_server, other.tls(tmp_path))
 
 
+@pytest.mark.faults
 def test_a_server_of_another_name_is_refused(tmp_path: Path) -> None:
     with TlsRedisServer(name="redis.example") as server:
         assert "127.0.0.1" in refused(server, server.tls(tmp_path))
 
 
+@pytest.mark.faults
 def test_an_expired_certificate_is_refused(tmp_path: Path) -> None:
     with TlsRedisServer(expired=True) as server:
         assert "expired" in refused(server, server.tls(tmp_path))
 
 
+@pytest.mark.faults
 def test_a_client_without_certificate_is_told_so(tls_server: TlsRedisServer, tmp_path: Path) -> None:
     """Whether it hears why depends on what comes first, its own next word or the server's."""
     assert "certificate" in refused(tls_server, tls_server.tls(tmp_path, certificate=False), error=StoreError)
@@ -92,6 +96,7 @@ def test_nothing_in_the_address_changes_what_is_verified(
         store_at(f"{tls_server.url}?{query}", tls)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("user", ["nobody:", "fraudline:"])
 def test_a_bad_password_is_refused_and_not_shown(tls_server: TlsRedisServer, tmp_path: Path, user: str) -> None:
     url = tls_server.url.replace("rediss://", f"rediss://{user}{PASSWORD}-wrong@")
@@ -197,6 +202,7 @@ def everything(url: str, *, cluster: bool) -> None:
         store.positions()
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("rule", [rule for rule in documented_rules() if rule.startswith("+")])
 def test_each_permission_is_needed(redis_server: RedisServer, redis_cluster: RedisCluster, rule: str) -> None:
     """For state on one server, or on a cluster. What only a foreign key or a moving shard makes use of is exempt."""

@@ -1,7 +1,8 @@
 """The judge: is what a read_committed reader saw what the logs of payments and labels demand? It asserts nothing.
 
-It shares no logic with the product. Records are decoded by `json`, the order is read from the journal, features come
-from the naive fold of `tests.oracle`, and a full decision's score is the checksum of exactly those features.
+It shares no logic with the product. Records are decoded by `json`, the order of every shard is read from the journal,
+features come from the naive folds of `tests.oracle` (see `timelines`), and a full decision's score is the checksum of
+exactly those features.
 """
 
 from __future__ import annotations
@@ -10,17 +11,16 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from features.catalog import DEFAULT
 from features.event import Label, Payment
 from tests import oracle
 from tests.faults.scoring import EXACT, PAYMENT_ONLY, decision_of, score_of
+from tests.faults.timelines import At, Epoch, Folds, Sources, Timeline, Which, shards_of, timelines_of
 from tests.services.reader import Seen
 
-At = tuple[str, int, int]  # topic, partition and offset of a source record
-Sources = dict[At, Payment | Label | None]
 REQUIRED = {"event_id": str, "event_time": int, "card_id": str, "merchant_id": str}
 REQUIRED_OF_PAYMENTS = REQUIRED | {"amount_minor": int, "currency": str}
 REQUIRED_OF_LABELS = REQUIRED | {"label": str, "labelled_at": int, "source": str}
@@ -39,32 +39,6 @@ class Law:
     equal_copies: bool = True
 
 
-@dataclass(slots=True)
-class Timeline:
-    """The order of one epoch as the journal gives it, what it inherited from another included."""
-
-    epoch: int
-    at: dict[int, At] = field(default_factory=dict)  # by sequence number
-    sequence: dict[At, int] = field(default_factory=dict)
-
-    def add(self, sequence: int, source: At) -> bool:
-        """Take one entry of the journal; False, and nothing is taken, if it contradicts another."""
-        if self.at.get(sequence, source) != source or self.sequence.get(source, sequence) != sequence:
-            return False
-        self.at[sequence] = source
-        self.sequence[source] = sequence
-        return True
-
-
-@dataclass(slots=True)
-class Epoch:
-    """What the journal says of one epoch: which records it numbered, and of which epoch it took over the beginning."""
-
-    entries: list[tuple[int, At]] = field(default_factory=list)
-    parent: int | None = None
-    since: int = 0  # the parent's numbers below it are the epoch's too
-
-
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """Everything there is: the source records, what was published for them, and the group's progress.
@@ -73,6 +47,7 @@ class Evidence:
         inputs: all payments and labels.
         labels_topic: the topic whose records are labels.
         committed: by topic and partition, like `ends`.
+        shards: of the state.
     """
 
     inputs: Sequence[Seen]
@@ -83,6 +58,7 @@ class Evidence:
     journal: Sequence[Seen]
     committed: dict[tuple[str, int], int]
     ends: dict[tuple[str, int], int]
+    shards: int = 1
 
     def sources(self) -> Sources:
         """Every source record: the payment or label, or None where it is neither."""
@@ -93,54 +69,39 @@ class Evidence:
             for record in self.inputs
         }
 
-    def epochs(self) -> dict[int, Epoch]:
-        """What the journal says, by epoch, in the order in which it first names them."""
-        found: dict[int, Epoch] = {}
+    def epochs(self) -> dict[Which, Epoch]:
+        """What the journal says, by shard and epoch, in the order in which it first names them."""
+        found: dict[Which, Epoch] = {}
         for record in self.journal:
             entry = json.loads(record.value or b"")
-            epoch = found.setdefault(entry["epoch"], Epoch())
-            if entry["count"] == 0:  # where it comes from
-                epoch.parent, epoch.since = entry["parent_epoch"], entry["parent_sequence"]
-            for place in range(entry["count"]):
-                source = (entry["topic"], entry["partition"], entry["offset"] + place)
-                epoch.entries.append((entry["sequence"] + place, source))
+            found.setdefault((entry["shard"], entry["epoch"]), Epoch()).take(entry)
         return found
 
     def timelines(self) -> tuple[list[Timeline], list[str]]:
-        """The orders that the journal gives, oldest first, and where it contradicts itself.
-
-        It does when two records have one number, or when one record was counted twice: in an epoch, or again after it
-        was inherited.
-        """
-        epochs, made, contradictions = self.epochs(), dict[int, Timeline](), []
-
-        def timeline(number: int) -> Timeline:
-            if number not in made:
-                epoch, built = epochs.get(number, Epoch()), Timeline(number)
-                inherited = timeline(epoch.parent).at if epoch.parent is not None else {}
-                for sequence, source in [*((s, at) for s, at in inherited.items() if s < epoch.since), *epoch.entries]:
-                    if not built.add(sequence, source):
-                        contradictions.append(f"the journal gives sequence {sequence} or {source} twice")
-                made[number] = built
-            return made[number]
-
-        return [timeline(number) for number in epochs], contradictions
+        """The orders that the journal gives, in the order in which it first names them, and its contradictions."""
+        return timelines_of(self.epochs())
 
     def lost(self) -> int:
         """How many records an epoch had numbered that the one after it did not take over: the state went back."""
         epochs = self.epochs()
         return sum(
             sequence >= epoch.since
-            for epoch in epochs.values()
-            if epoch.parent in epochs
-            for sequence, _ in epochs[epoch.parent].entries
+            for (shard, _), epoch in epochs.items()
+            if epoch.parent is not None and (shard, epoch.parent) in epochs
+            for sequence, _ in epochs[shard, epoch.parent].entries
         )
 
     def unrecorded(self) -> int:
-        """How many payments and labels the newest timeline lacks."""
-        timelines, _ = self.timelines()
-        known = timelines[-1].sequence if timelines else {}
-        return sum(record is not None and source not in known for source, record in self.sources().items())
+        """How many payments and labels a shard's newest timeline lacks, though a log of theirs lies there."""
+        epochs = self.epochs()
+        parents = {(shard, epoch.parent) for (shard, _), epoch in epochs.items()}
+        newest = {each.shard: each for each in timelines_of(epochs)[0] if (each.shard, each.epoch) not in parents}
+        known = {shard: timeline.sequence.keys() for shard, timeline in newest.items()}
+        return sum(
+            any(source not in known.get(shard, ()) for shard in shards_of(record, self.shards).values())
+            for source, record in self.sources().items()
+            if record is not None
+        )
 
 
 def violations(evidence: Evidence, law: Law) -> list[str]:
@@ -148,13 +109,11 @@ def violations(evidence: Evidence, law: Law) -> list[str]:
     sources = evidence.sources()
     timelines, found = evidence.timelines()
     decisions: dict[At, list[dict[str, Any]]] = defaultdict(list)
-    decided: dict[int, set[At]] = defaultdict(set)  # by epoch
     for record in evidence.decisions:
         decision = json.loads(record.value or b"")
         decisions[_at(decision["source"])].append(decision)
-        if decision["tier"] == "full":
-            decided[decision["state"]["epoch"]].add(_at(decision["source"]))
-    folds = [_Fold(timeline, sources, decided[timeline.epoch]) for timeline in timelines]
+    full = {source for source, copies in decisions.items() if any(copy["tier"] == "full" for copy in copies)}
+    folds = Folds(timelines, sources, full, evidence.shards)
     letters = Counter(_letter_at(record) for record in evidence.dead_letters)
     found += _counted(sources, decisions, letters, folds, law)
     found += _dead_letters(evidence)
@@ -168,27 +127,11 @@ def violations(evidence: Evidence, law: Law) -> list[str]:
     return found
 
 
-class _Fold:
-    """The naive fold of one timeline; features are those of payments that were decided in its epoch."""
-
-    def __init__(self, timeline: Timeline, sources: Sources, decided: set[At]) -> None:
-        self.timeline = timeline
-        order = [timeline.at[sequence] for sequence in sorted(timeline.at)]
-        known = [(source, record) for source in order if (record := sources.get(source)) is not None]
-        only = {place for place, (source, _) in enumerate(known) if source in decided}
-        rows = oracle.fold([record for _, record in known], DEFAULT, names=EXACT, only=only)
-        paid = [source for source, record in known if isinstance(record, Payment)]
-        self.row = dict(zip(paid, rows, strict=True))
-
-    def repeats(self, source: At) -> bool:
-        return self.row.get(source) == {}
-
-
 def _counted(
     sources: Sources,
     decisions: dict[At, list[dict[str, Any]]],
     letters: Counter[At],
-    folds: Sequence[_Fold],
+    folds: Folds,
     law: Law,
 ) -> Iterator[str]:
     """Invariant 1: a decision, a dead letter, or a repeated event id; of a label, nothing or a dead letter."""
@@ -202,7 +145,7 @@ def _counted(
             yield f"{source} is well formed and has a dead letter"
         if isinstance(record, Label) and decided:
             yield f"{source} is a label and was decided"
-        if isinstance(record, Payment) and not decided and not any(fold.repeats(source) for fold in folds):
+        if isinstance(record, Payment) and not decided and not folds.repeats(source):
             yield f"{source} has no decision and is no repetition"
     yield from (f"{source} was decided and is not in the log" for source in decisions if source not in sources)
     yield from (f"{source} was rejected and is not in the log" for source in letters if source not in sources)
@@ -221,7 +164,7 @@ def _decided(
     source: At,
     copies: Sequence[dict[str, Any]],
     sources: Sources,
-    folds: Sequence[_Fold],
+    folds: Folds,
     law: Law,
 ) -> Iterator[str]:
     """Invariant 2: what a payment's decisions say is what the fold says."""
@@ -244,18 +187,19 @@ def _decided(
             yield f"{source} has a no_features score of other values"
 
 
-def _full(source: At, decision: dict[str, Any], folds: Sequence[_Fold]) -> Iterator[str]:
+def _full(source: At, decision: dict[str, Any], folds: Folds) -> Iterator[str]:
     state = decision["state"]
-    place = (state["epoch"], state["sequence"])
-    matching = [
-        fold for fold in folds if fold.timeline.epoch == place[0] and fold.timeline.at.get(state["sequence"]) == source
-    ]
-    if not matching:
+    shard, epoch, sequence = state["shard"], state["epoch"], state["sequence"]
+    place = f"{sequence} of epoch {epoch} in shard {shard}"
+    of_card = folds.of_card((shard, epoch), sequence, source)
+    if shard != folds.card_lies_in(source):
+        yield f"{source} was decided in shard {shard}, where its card's log does not lie"
+    elif of_card is None:
         yield f"{source} was decided at {place}, which the journal does not give to it"
-    elif all(fold.repeats(source) for fold in matching):
+    elif not of_card:
         yield f"{source} is a repetition and was decided"
-    elif not any(fold.row[source] and decision["score"] == score_of(EXACT, fold.row[source]) for fold in matching):
-        yield f"{source} has other features than the fold at {place}"
+    elif not any(decision["score"] == score_of(EXACT, row) for row in folds.rows((shard, epoch), source)):
+        yield f"{source} has other features than the folds at {place}"
 
 
 def _alerts(

@@ -80,7 +80,7 @@ class Scene:
         }
         for section, values in (settings or {}).items():
             self._settings[section] |= values
-        self.outage = outage
+        self.outage, self.shards = outage, shards
         self.workers: list[Worker] = []
         self._changed = threading.Condition()
         self.produced = 0
@@ -155,7 +155,7 @@ class Scene:
             pause.wait(0.05)
 
     def wait_journaled(self, timeout_s: float = DEADLINE_S) -> None:
-        """Wait until the newest epoch's journal holds every payment and label that is to be in the state."""
+        """Wait until every shard's newest epoch has in its journal each payment and label that is to be in its logs."""
         deadline = time.monotonic() + timeout_s
         while missing := self.evidence(timeout_s).unrecorded():
             assert time.monotonic() < deadline, f"{missing} records have no order: {self.stories()}"
@@ -175,6 +175,7 @@ class Scene:
             journal=by_role["journal"],
             committed=committed,
             ends=ends,
+            shards=self.shards,
         )
 
     def committed(self) -> dict[tuple[str, int], int]:
