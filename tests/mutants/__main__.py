@@ -41,10 +41,12 @@ def main(
         raise typer.Exit(5)
     console, lock, total = Console(soft_wrap=True, highlight=False), threading.Lock(), len(chosen)
     done: list[Found] = []
+    commit = revision(ROOT)
 
     def tell(found: Found) -> None:
         with lock:
             done.append(found)
+            write_json(table, [found], kept(table), GUARDS, commit)  # at once: a run takes long, and may be interrupted
             result = found.verdict.result
             style = "green" if result == CAUGHT else "red"
             console.print(f"{len(done):>4}/{total} [{style}]{result:<10}[/] {found.seconds:>6} s  {found.guard.name}")
@@ -56,9 +58,8 @@ def main(
     except Rotten as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
-    rows = write_json(table, found, kept(table), GUARDS, revision(ROOT))
     if write:
-        write_docs(DOCS, rows, GUARDS)
+        write_docs(DOCS, kept(table), GUARDS)
     caught = sum(each.verdict.result == CAUGHT for each in found)
     console.print(f"{caught} of {total} guards were missed when they were gone; the table is in {table}.")
     raise typer.Exit(0 if caught == total else 1)
