@@ -166,6 +166,7 @@ class Folds:
             if (record := sources.get(source)) is not None and self._lies[source].get(entity) == timeline.shard
         ]
         only = {place for place, (source, _) in enumerate(log) if source in decided and timeline.numbered(source)}
-        rows = oracle.fold([record for _, record in log], DEFAULT, names=FEATURES[entity], only=only)
+        records = [record for _, record in log]
+        rows = oracle.fold(records, DEFAULT, names=FEATURES[entity], only=only, whole_cards=entity == CARD)
         paid = [source for source, record in log if isinstance(record, Payment)]
         return dict(zip(paid, rows, strict=True))
