@@ -70,6 +70,7 @@ def fold(
     order: Sequence[int] | None = None,
     names: Collection[str] | None = None,
     only: Collection[int] | None = None,
+    whole_cards: bool = True,
 ) -> list[Row]:
     """Every feature of every payment, as the log says it.
 
@@ -79,6 +80,7 @@ def fold(
         order: a permutation of range(len(log)): the order in which the state recorded it.
         names: compute only these features (all by default).
         only: compute features of the payments at these places of `log` alone; others get `SKIPPED`.
+        whole_cards: whether all that its cards paid is in `log`. Where it is not, no payment is called repeated.
 
     Returns:
         n dictionaries, for the payments in the order of `log`: feature name to value, None where it is missing. The
@@ -89,7 +91,7 @@ def fold(
     wanted = [known[name] for name in (known if names is None else names)]
     used = {feature.entity for feature in wanted}
     order = range(len(log)) if order is None else order
-    repeated = _repeated(log, catalog.limits, order)
+    repeated = _repeated(log, catalog.limits, order) if whole_cards else dict.fromkeys(order, False)
     logs: dict[tuple[str, str], _Log] = {}
     rows: dict[int, Row] = {}
     for i in order:

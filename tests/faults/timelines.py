@@ -74,7 +74,7 @@ class Epoch:
 
     def take(self, entry: dict[str, Any]) -> None:
         """Take what one record of the journal says."""
-        if entry["count"] == 0:  # where it comes from
+        if entry["parent_epoch"] is not None:  # of those without any records, the ones that tell where it comes from
             self.parent, self.since = entry["parent_epoch"], entry["parent_sequence"]
         for place in range(entry["count"]):
             source = (entry["topic"], entry["partition"], entry["offset"] + place)
@@ -166,6 +166,7 @@ class Folds:
             if (record := sources.get(source)) is not None and self._lies[source].get(entity) == timeline.shard
         ]
         only = {place for place, (source, _) in enumerate(log) if source in decided and timeline.numbered(source)}
-        rows = oracle.fold([record for _, record in log], DEFAULT, names=FEATURES[entity], only=only)
+        records = [record for _, record in log]
+        rows = oracle.fold(records, DEFAULT, names=FEATURES[entity], only=only, whole_cards=entity == CARD)
         paid = [source for source, record in log if isinstance(record, Payment)]
         return dict(zip(paid, rows, strict=True))
