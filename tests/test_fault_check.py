@@ -154,8 +154,9 @@ def test_what_an_epoch_took_over_counts_in_its_own_shard_alone(evidence: Evidenc
     descent = {
         "shard": OF_A_MERCHANT, "epoch": epoch + 1, "count": 0, "parent_epoch": epoch, "parent_sequence": 100
     }  # fmt: skip
-    told = seen(TOPICS.journal, 0, 10_000, None, json.dumps(descent).encode())
-    after = replace(evidence, journal=[*evidence.journal, told])
+    of_nothing = descent | {"parent_epoch": None, "parent_sequence": None}  # an empty run, which tells nothing
+    told = [seen(TOPICS.journal, 0, 10_000, None, json.dumps(each).encode()) for each in (descent, of_nothing)]
+    after = replace(evidence, journal=[*evidence.journal, *told])
     assert after.lost()
     assert 0 < after.unrecorded() < len(evidence.inputs)
     assert not [each for each in violations(after, LAW) if "no order" not in each]

@@ -74,7 +74,7 @@ class Epoch:
 
     def take(self, entry: dict[str, Any]) -> None:
         """Take what one record of the journal says."""
-        if entry["count"] == 0:  # where it comes from
+        if entry["parent_epoch"] is not None:  # of those without any records, the ones that tell where it comes from
             self.parent, self.since = entry["parent_epoch"], entry["parent_sequence"]
         for place in range(entry["count"]):
             source = (entry["topic"], entry["partition"], entry["offset"] + place)
