@@ -205,7 +205,9 @@ def plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, int):
         return REDACTED if abs(value) in _NUMBERS and passes_luhn(str(abs(value))) else int(value)
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else str(value)
+        if not math.isfinite(value):
+            return str(value)
+        return float(value) if not value.is_integer() or plain(int(value)) != REDACTED else REDACTED
     if isinstance(value, str | FraudlineError | PurePath | date | time):
         return mask_card_numbers(f"{type(value).__name__}: {value}" if isinstance(value, Exception) else str(value))
     return _plain_container(value, depth) if depth < MAX_DEPTH else f"<{type(value).__name__}>"
