@@ -203,14 +203,18 @@ def plain(value: Any, depth: int = 0) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
-        return REDACTED if abs(value) in _NUMBERS and passes_luhn(str(abs(value))) else int(value)
+        return REDACTED if _is_card_number(value) else int(value)
     if isinstance(value, float):
         if not math.isfinite(value):
             return str(value)
-        return float(value) if not value.is_integer() or plain(int(value)) != REDACTED else REDACTED
+        return REDACTED if value.is_integer() and _is_card_number(int(value)) else float(value)
     if isinstance(value, str | FraudlineError | PurePath | date | time):
         return mask_card_numbers(f"{type(value).__name__}: {value}" if isinstance(value, Exception) else str(value))
     return _plain_container(value, depth) if depth < MAX_DEPTH else f"<{type(value).__name__}>"
+
+
+def _is_card_number(value: int) -> bool:
+    return abs(value) in _NUMBERS and passes_luhn(str(abs(value)))
 
 
 def _plain_container(value: Any, depth: int) -> Any:

@@ -93,7 +93,6 @@ class Proof:
         """Nothing is started yet."""
         self._settings, self._asked, self._premises, self._tell = settings, asked, premises, tell
         self._plan, self._canaries = plan(asked), Canaries.of(run.run)
-        self._catalog = load_catalog(settings.features.catalog)
         self._rng = random.Random(asked.seed)  # noqa: S311  faults come at random, and may be repeated
         self._crew = Crew(run, settings, asked.config)
         self._open = ExitStack()
@@ -108,11 +107,12 @@ class Proof:
         """All of it; `shown` are the deployment's settings as people see them. Raises FraudlineError."""
         settings, asked = self._settings, self._asked
         self._begin()
+        catalog = load_catalog(settings.features.catalog)
         evidence = Evidence(
             delivery=settings.processing.delivery,
             budget_ms=settings.processing.budget_ms,
             secrets=len(secrets),
-            label_features=sum(each.group.endswith(".labels") for each in self._catalog.features),
+            label_features=sum(each.group.endswith(".labels") for each in catalog.features),
         )
         offset_ns = _clock_offset_ns()
         self._measure()

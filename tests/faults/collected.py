@@ -17,13 +17,8 @@ ROOT = Path(__file__).parents[2]
 _SAID = "to show: "
 
 
-def short(item: pytest.Item) -> str:
-    """A test's name in the table: its file and function, whatever its parameters."""
-    return f"{item.path.name}::{getattr(item, 'originalname', item.name)}"
-
-
-def named(node: str) -> str:
-    """The same of a node id."""
+def short(node: str) -> str:
+    """A test's name in the table, from its node id: its file and function, whatever its parameters."""
     path, _, test = node.partition("::")
     return f"{Path(path).name}::{test.split('[')[0]}"
 
@@ -31,7 +26,7 @@ def named(node: str) -> str:
 def pytest_collection_finish(session: pytest.Session) -> None:
     for item in session.items:
         if "report" in getattr(item, "fixturenames", ()):
-            print(f"{_SAID}{short(item)}")
+            print(f"{_SAID}{short(item.nodeid)}")
 
 
 def cases() -> Counter[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.faults.collected import named, short
+from tests.faults.collected import short
 from tests.faults.report import Report, Row, Run, show
 from tests.faults.scene import Scene
 from tests.mutants.table import revision
@@ -47,7 +47,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         text = io.StringIO()
         show(rows, text)
         terminalreporter.write(f"\n{text.getvalue()}")
-        failed = sorted({named(each.nodeid) for each in done if each.failed})
+        failed = sorted({short(each.nodeid) for each in done if each.failed})
         date = datetime.now(UTC).date().isoformat()
         run = Run(EVERYTHING, date, revision(config.rootpath), rows, failed)
         run.write(config.rootpath / ".cache" / "faults.json")
@@ -56,7 +56,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Report:
     properties = request.node.user_properties  # they reach the process that prints the table
-    return Report(short(request.node), lambda row: properties.append((FAULT, msgspec.to_builtins(row))))
+    return Report(short(request.node.nodeid), lambda row: properties.append((FAULT, msgspec.to_builtins(row))))
 
 
 @pytest.fixture
