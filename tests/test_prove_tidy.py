@@ -93,6 +93,15 @@ def test_what_the_witness_has_no_room_for_is_told(plant: Plant) -> None:
         watcher.close()
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """SIGINT is Python's again: what runs in the background of a shell is started with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_ctrl_c_while_its_processes_start_shows_no_traceback(plant: Plant) -> None:
     """A terminal sends it to all of them."""
     before, keys = plant.topics(), plant.keys()
@@ -121,14 +130,6 @@ def test_ctrl_c_while_its_processes_start_shows_no_traceback(plant: Plant) -> No
             process.stderr.close()
     assert "Traceback" not in "".join(told)
     assert (plant.left(), plant.topics(), plant.keys()) == ([], before, keys)
-
-
-@pytest.fixture
-def interrupts() -> Iterator[None]:
-    """SIGINT is Python's again: what runs in the background of a shell is started with it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("interrupts")

@@ -24,6 +24,7 @@ _SPAWN: Final = multiprocessing.get_context("spawn")  # the Kafka client does no
 START_S: Final = 60.0
 END_S: Final = 10.0
 _READY: Final = "ready"
+_GONE: Final = "a process of the proof ended by itself."
 _LENGTH_BYTES: Final = 4
 _WITH_FEATURES: Final = b'"tier":"full","model":"'  # of a decision, not of its inputs nor of an alert
 
@@ -62,6 +63,13 @@ class _Child:
             self._process.join()
         self._process.close()
 
+    def _tell(self, what: Any) -> None:
+        """Have it know of something. Raises FraudlineError: it is not there any more."""
+        try:
+            self._end.send(what)
+        except OSError:
+            raise FraudlineError(_GONE) from None
+
     def _answer(self, limit_s: float) -> Any:
         """Its next word. Raises FraudlineError: what went wrong there, or that nothing came."""
         try:
@@ -69,7 +77,7 @@ class _Child:
                 raise FraudlineError(f"a process of the proof said nothing for {limit_s:.0f} s.")
             answer = self._end.recv()
         except (EOFError, OSError):
-            raise FraudlineError("a process of the proof ended by itself.") from None
+            raise FraudlineError(_GONE) from None
         if isinstance(answer, FraudlineError):
             raise answer
         return answer
@@ -80,15 +88,16 @@ class Generator(_Child):
 
     def __init__(self, kafka: KafkaSettings, records: Sequence[Outgoing]) -> None:
         """Start it, with all records that it will be asked to send."""
-        super().__init__(_generate, kafka, records)
+        super().__init__(_generate, kafka)
+        self._tell(records)  # not an argument: nobody who starts a process hears that it died before it read them
 
     def begin(self, first: int, count: int, rate: float) -> None:
         """Have it send records [first, first + count), at a rate a second."""
-        self._end.send((first, count, rate))
+        self._tell((first, count, rate))
 
     def enough(self) -> None:
         """Have it send no more of those that it is sending."""
-        self._end.send(None)
+        self._tell(None)
 
     def rows(self, limit_s: float) -> Sent:
         """Where and when those that it was asked for landed, once all are acknowledged. Raises FraudlineError."""
@@ -96,8 +105,9 @@ class Generator(_Child):
         return rows
 
 
-def _generate(end: Connection, kafka: KafkaSettings, records: Sequence[Outgoing]) -> None:
+def _generate(end: Connection, kafka: KafkaSettings) -> None:
     with _Answering(end):
+        records: Sequence[Outgoing] = end.recv()
         sender = OpenLoop(kafka)
         gc.collect()
         gc.freeze()  # a pause of the collector would be a late payment
@@ -132,7 +142,7 @@ class Watcher(_Child):
 
     def read_to_end(self, limit_s: float) -> None:
         """Wait until it has read all that is committed now. Raises FraudlineError."""
-        self._end.send(None)
+        self._tell(None)
         self._answer(limit_s)
 
     def seen(self) -> Iterator[Seen]:

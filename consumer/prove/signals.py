@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Final
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -39,6 +40,7 @@ def undisturbed(*, later: bool = False) -> Iterator[None]:
 @contextmanager
 def held_from_children() -> Iterator[None]:
     """Children that are started in the block get no signal until they say what they do with it."""
+    resource_tracker.ensure_running()  # with the first child it would be started in the block, and let signals through
     with undisturbed(later=True):  # a thread that is not Python's may take one that is held from this thread alone
         held = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:

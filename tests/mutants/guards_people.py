@@ -44,7 +44,7 @@ PEOPLE: Final = (
         "masking card numbers that are numbers",
         _NOTHING,
         _LOGS,
-        "return REDACTED if abs(value) in _NUMBERS and passes_luhn(str(abs(value))) else int(value)",
+        "return REDACTED if _is_card_number(value) else int(value)",
         "return int(value)",
         (f"{_LOGGED}::test_whatever_is_logged_renders_as_json_without_the_card_number",),
     ),
