@@ -25,6 +25,7 @@ from bench.prepare import Prepared, Sizes
 from bench.stack import Stack
 from consumer.simulator import LABELS_FILE, PAYMENTS_FILE, Simulation, write
 from models.train import TrainOptions, train
+from tests.faults.conftest import EVERYTHING
 from tests.services.kafka import KafkaBroker
 from tests.services.redis import RedisServer
 
@@ -162,7 +163,7 @@ def confluent(variant: Variant) -> Entry:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["own_batches", "our_batches"])
+@pytest.mark.parametrize("variant", ["own_batches", "our_batches"] if EVERYTHING else ["our_batches"])
 def test_a_peer_that_is_killed_is_judged(stack: Stack, variant: Variant) -> None:
     found = kills.measure(stack, confluent(variant), kills=1, longest_s=20)
     decisions, kept = found["decisions"], found["kept"]

@@ -20,8 +20,6 @@ DELIVERIES = ("exactly_once", "at_least_once")
 EVERY_PLACE = tuple((step, delivery) for step in STEPS for delivery in DELIVERIES)
 PLACES = (
     ("after_apply", "exactly_once"),
-    ("after_send", "exactly_once"),
-    ("after_flush", "exactly_once"),
     ("in_commit", "exactly_once"),
     ("after_flush", "at_least_once"),
 )

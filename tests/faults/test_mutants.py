@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from tests.faults.conftest import MakeScene
+from tests.faults.conftest import LIKE_ANOTHER, MakeScene
 from tests.faults.payments import history
 from tests.faults.report import Report
 from tests.faults.worker import Fault
@@ -22,6 +22,7 @@ def test_without_the_marker_payments_are_appended_twice(scene: MakeScene, report
     report.caught("no marker: replayed payments are appended again", 2, stage.violations(), "no decision")
 
 
+@LIKE_ANOTHER
 def test_without_the_marker_a_gap_in_the_state_is_skipped(scene: MakeScene, report: Report) -> None:
     stage = scene()
     heir = stage.worker("heir", mutant="skips_a_gap")
@@ -39,6 +40,7 @@ def test_without_the_marker_a_gap_in_the_state_is_skipped(scene: MakeScene, repo
     report.caught("no marker: a gap is skipped", 1, stage.violations(), "no order")
 
 
+@LIKE_ANOTHER
 def test_without_the_transaction_a_batch_is_decided_twice(scene: MakeScene, report: Report) -> None:
     """The publisher of at_least_once, judged as if it had promised exactly_once."""
     stage = scene(delivery="at_least_once")
@@ -59,6 +61,7 @@ def test_without_labels_payments_are_decided_as_if_nothing_were_known(scene: Mak
     report.caught("labels are not applied", 1, stage.violations(), "other features")
 
 
+@LIKE_ANOTHER
 def test_without_the_own_record_prefix_payments_see_the_future(scene: MakeScene, report: Report) -> None:
     stage = scene()
     stage.produce(history(400, seed=1))

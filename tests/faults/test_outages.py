@@ -18,7 +18,7 @@ from tests.faults.worker import Fault
 from tests.services.kafka import KafkaBroker
 from tests.services.redis import RedisServer
 
-BROKER = (("in_commit", "exactly_once"), ("in_commit", "at_least_once"))
+BROKER = (("in_commit", "exactly_once"),)
 EVERY_BROKER = tuple(
     (step, delivery)
     for step in ("after_apply", "after_send", "after_produce", "after_flush", "in_commit", "after_commit")

@@ -12,7 +12,7 @@ from tests.faults.report import Report
 from tests.faults.scene import Load
 from tests.faults.worker import Fault
 
-STALE = (("in_commit", "exactly_once"), ("after_send", "at_least_once"))
+STALE = (("in_commit", "exactly_once"),)
 STUCK = (("after_produce", "exactly_once"),)
 EVERY_STALE = tuple(
     (step, delivery)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import shutil
@@ -13,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 from tests.mutants.guard import Guard
@@ -21,6 +21,7 @@ from tests.mutants.verdict import BROKEN, Ending, Verdict, green, judged, read
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 900.0
+_MADE_S = itertools.count(1)  # when each mutated file was made: compiled modules are known by it and by the length
 
 
 def tracked(root: Path) -> list[str]:
@@ -55,12 +56,15 @@ class Copy:
     def without(self, guard: Guard) -> list[Ending] | None:
         """Run a guard's tests while it is missing. Raises Rotten."""
         path = self.root / guard.file
-        whole, mutated = path.read_text(), guard.without(self.root)
+        whole, mutated, before = path.read_text(), guard.without(self.root), path.stat()
         path.write_text(mutated)
+        made_s = next(_MADE_S)
+        os.utime(path, (made_s, made_s))
         try:
             return self.run(guard.tests, *(("--maxfail=1",) if len(guard.tests) == 1 else ()))
         finally:
             path.write_text(whole)
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
     def log(self) -> str:
         """What pytest said last."""
@@ -69,8 +73,8 @@ class Copy:
 
 @contextmanager
 def _ended(command: list[str], where: Path, log: object, paths: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A child that is gone afterwards. Its modules are never cached: a guard of the same length would be read again."""
-    told = {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1", "REQUIRE_KAFKA": "1", "FAULTS": "all"}
+    """A child that is gone afterwards."""
+    told = {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "", "REQUIRE_KAFKA": "1", "FAULTS": "all"}
     environment = os.environ | told
     with subprocess.Popen(command, cwd=where, env=environment, stdout=log, stderr=log) as child:  # type: ignore[call-overload]
         try:
@@ -168,6 +172,6 @@ def _red(guards: Sequence[Guard], copies: queue.SimpleQueue[Copy], jobs: int) ->
             copies.put(copy)
         return {entry: why for entry in own if (why := green(entry, endings)) is not None}
 
-    files = [list(own) for _, own in groupby(entries, key=lambda entry: entry.split("::")[0])]
+    files = [list(own) for _, own in itertools.groupby(entries, key=lambda entry: entry.split("::")[0])]
     with ThreadPoolExecutor(jobs) as pool:
         return {entry: why for found in pool.map(tried, files) for entry, why in found.items()}
