@@ -19,7 +19,7 @@ import structlog
 from consumer.canary import Canary
 from consumer.decide import Decider, Outcome
 from consumer.explaining import Clear, Explain, Job
-from consumer.publish import Outbox, tiers
+from consumer.publish import Decided, Outbox, tiers
 from consumer.records import Digests, ModelRef
 from consumer.settings import TopicSettings
 from features.catalog import Catalog
@@ -209,6 +209,18 @@ class Judge:
         """Learn from a batch that was committed."""
         due = due if opinion.small is None else due & ~opinion.small
         self.decider.settle(opinion.scores, opinion.tier, outcome, due, self._ticks())
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A judge's verdicts on a batch. `due`: for which payments they count; `decided`: as they are published."""
+
+    judge: Judge
+    opinion: Opinion
+    due: Mask
+    decided: Decided
+    job: Job | None
+    alerts: list[int]
 
 
 def _probabilities(scores: Scores) -> Scores:

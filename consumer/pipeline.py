@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from consumer.account import Account
 from consumer.decode import Decoded, Decoder, Message, in_log_order
-from consumer.drift import Drift
-from consumer.explaining import Explaining, Job
+from consumer.explaining import Explaining
 from consumer.flood import Flood
 from consumer.hurry import Hurry
 from consumer.journal import entries
-from consumer.judge import Judge, LineUp, Opinion, Surroundings, Trial
+from consumer.judge import Heard, Judge, LineUp, Opinion, Surroundings
 from consumer.kafka.publisher import Outgoing, Publisher, Step
 from consumer.publish import Decided
 from consumer.records import Source
@@ -32,7 +32,7 @@ from features.errors import StoreUnavailable
 from features.event import LabelBatch, PaymentBatch
 from features.store import Span
 from models.explain import NOT_EXPLAINED
-from models.policy import DECISIONS, Tier
+from models.policy import Tier
 
 _LOG: Final = structlog.get_logger("pipeline")
 EXPLAIN_SHARE: Final = 0.15  # of the budget: what a batch waits for the reasons of its alerts at most
@@ -68,18 +68,6 @@ class Begun:
     sent: Sent | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Heard:
-    """A judge's verdicts on a batch. `due`: for which payments they count; `decided`: as they are published."""
-
-    judge: Judge
-    opinion: Opinion
-    due: Mask
-    decided: Decided
-    job: Job | None
-    alerts: list[int]
-
-
 class Pipeline:
     """Takes micro-batches from decode to commit. What depends on settings is settled here, once."""
 
@@ -108,7 +96,6 @@ class Pipeline:
         self._decoder, self._enricher, self._state = decoder, enricher, state
         self._ask_line_up, self._around = line_up, around
         self._publisher, self._telemetry = publisher, telemetry
-        self._budget_ms = budget_ms
         self._patience_s = budget_ms / 1000 * STORE_SHARE
         self._pause_on_outage = pause_on_outage
         self._labels_topic = around.topics.labels
@@ -116,7 +103,6 @@ class Pipeline:
         self._step = step
         self._clock = around.clock
         self._stage_ms: dict[str, float] = {}
-        self._in_state_ms = 0  # Kafka timestamp of the newest payment in the state
         self._whole: Catalog = enricher.catalog
         limit_s = budget_ms / 1000 * EXPLAIN_SHARE if around.is_live else math.inf
         self._explaining = Explaining(limit_s)
@@ -124,9 +110,9 @@ class Pipeline:
         self._hurry = Hurry(budget_ms)
         self._flood = Flood(max_rejected_in_a_row, self._labels_topic)
         self._shadow = ShadowOutbox(around.topics.shadow)
+        self._account = Account(telemetry, labels_topic=self._labels_topic, budget_ms=budget_ms, clock=self._clock)
         self._line_up = line_up()
         self._champion, self._challenger = self._seat(None)
-        self._drift = self._watch()
 
     @property
     def line_up(self) -> LineUp:
@@ -189,7 +175,8 @@ class Pipeline:
         self._hurry.finished((committed_s - scored) * 1_000)
         for each in heard:
             each.judge.settle(each.opinion, each.decided.outcome, each.due)
-        self._account(decoded, heard, now_ms)
+        self._watch_canary(heard)
+        self._account.batch(decoded, heard, self._stage_ms, now_ms)
         return heard[0].decided
 
     def _seat(self, before: Judge | None) -> tuple[Judge, Judge | None]:
@@ -200,7 +187,7 @@ class Pipeline:
         if self._line_up.challenger is not None:
             challenger = Judge(self._line_up.challenger.model, catalog, self._around, role="challenger")
         self._enricher.compute(catalog)
-        self._longest_ms = max((f.window_ms + f.delay_ms for f in catalog.features), default=0)
+        self._account.follow(self._line_up.champion, catalog)
         return champion, challenger
 
     def _change_line_up(self) -> None:
@@ -219,17 +206,7 @@ class Pipeline:
                 device=line_up.champion.device,
             )
             self._telemetry.model_swaps["swapped"].inc()
-            self._drift = self._watch()
             _LOG.info("model_swapped", model=reference.version, digest=reference.digest)
-
-    def _watch(self) -> Drift | None:
-        """What counts drift from the champion's reference, from now on."""
-        model = self._line_up.champion
-        drift = None
-        if model.spread is not None:
-            drift = Drift(model.reference.digest, model.spread, model.catalog.names, self._clock)
-        self._telemetry.drift.current = drift
-        return drift
 
     def _enrich(self, begun: Begun) -> Enriched | None:
         decoded = begun.decoded
@@ -260,7 +237,7 @@ class Pipeline:
         opinions: list[tuple[Judge, Opinion]],
         read_ms: float,
         offsets: tuple[Source, ...],
-    ) -> list[_Heard]:
+    ) -> list[Heard]:
         due = np.ones(len(batch), np.bool_) if enriched is None else ~(enriched.repeated | enriched.stale)
         share, of_challenger = self._canary(batch)
         heard = []
@@ -281,7 +258,7 @@ class Pipeline:
                 canary, opinion.small, opinion.device,
             )  # fmt: skip
             counts = due if judge is self._challenger else own
-            heard.append(_Heard(judge, opinion, counts, decided, job, alerts.tolist()))
+            heard.append(Heard(judge, opinion, counts, decided, job, alerts.tolist()))
         return heard
 
     def _canary(self, batch: PaymentBatch) -> tuple[float, Mask | None]:
@@ -298,10 +275,10 @@ class Pipeline:
         ends = dict(self._positions()) | {(span.topic, span.partition): span.end for span in spans}
         return tuple(Source(topic, partition, end) for (topic, partition), end in ends.items())
 
-    def _publish(self, decoded: Decoded, heard: Sequence[_Heard]) -> None:
+    def _publish(self, decoded: Decoded, heard: Sequence[Heard]) -> None:
         self._publisher.publish(self._records(decoded, heard))
 
-    def _records(self, decoded: Decoded, heard: Sequence[_Heard]) -> Iterator[Outgoing]:
+    def _records(self, decoded: Decoded, heard: Sequence[Heard]) -> Iterator[Outgoing]:
         """Everything that leaves; alerts come last, so that the rest is on its way while they are explained."""
         outbox, champion = self._champion.outbox, heard[0].decided
         for each in heard:
@@ -338,94 +315,19 @@ class Pipeline:
             raise
         return committing.result()
 
-    def _account(self, decoded: Decoded, heard: Sequence[_Heard], now_ms: float) -> None:
-        telemetry, batch, enriched = self._telemetry, decoded.batch, heard[0].decided.enriched
-        for stage, spent_ms in self._stage_ms.items():
-            telemetry.stage[stage].observe(spent_ms / 1000)
-        telemetry.batch_size.observe(len(batch) + len(decoded.labels) + len(decoded.rejected))
-        repeated = stale = 0
-        if enriched is not None:
-            stale = int(np.count_nonzero(enriched.stale))
-            repeated = int(np.count_nonzero(enriched.repeated & ~enriched.stale))
-        refused = sum(rejected.message.topic() != self._labels_topic for rejected in decoded.rejected)
-        telemetry.payments.inc(len(batch) - stale + refused)  # stale ones are another worker's
-        telemetry.duplicates.inc(repeated)
-        for each in heard:
-            self._account_decisions(each.decided)
-        for rejected in decoded.rejected:
-            telemetry.rejected(rejected.stage, rejected.reason)
-        for label in decoded.labels.labels:
-            telemetry.labels[label.label, label.source].inc()
-        self._account_times(batch, enriched)
-        self._account_drift(heard[0])
-        due = heard[0].decided.due
-        if len(heard) > 1:
-            due = due | heard[1].decided.due
-            self._account_trial(heard[0], heard[1], due)
-        telemetry.committed(
-            now_ms=now_ms,
-            timestamps_ms=batch.ingest_time[due],
-            budget_ms=self._budget_ms,
-        )
-
-    def _account_decisions(self, decided: Decided) -> None:
-        """What was decided, which rules fired, and what held them back."""
-        telemetry, due, outcome = self._telemetry, decided.due, decided.outcome
-        small = np.zeros(len(due), np.bool_) if decided.small is None else decided.small
-        of_tiers: tuple[tuple[Tier, Mask], ...] = ((decided.tier, due & ~small), ("small", due & small))
-        for tier, rows in of_tiers:
-            counts = np.bincount(decided.verdicts.decision[rows], minlength=len(DECISIONS)).tolist()
-            for name, count in zip(DECISIONS, counts, strict=True):
-                if count:
-                    telemetry.decisions[name, tier].inc(count)
-            telemetry.alerts.inc(sum(counts[1:]))
-        if decided.scores is not None and decided.device != self._line_up.champion.device:
-            telemetry.device_fallbacks.inc(int(np.count_nonzero(due)))
-        for kind, fired in (("live", outcome.verdicts.fired), ("shadow", outcome.verdicts.shadow)):
-            for rule, mask in fired:
-                telemetry.rule(rule, kind, int(np.count_nonzero(mask & due)))
-        if outcome.limited is not None:
-            telemetry.blocks_limited.inc(int(np.count_nonzero(outcome.limited & due)))
-        telemetry.review_threshold.set(self._champion.decider.review)
-
-    def _account_trial(self, champion: _Heard, challenger: _Heard, due: Mask) -> None:
-        """How both judged the same payments, and whether the canary may go on."""
-        trial: Trial | None = self._line_up.challenger
-        ours, theirs = challenger.decided.verdicts.decision, champion.decided.verdicts.decision
-        pairs = np.bincount(theirs[due] * len(DECISIONS) + ours[due], minlength=len(DECISIONS) ** 2).tolist()
-        for place, count in enumerate(pairs):
-            if count:
-                names = DECISIONS[place // len(DECISIONS)], DECISIONS[place % len(DECISIONS)]
-                self._telemetry.shadow_decisions[names].inc(count)
-        if trial is None:
+    def _watch_canary(self, heard: Sequence[Heard]) -> None:
+        """Whether the challenger may go on deciding, after what both made of the same payments."""
+        trial = self._line_up.challenger
+        if trial is None or len(heard) == 1:
             return
+        champion, challenger = heard
         failed = challenger.opinion.scores is None and champion.opinion.scores is not None
+        theirs, ours = champion.decided.verdicts.decision, challenger.decided.verdicts.decision
+        due = champion.decided.due | challenger.decided.due
         reason = trial.canary.watch(theirs, ours, due, failed=failed, now_s=self._clock())
         if reason is not None and trial.canary.stop(reason):
             _LOG.error("canary_rolled_back", reason=reason, model=trial.model.reference.version)
             self._telemetry.canary_rollbacks.inc()
-
-    def _account_drift(self, champion: _Heard) -> None:
-        """What the champion scored from all features; with a canary too, its payments are a fair sample."""
-        opinion = champion.opinion
-        if self._drift is not None and opinion.tier == "full" and opinion.scores is not None:
-            rows = champion.due if opinion.small is None else champion.due & ~opinion.small
-            self._drift.count(opinion.scores[rows], opinion.values[rows])
-
-    def _account_times(self, batch: PaymentBatch, enriched: Enriched | None) -> None:
-        """Clocks, late payments, and how old what was known is."""
-        telemetry = self._telemetry
-        if not len(batch):
-            return
-        ahead_ms = batch.event_time - batch.ingest_time
-        telemetry.clocks(batch.partition, ahead_ms)
-        telemetry.too_late.inc(int(np.count_nonzero(-ahead_ms > self._longest_ms)))
-        if enriched is not None:
-            ages_ms = enriched.age_ms[enriched.age_ms >= 0]
-            telemetry.feature_age.observe_many(ages_ms / 1_000.0)
-            self._in_state_ms = max(self._in_state_ms, int(batch.ingest_time.max()))
-        if self._in_state_ms:
-            telemetry.state_age.set(max(0.0, self._clock() - self._in_state_ms / 1_000.0))
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:

@@ -157,7 +157,7 @@ def opened(p99_ms: float | None, missing: int = 0) -> dict[str, Any]:
     cell = {"rate": 2_000, "count": 100, "missing": missing, "duplicates": 4, "within_200ms": 0.5, "peak_mib": 88.0}
     cell |= {"p50_ms": 3.5, "p90_ms": 4.0, "p99_ms": p99_ms, "p99_9_ms": p99_ms, "max_ms": p99_ms}
     load = {"fell_short": missing > 0, "rate_achieved": 1_900.0, "max_late_ms": 12.0, "undelivered": 0}
-    return ABOUT | {"cells": [cell | {"cpu_percent": {"tree": 55.0}, "loadgen": load}]}
+    return ABOUT | {"cells": [cell | {"cpu_percent": {"tree": 55.0, "other": 60.0, "stolen": 0.5}, "loadgen": load}]}
 
 
 def killed(lost: int) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def sound(records: int = 80) -> Evidence:
     count = len(evidence.decisions)
     evidence.certificate = CERTIFICATE | {"decisions": count, "equal": count}
     evidence.committed = {("p", 0): 9, ("p", 1): 4}
-    evidence.ends = dict(evidence.committed)
+    evidence.ends, evidence.marks = dict(evidence.committed), 4
     evidence.counted = {"fraudline_duplicates_total": 1.0}
     evidence.workers = [Ended("a", "drain", 0), Ended("b", "kill", -9), Ended("c", "drain", 0)]
     evidence.left_at_drain = 5
@@ -152,6 +152,10 @@ def garble(e: Evidence) -> None:
 
 def fall_behind(e: Evidence) -> None:
     e.committed["p", 0] = 8
+
+
+def write_without_a_transaction(e: Evidence) -> None:
+    e.marks = 0
 
 
 def reorder(e: Evidence) -> None:
@@ -296,7 +300,7 @@ TAMPERED: list[tuple[Callable[[Evidence], None], str]] = [
     (decide_and_refuse, "outcome"), (decide_a_duplicate, "outcome"), (decide_what_is_malformed, "outcome"),
     (decide_a_label, "outcome"), (decide_as_another, "outcome"), (decide_what_nobody_sent, "outcome"),
     (refuse_what_nobody_sent, "outcome"), (miscount_duplicates, "outcome"), (garble, "outcome"),
-    (fall_behind, "transaction"), (fall_behind, "kill"), (reorder, "order"), (reorder, "kill"),
+    (write_without_a_transaction, "transaction"), (fall_behind, "transaction"), (fall_behind, "kill"), (reorder, "order"), (reorder, "kill"),
     (miss_an_alert, "alerts"), (alert_twice, "alerts"), (alert_an_approval, "alerts"), (alert_otherwise, "alerts"),
     (rename_an_alert, "alerts"), (decide_without_score, "alerts"), (leave_reasons_out, "alerts"),
     (alter_a_score, "replay"), (alter_a_score, "labels"), (alter_a_digest, "replay"), (certify_too_little, "replay"),

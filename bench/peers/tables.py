@@ -24,7 +24,8 @@ _GAP_HEAD: Final = (
     "Fraudline over our batch function in it, payments/s", "a CPU-second",
 )  # fmt: skip
 _LATENCY_HEAD: Final = (
-    "", "payments/s", "p50", "p99", "p99.9", "max", "within 200 ms", "missing", "repeated", "its CPU", "peak MiB",
+    "", "payments/s", "p50", "p99", "p99.9", "max", "within 200 ms", "missing", "repeated", "its CPU", "other",
+    "stolen", "peak MiB",
 )  # fmt: skip
 _KILLS_HEAD: Final = (
     "", "kills", "payments", "lost", "repeated", "contradicting", "of no payment", "wrong in Redis", "missing",
@@ -49,8 +50,7 @@ def saturation(found: Found) -> list[str]:
             rows.append(_medians(key, each, mine))
         for at, run in enumerate(own, start=1):
             used = run["cpu_percent"]
-            others = used["other"] - used["tree"]  # the watch of the services does not know the tree
-            shown = [used["tree"], used["kafka"], used["redis"], max(0.0, others), used["stolen"]]
+            shown = [used["tree"], used["kafka"], used["redis"], _other(used), used["stolen"]]
             measured = [run["window_s"], run["eps"], run["eps_per_cpu_s"], *shown, run["first_decision_s"]]
             runs.append([title_of(key), str(at), f"{run['decided']:,}", *map(number, measured)])
     return [
@@ -78,7 +78,8 @@ def latency(found: Found) -> list[str]:
     for key, cell in cells(found):
         title, load = title_of(key), cell["loadgen"]
         counts = [f"{cell['within_200ms']:.2%}", f"{cell['missing']:,}", f"{cell['duplicates']:,}"]
-        used = [number(cell["cpu_percent"]["tree"]), number(cell["peak_mib"])]
+        percent = cell["cpu_percent"]
+        used = [number(each) for each in (percent["tree"], _other(percent), percent["stolen"], cell["peak_mib"])]
         rows.append([title, f"{cell['rate']:,}", *(milliseconds(cell[name]) for name in _LATENCIES), *counts, *used])
         if load["fell_short"] or load["undelivered"]:
             short.append(
@@ -89,7 +90,8 @@ def latency(found: Found) -> list[str]:
     return [
         "![Latency against rate](plots/peers-latency.png)",
         "",
-        "Milliseconds; `not in time` where so many decisions were missing. CPU in percent of one core.",
+        "Milliseconds; `not in time` where so many decisions were missing. CPU in percent of one core; `other` is what ran "
+        "beside the system, the services and the load, and `stolen` what the machine's host took away.",
         "",
         *table(_LATENCY_HEAD, rows),
         *(["", *short] if short else []),
@@ -116,6 +118,11 @@ def kills(found: Found) -> list[str]:
 def milliseconds(value: float | None) -> str:
     """A latency; one that is not known was not there in time."""
     return "not in time" if value is None else number(value)
+
+
+def _other(percent: dict[str, float]) -> float:
+    """What ran beside everything that was watched; the watch of the services does not know the system's own tree."""
+    return max(0.0, percent["other"] - percent["tree"])
 
 
 def _medians(key: Key, each: dict[str, Any], mine: dict[str, Any]) -> list[str]:

@@ -95,6 +95,8 @@ class Evidence:
         sent: all records, in the order sent; the marks of topics that are read are among them.
         decisions, alerts, letters: what the witness saw, in the order in which it came.
         committed, ends: by topic and partition, at the end.
+        marks: offsets of the decisions topic at which no reader sees a record: a transaction ended there, or what it
+            held was never committed.
         garbled: places of records that are not what their topic is for.
         certificate: what `fraudline certify` says of all before the flush; None for none, for `why_no_certificate`.
         after_flush: what it says of all, after the flush; None for none, for `why_not_after_flush`.
@@ -121,6 +123,7 @@ class Evidence:
     letters: list[Letter] = field(default_factory=list)
     committed: dict[tuple[str, int], int] = field(default_factory=dict)
     ends: dict[tuple[str, int], int] = field(default_factory=dict)
+    marks: int = 0
     garbled: list[str] = field(default_factory=list)
     certificate: dict[str, Any] | None = None
     why_no_certificate: str = ""

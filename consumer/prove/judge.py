@@ -131,10 +131,12 @@ def committed(evidence: Evidence) -> Verdict:
     wrong += [
         f"{where_is(each.at)} has an alert without its decision" for each in evidence.alerts if not decided[each.at]
     ]
+    if decided and not evidence.marks:
+        wrong.append("no offset of the decisions topic is the mark of a transaction: it was written without one")
     return held_if(
         wrong,
-        f"a read_committed reader saw {len(evidence.decisions):,} decisions, none twice, and the group is committed to "
-        f"the end of all {len(evidence.ends)} partitions that hold anything",
+        f"a read_committed reader saw {len(evidence.decisions):,} decisions, none twice, between the marks of "
+        f"transactions, and the group is committed to the end of all {len(evidence.ends)} partitions that hold anything",
     )
 
 

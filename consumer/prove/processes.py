@@ -19,6 +19,7 @@ from consumer.prove.signals import SIGNALS
 from consumer.prove.worker import until
 from consumer.settings import KafkaSettings
 from features.errors import FraudlineError
+from features.store import Source
 
 _SPAWN: Final = multiprocessing.get_context("spawn")  # the Kafka client does not survive a fork
 START_S: Final = 60.0
@@ -140,10 +141,11 @@ class Watcher(_Child):
         """Wait until it has seen so many records of these topics; whether it did in time."""
         return until(lambda: sum(map(self.count, topics)) >= count, limit_s, 0.02)
 
-    def read_to_end(self, limit_s: float) -> None:
-        """Wait until it has read all that is committed now. Raises FraudlineError."""
+    def read_to_end(self, limit_s: float) -> dict[Source, int]:
+        """Wait until it has read all that is committed now; where partitions end then. Raises FraudlineError."""
         self._tell(None)
-        self._answer(limit_s)
+        ends: dict[Source, int] = self._answer(limit_s)
+        return ends
 
     def seen(self) -> Iterator[Seen]:
         """Everything up to the last `read_to_end`, in the order in which it came."""

@@ -44,7 +44,8 @@ PROMISES: Final[tuple[Promise, ...]] = (
     Promise(
         "transaction",
         "One Kafka transaction a batch holds decisions, alerts, dead letters and offsets.",
-        "no payment is decided twice, no alert lacks its decision, and committed offsets are the ends of the logs",
+        "no payment is decided twice, no alert lacks its decision, committed offsets are the ends of the logs, and the "
+        "decisions topic has the marks that end transactions",
         judge.committed,
     ),
     Promise(

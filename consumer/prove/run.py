@@ -272,7 +272,9 @@ class Proof:
         """Everything that is to be judged."""
         settings, topics = self._settings, self._settings.topics
         self._tell("reading what was published")
-        self._watcher.read_to_end(READ_S)
+        ends = self._watcher.read_to_end(READ_S)
+        decided_to = sum(end for (topic, _), end in ends.items() if topic == topics.decisions)
+        evidence.marks = decided_to - self._watcher.count(topics.decisions)
         told = read(self._watcher.seen(), topics)
         evidence.sent = self._sent
         evidence.decisions, evidence.alerts = told.decisions, told.alerts

@@ -68,7 +68,7 @@ INPUT: Final = (
     Guard(
         "counting payments that are too late for every window",
         "a late payment is placed by its time, and counted",
-        "consumer/pipeline.py",
+        "consumer/account.py",
         "telemetry.too_late.inc(int(np.count_nonzero(-ahead_ms > self._longest_ms)))",
         "telemetry.too_late.inc(0)",
         ("tests/test_pipeline.py::test_a_payment_older_than_every_window_is_scored_and_counted",),

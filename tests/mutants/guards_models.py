@@ -97,8 +97,8 @@ MODELS: Final = (
     Guard(
         "counting what the GPU had no room for",
         _SAID,
-        _PIPELINE,
-        "if decided.scores is not None and decided.device != self._line_up.champion.device:",
+        "consumer/account.py",
+        "if decided.scores is not None and decided.device != self._device:",
         "if False:",
         (f"{_SMALL}::test_a_batch_that_the_gpu_had_no_room_for_says_so_and_is_counted",),
     ),
