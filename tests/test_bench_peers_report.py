@@ -233,7 +233,7 @@ def test_the_report_has_every_run_every_target_and_every_error() -> None:
     assert "| 12.0x | 12.0x |" in text  # the median over the one-at-a-time loop's
     assert "| 8.00x | 8.00x | 1.12x | 1.12x | 1.33x | 1.33x |" in text  # what each step gives
     assert "| 1,234 | 31 | 17 | 5 | 0 | 66 of 4,321 counters | 2 | 99 | 7.25, 8.50 |" in text
-    assert "| 50.00% | 60 | 4 | 55.0 | 88.0 |" in text
+    assert "| 50.00% | 60 | 4 | 55.0 | 5.00 | 0.50 | 88.0 |" in text
     assert "- The load generator fell short with naive loop done well" in text
     failed = "- naive loop on kafka-python, one payment at a time failed: it ended by itself; it said: ... OSError: no"
     assert failed in text.splitlines()

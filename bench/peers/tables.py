@@ -90,8 +90,8 @@ def latency(found: Found) -> list[str]:
     return [
         "![Latency against rate](plots/peers-latency.png)",
         "",
-        "Milliseconds; `not in time` where so many decisions were missing. CPU in percent of one core; `other` is what ran "
-        "beside the system, the services and the load, and `stolen` what the machine's host took away.",
+        "Milliseconds; `not in time` where so many decisions were missing. CPU in percent of one core; `other` is what "
+        "ran beside the system, the services and the load, and `stolen` what the machine's host took away.",
         "",
         *table(_LATENCY_HEAD, rows),
         *(["", *short] if short else []),

@@ -136,7 +136,7 @@ def committed(evidence: Evidence) -> Verdict:
     return held_if(
         wrong,
         f"a read_committed reader saw {len(evidence.decisions):,} decisions, none twice, between the marks of "
-        f"transactions, and the group is committed to the end of all {len(evidence.ends)} partitions that hold anything",
+        f"transactions, and the group is committed to the end of all {len(evidence.ends)} partitions that have records",
     )
 
 
