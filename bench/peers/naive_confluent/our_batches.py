@@ -8,7 +8,14 @@ from contextlib import closing
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from bench.peers.arguments import arguments
-from bench.peers.naive_confluent.clients import flush, next_batch, open_consumer, open_producer, stop_on_sigterm
+from bench.peers.naive_confluent.clients import (
+    flush,
+    next_batch,
+    open_consumer,
+    open_producer,
+    stop_on_sigterm,
+    store,
+)
 from bench.peers.ours import Ours
 
 
@@ -26,7 +33,7 @@ def main() -> None:
                 if answer.alert is not None:
                     producer.produce(args.alerts_topic, answer.alert, answer.key)
             flush(producer)
-            consumer.commit(asynchronous=True)
+            store(consumer, messages)
 
 
 def _consumer(args: argparse.Namespace, ours: Ours) -> Consumer:
@@ -35,7 +42,7 @@ def _consumer(args: argparse.Namespace, ours: Ours) -> Consumer:
             if error is None and each.error is None and each.offset >= 0:
                 ours.committed(each.topic, each.partition, each.offset)
 
-    return open_consumer(args, stored_by_hand=False, on_commit=noted)
+    return open_consumer(args, on_commit=noted)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The loop done well: take what there is, one call to Redis and one predict for it, flush, commit.
 
-A batch is as large as the load makes it, so it is small and quick when there is little to do. Offsets are committed
-after every decision of the batch is delivered: at least once, nothing is lost. Nobody waits for the commit itself:
-one that is lost repeats payments after a crash, as one that was not made yet does.
+A batch is as large as the load makes it, so it is small and quick when there is little to do. Offsets are stored
+after every decision of the batch is delivered, and committed in the background: at least once, nothing is lost, and a
+crash repeats what was not committed yet.
 """
 
 from __future__ import annotations
@@ -11,7 +11,14 @@ from contextlib import closing
 
 from bench.peers.arguments import arguments
 from bench.peers.counters import Counters
-from bench.peers.naive_confluent.clients import flush, next_batch, open_consumer, open_producer, stop_on_sigterm
+from bench.peers.naive_confluent.clients import (
+    flush,
+    next_batch,
+    open_consumer,
+    open_producer,
+    stop_on_sigterm,
+    store,
+)
 from bench.peers.payloads import by_counters
 
 
@@ -20,7 +27,7 @@ def main() -> None:
     stopping = stop_on_sigterm()
     producer = open_producer(args)
     with (
-        closing(open_consumer(args, stored_by_hand=False)) as consumer,
+        closing(open_consumer(args)) as consumer,
         closing(Counters(args.redis, args.model)) as counters,
     ):
         while not stopping.is_set():
@@ -32,7 +39,7 @@ def main() -> None:
                 if alert is not None:
                     producer.produce(args.alerts_topic, alert, key)
             flush(producer)
-            consumer.commit(asynchronous=True)
+            store(consumer, messages)
 
 
 if __name__ == "__main__":

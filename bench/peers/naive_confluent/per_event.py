@@ -21,7 +21,7 @@ def main() -> None:
     stopping = stop_on_sigterm()
     producer = open_producer(args)
     with (
-        closing(open_consumer(args, stored_by_hand=True)) as consumer,
+        closing(open_consumer(args)) as consumer,
         closing(Counters(args.redis, args.model)) as counters,
     ):
         while not stopping.is_set():
