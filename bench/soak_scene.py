@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -47,6 +48,7 @@ class Scene:
         self._registry = Registry(str(home / "registry"))
         self._bundles = _two_bundles(stack.prepared.bundle, home)
         self._promoted = 0
+        self._of_visitors = Counter[str]()
         self.promote()
         port, other, page = free_ports(3)
         self.metrics = f"http://127.0.0.1:{port}/metrics"
@@ -88,19 +90,15 @@ class Scene:
                 raise BenchError(message)
             pause.wait(0.2)
         pause.wait(VISIT_S)
+        self._of_visitors += _tiers(address)
         visitor.send_signal(signal.SIGTERM)
         if status := visitor.wait(END_S):
             message = f"the second worker ended with status {status}"
             raise BenchError(message)
 
     def tiers(self) -> dict[str, int]:
-        """Decisions of the resident worker by tier."""
-        with urllib.request.urlopen(self.metrics, timeout=10) as answer:
-            counts = _TIER.findall(answer.read().decode())
-        found: dict[str, int] = {}
-        for tier, count in counts:
-            found[tier] = found.get(tier, 0) + round(float(count))
-        return {tier: count for tier, count in found.items() if count}
+        """Decisions by tier: of the resident worker, and of each second one until it was asked to go."""
+        return dict(+(self._of_visitors + _tiers(self.metrics)))
 
     def committed(self) -> bool:
         """Whether all payments and labels are committed, at the latest in a while."""
@@ -212,6 +210,16 @@ def _owned(metrics: str) -> int:
     except OSError:
         return 0
     return int(float(found[1])) if found else 0
+
+
+def _tiers(metrics: str) -> Counter[str]:
+    """Decisions of a worker by tier."""
+    with urllib.request.urlopen(metrics, timeout=10) as answer:
+        found = _TIER.findall(answer.read().decode())
+    counts = Counter[str]()
+    for tier, count in found:
+        counts[tier] += round(float(count))
+    return counts
 
 
 def _two_bundles(bundle: Path, home: Path) -> tuple[Path, Path]:

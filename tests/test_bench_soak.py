@@ -179,10 +179,11 @@ def test_the_report_says_what_held_and_what_did_not() -> None:
     text = render({"soak": document()})
     assert "Beside other work." in text
     assert "Each payment has one decision: 0 missing, 0 twice, 0 out of their card's order" in text
-    assert text.count("**Held.**") == 2
+    assert text.count("**Held.**") == 3
     broken = document() | {"minutes_not_held": [1], "failures": ["the page ended with status 1"], "out_of_order": 2}
-    text = render({"soak": broken})
-    assert text.count("**Not held.**") == 2
+    text = render({"soak": broken | {"tiers": {"full": 2, "no_features": 1}}})
+    assert text.count("**Not held.**") == 3
+    assert "by tier: full 2, no_features 1." in text
     assert "not in minutes 2." in text
     assert "- Wrong: the page ended with status 1." in text
 
@@ -195,6 +196,7 @@ def change(section: dict[str, Any], *path: str, to: object) -> dict[str, Any]:
 def test_a_soak_in_which_all_holds_has_nothing_wrong() -> None:
     assert wrong(document()) == []
     assert wrong(change(document(), "memory", "worker_rss_mib", "verdict", to="undecided")) == []
+    assert wrong(change(document(), "tiers", to={"full": 90, "small": 900, "no_features": 10})) == []
 
 
 @pytest.mark.parametrize(
@@ -210,6 +212,12 @@ def test_a_soak_in_which_all_holds_has_nothing_wrong() -> None:
         (("files", "worker_files", "flat"), False, "worker: descriptors grow"),
         (("redis", "bytes_a_key"), 16_385, "Redis holds 16,385 bytes a key, 16,384 at most are due"),
         (("failures",), ["promotion: no champion"], "promotion: no champion"),
+        (
+            ("tiers",),
+            {"full": 900, "small": 89, "no_features": 10, "rules_only": 1},
+            "11 of 1,000 decisions lack features or a model, 1% at most may",
+        ),
+        (("tiers",), {"no_features": 5}, "5 of 5 decisions lack features or a model, 1% at most may"),
     ],
 )
 def test_each_thing_that_a_soak_judges_can_break_it(path: tuple[str, ...], to: object, says: str) -> None:
