@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from bench.report_soak import wrong
 from bench.soak_judge import files_are_flat, held, slope
 from bench.soak_load import Endless, Template, card_numbers
 from bench.soak_plot import draw
+from bench.soak_scene import dismiss
 from bench.soak_watch import Calendar, Watch
 from consumer.decode import Decoder
 from consumer.telemetry import Health, Telemetry, serve
@@ -256,6 +259,28 @@ def test_a_watch_notes_processes_redis_lag_and_collections(redis_server: RedisSe
     assert row["own_rss_mib"] > row["own_uss_mib"] > 1
     assert min(row["own_files"], row["own_threads"], row["redis_mib"]) > 0
     assert watch.series("lag")[1][0] == 12
+
+
+@pytest.mark.parametrize(
+    ("does", "says"),
+    [
+        ("signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))", ""),
+        ("signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))", "the visitor ended with status 3"),
+        ("signal.signal(signal.SIGTERM, signal.SIG_IGN)", "the visitor did not end in 2 s and was killed"),
+    ],
+    ids=["goes", "fails", "stays"],
+)
+def test_who_does_not_go_when_asked_is_killed_and_told_of(does: str, says: str) -> None:
+    """A second worker that stayed would share its transactional id with the next one."""
+    program = f"import signal, sys, time; {does}; print('up', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            assert dismiss("visitor", process, within_s=2.0) == says
+            assert process.poll() is not None
+        finally:
+            process.kill()
 
 
 def test_what_goes_wrong_beside_the_load_is_noted_and_does_not_end_it() -> None:
