@@ -24,8 +24,9 @@ BEST_TIERS: Final = ("full", "small")
 MOST_DEGRADED: Final = 0.01
 _HOW: Final = (
     "A slope is Theil's and Sen's over means of blocks, after the warm-up; its 95 % interval is widened by what "
-    "neighbouring points have in common (`bench/soak_judge.py` says how and after whom). `flat`: the interval ends "
-    "below 5 % of the level an hour; `leaking`: it begins above."
+    "neighbouring points have in common (`bench/soak_judge.py` says how and after whom). `flat`: even its upper end is "
+    "less than the level in a week, or it holds 0 and ends below 5 % of the level an hour; `growing`: it lies above 0; "
+    "`undecided`: it holds 0 and more than that."
 )
 
 
@@ -98,7 +99,8 @@ def wrong(section: Results) -> list[str]:
     if _is_degraded(tiers := section["tiers"]):
         most = f"{MOST_DEGRADED:.0%} at most may"
         found.append(f"{_degraded(tiers):,} of {sum(tiers.values()):,} decisions lack features or a model, {most}")
-    found += [f"{NAMES[name]}: leaking" for name, told in section["memory"].items() if told["verdict"] == "leaking"]
+    growing = [name for name, told in section["memory"].items() if told["verdict"] == "growing"]
+    found += [f"{NAMES[name]}: memory grows" for name in growing]
     found += [f"{NAMES[name]}: descriptors grow" for name, told in section["files"].items() if not told["flat"]]
     if redis["bytes_a_key"] > redis["bound_bytes"]:
         found.append(f"Redis holds {redis['bytes_a_key']:,.0f} bytes a key, {redis['bound_bytes']:,} at most are due")
