@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -11,7 +10,7 @@ import pytest
 from tests.faults.__main__ import DOCS
 from tests.faults.collected import cases
 from tests.faults.report import Report, Row, Run
-from tests.faults.table import BEGIN, END, Line, lines_of, lines_on, not_run_on, rendered, write_docs
+from tests.faults.table import BEGIN, END, Line, lines_of, lines_on, not_run_on, rendered, runs_of, write_docs
 
 STALLS, KILLS, GONE = "test_a.py::test_stalls", "test_b.py::test_kills", "test_b.py::test_gone"
 
@@ -51,6 +50,18 @@ def test_a_run_replaces_its_own_rows_on_the_page_and_no_others(tmp_path: Path) -
     assert said in page.read_text()
 
 
+def test_a_fault_that_got_another_name_is_told_once(tmp_path: Path) -> None:
+    """Once all cases of its test were run; while some were not, one of them may still have the old name."""
+    page = tmp_path / "faults.md"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    cases = {STALLS: 1, KILLS: 2}
+    write_docs(page, run(row("killed", KILLS), row("killed twice", KILLS), row("stalled", STALLS)), cases)
+    lines = write_docs(page, run(row("killed once", KILLS), row("stuck", STALLS)), cases)
+    assert [line.fault for line in lines] == ["stuck", "killed", "killed twice", "killed once"]
+    lines = write_docs(page, run(row("killed once", KILLS), row("killed again", KILLS)), cases)
+    assert [line.fault for line in lines] == ["stuck", "killed once", "killed again"]
+
+
 def test_a_test_that_failed_is_not_told_as_held(tmp_path: Path) -> None:
     """Whatever its rows said before it failed, in this run or in one before."""
     page = tmp_path / "faults.md"
@@ -81,9 +92,8 @@ def test_a_run_is_kept_as_it_was(tmp_path: Path) -> None:
 def test_the_page_has_every_fault_test_or_says_that_it_was_not_run() -> None:
     """A test that was made, renamed or given fewer cases since has to be told: python -m tests.faults --write-docs."""
     page, there = DOCS.read_text(), cases()
-    lines, runs = lines_on(page), Counter[str]()
-    for line in lines:
-        runs[line.test] += line.runs
+    lines = lines_on(page)
+    runs = runs_of(lines)
     assert runs.keys() | set(not_run_on(page)) == there.keys()
     assert {test: count for test, count in runs.items() if count > there[test]} == {}
     assert [line for line in lines if not line.good] == []
