@@ -22,6 +22,7 @@ BEGIN: Final = "<!-- faults: begin; written by python -m tests.faults --write-do
 END: Final = "<!-- faults: end -->"
 _NOT_RUN: Final = "Without a row yet: "
 _PART: Final = "Not every case of: "
+_NAMED: Final = re.compile(r"`(?:(?:\w+/)*(test_\w+\.py))?(?:::\w+)*::(\w+)")
 _HEAD: Final = ("| fault | runs | times | invariant | result | of | test |", "|---|---|---|---|---|---|---|")
 
 
@@ -128,6 +129,15 @@ def not_run_on(page: str) -> list[str]:
     """The tests of which a page says that they were not run yet."""
     told = [part for part in between(page, BEGIN, END).split("\n\n") if part.startswith(_NOT_RUN)]
     return [test for part in told for test in re.findall(r"`([^`]+)`", part)]
+
+
+def named_on(page: str) -> set[str]:
+    """The tests that a page names, as `FILE::NAME`; a name alone is of the file before it."""
+    found, file = set(), ""
+    for path, name in _NAMED.findall(page):
+        file = path or file
+        found.add(f"{file}::{name}")
+    return found
 
 
 def write_docs(path: Path, run: Run, cases: Mapping[str, int]) -> list[Line]:
