@@ -53,9 +53,7 @@ def collected(*beside: str) -> Collected:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-2_000:]
     lines = done.stdout.splitlines()
-    there, said = (
-        [line.removeprefix(mark) for line in lines if line.startswith(mark)] for mark in (_THERE, _SAID)
-    )
+    there, said = ([line.removeprefix(mark) for line in lines if line.startswith(mark)] for mark in (_THERE, _SAID))
     return Collected(frozenset(there), Counter(said))
 
 
