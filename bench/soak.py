@@ -3,7 +3,8 @@
 One worker stays from start to end and is watched; a second one comes and goes, so that partitions move; two bundles
 take turns as champion; the alert page is open in a browser's place; labels come for one payment in fifty; one payment
 in ten is of a card that nobody has seen. Judged are memory and descriptors of the worker (and of the page), the p99 of
-every minute, and that each payment has one decision, in order, with every offset committed.
+every minute, and that each payment has one decision, made with features and a model but for a few, in order, with every
+offset committed.
 
 Results go into `results.json` and `RESULTS.md`, the plot into `bench/plots/soak.png`. Exit status: 0 all that is judged
 holds, 1 it does not (what, is said on standard error), or there is no result.

@@ -20,13 +20,14 @@ import numpy.typing as npt
 from scipy.stats import theilslopes
 
 Floats = npt.NDArray[np.float64]
-Verdict = Literal["flat", "leaking", "undecided"]
+Verdict = Literal["flat", "growing", "undecided"]
 
 BLOCKS: Final = 40  # points that a slope is drawn through
 FEWEST_BLOCKS: Final = 8
 CONFIDENCE: Final = 0.95
 HIGHEST_CORRELATION: Final = 0.95
-MOST_GROWTH: Final = 0.05  # of its level in an hour: what is below that is no leak
+HORIZON_H: Final = 168.0  # a week: what surely takes longer than that to double is called flat
+WIDEST: Final = 0.05  # of the level an hour: an interval that goes beyond it can't show that nothing grows
 MOST_MORE_FILES: Final = 2
 
 
@@ -48,9 +49,16 @@ class Slope:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether it is surely below what counts as growth, surely above, or neither."""
-        most = MOST_GROWTH * self.level
-        return "leaking" if self.low > most else "flat" if self.high <= most else "undecided"
+        """What the interval shows.
+
+        `flat`: even its upper end is less than the level in `HORIZON_H`, or it holds 0 and goes no further up than
+        `WIDEST`. `growing`: it lies above 0. `undecided`: it holds 0 and more than that.
+        """
+        if self.high * HORIZON_H < self.level:
+            return "flat"
+        if self.low > 0:
+            return "growing"
+        return "flat" if self.high <= WIDEST * self.level else "undecided"
 
 
 def slope(at_s: Sequence[float], values: Sequence[float]) -> Slope:

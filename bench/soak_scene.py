@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -47,6 +48,7 @@ class Scene:
         self._registry = Registry(str(home / "registry"))
         self._bundles = _two_bundles(stack.prepared.bundle, home)
         self._promoted = 0
+        self._of_visitors = Counter[str]()
         self.promote()
         port, other, page = free_ports(3)
         self.metrics = f"http://127.0.0.1:{port}/metrics"
@@ -79,28 +81,27 @@ class Scene:
     def rebalance(self) -> None:
         """A second worker comes, decides a while and is asked to go: partitions move twice. Raises BenchError."""
         visitor = self._worker("visitor", self._visitor_port, self._home / "collections-of-visitor")
-        address = f"http://127.0.0.1:{self._visitor_port}/metrics"
+        try:
+            self._visit(visitor, f"http://127.0.0.1:{self._visitor_port}/metrics")
+            wrong = dismiss("second worker", visitor)
+        finally:
+            _kill(visitor)
+        if wrong:
+            raise BenchError(wrong)
+
+    def tiers(self) -> dict[str, int]:
+        """Decisions by tier: of the resident worker, and of each second one until it was asked to go."""
+        return dict(+(self._of_visitors + _tiers(self.metrics)))
+
+    def _visit(self, visitor: subprocess.Popen[bytes], metrics: str) -> None:
         deadline, pause = time.monotonic() + JOIN_S, threading.Event()
-        while not _owned(address):
+        while not _owned(metrics):
             if visitor.poll() is not None or time.monotonic() > deadline:
-                _kill(visitor)
                 message = f"the second worker never got a partition; it said: {self._logs[-1].read_text()[-1_000:]!r}"
                 raise BenchError(message)
             pause.wait(0.2)
         pause.wait(VISIT_S)
-        visitor.send_signal(signal.SIGTERM)
-        if status := visitor.wait(END_S):
-            message = f"the second worker ended with status {status}"
-            raise BenchError(message)
-
-    def tiers(self) -> dict[str, int]:
-        """Decisions of the resident worker by tier."""
-        with urllib.request.urlopen(self.metrics, timeout=10) as answer:
-            counts = _TIER.findall(answer.read().decode())
-        found: dict[str, int] = {}
-        for tier, count in counts:
-            found[tier] = found.get(tier, 0) + round(float(count))
-        return {tier: count for tier, count in found.items() if count}
+        self._of_visitors += _tiers(metrics)
 
     def committed(self) -> bool:
         """Whether all payments and labels are committed, at the latest in a while."""
@@ -118,13 +119,9 @@ class Scene:
 
     def end(self) -> list[str]:
         """End worker and page as a deployment does; returns what was wrong about it."""
-        wrong = []
-        for name, process in (("worker", self.worker), ("page", self.page)):
-            process.send_signal(signal.SIGTERM)
-            if status := process.wait(END_S):
-                wrong.append(f"the {name} ended with status {status}")
+        wrong = [dismiss("worker", self.worker), dismiss("page", self.page)]
         texts = {path.name: path.read_text() for path in self._logs}
-        return wrong + [
+        return [each for each in wrong if each] + [
             f"{name} has a traceback, which ends with {text.strip().splitlines()[-1][:200]!r}"
             for name, text in texts.items()
             if "Traceback" in text
@@ -214,6 +211,16 @@ def _owned(metrics: str) -> int:
     return int(float(found[1])) if found else 0
 
 
+def _tiers(metrics: str) -> Counter[str]:
+    """Decisions of a worker by tier."""
+    with urllib.request.urlopen(metrics, timeout=10) as answer:
+        found = _TIER.findall(answer.read().decode())
+    counts = Counter[str]()
+    for tier, count in found:
+        counts[tier] += round(float(count))
+    return counts
+
+
 def _two_bundles(bundle: Path, home: Path) -> tuple[Path, Path]:
     """A bundle, and the same under another version."""
     other = home / "another"
@@ -221,6 +228,17 @@ def _two_bundles(bundle: Path, home: Path) -> tuple[Path, Path]:
     document = msgspec.json.decode((other / MANIFEST).read_bytes())
     (other / MANIFEST).write_bytes(msgspec.json.encode(document | {"version": "soak-2"}))
     return bundle, other
+
+
+def dismiss(name: str, process: subprocess.Popen[bytes], within_s: float = END_S) -> str:
+    """Ask a process to go, and kill it when it does not: what was wrong about its end, or nothing."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        status = process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        _kill(process)
+        return f"the {name} did not end in {within_s:g} s and was killed"
+    return f"the {name} ended with status {status}" if status else ""
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

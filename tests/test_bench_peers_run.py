@@ -28,6 +28,7 @@ from models.train import TrainOptions, train
 from tests.faults.conftest import EVERYTHING
 from tests.services.kafka import KafkaBroker
 from tests.services.redis import RedisServer
+from tests.support.page import until
 
 # A parent that ignores SIGTERM, a child in a session of its own with one that works, and one whose parent has ended.
 _FAMILY = """
@@ -52,8 +53,8 @@ def parent() -> Iterator[subprocess.Popen[str]]:
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        while len(tree.family(process.pid)) < MEMBERS:  # the one in another session starts in its own time
-            time.sleep(0.01)
+        # the one in another session starts in its own time
+        until(lambda: len(tree.family(process.pid)) >= MEMBERS, "the whole family")
         yield process
     finally:
         tree.kill(process.pid)
@@ -76,10 +77,7 @@ def test_a_kill_ends_nobody_else(parent: subprocess.Popen[str]) -> None:
 def test_a_watch_sees_what_children_use(parent: subprocess.Popen[str]) -> None:
     began_ns = time.time_ns()
     with tree.TreeWatch(parent.pid) as watch:
-        deadline = time.monotonic() + 60.0
-        while watch.total_s < 0.5 or not watch.peak_mib:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: watch.total_s >= 0.5 and watch.peak_mib, "half a second of work")
     assert watch.cpu_s(began_ns - 10**9, time.time_ns()) > 0.0
     assert watch.processes == MEMBERS
     assert watch.peak_mib > 3.0
@@ -102,15 +100,12 @@ def test_a_follower_counts_what_a_reader_sees_of_transactions_and_tells_when_it_
     with closing(topics.Follower(kafka, unique)) as follower:
         transaction(b"1", b"2", commit=True)
         transaction(b"none", commit=False)
-        while follower.count() < 2:
-            time.sleep(0.01)
+        until(lambda: follower.count() >= 2, "the first transaction")
         began_ms = time.time_ns() // 1_000_000 + 1
-        while time.time_ns() // 1_000_000 < began_ms:
-            time.sleep(0.001)
+        until(lambda: time.time_ns() // 1_000_000 >= began_ms)
         assert (follower.since(0), follower.since(began_ms)) == (2, 0)
         transaction(b"3", commit=True)
-        while follower.since(began_ms) < 1:
-            time.sleep(0.01)
+        until(lambda: follower.since(began_ms) >= 1, "the last transaction")
         assert (follower.values, follower.since(began_ms)) == ([b"1", b"2", b"3"], 1)
     assert topics.Progress(kafka, unique).count() == 7  # with the aborted one and three markers
     topics.delete(kafka, [unique])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ from bench.loadgen import SENT
 from bench.reader import RECEIVED
 from bench.report import render
 from bench.report_soak import wrong
-from bench.soak_judge import files_are_flat, held, slope
+from bench.soak_judge import Slope, files_are_flat, held, slope
 from bench.soak_load import Endless, Template, card_numbers
 from bench.soak_plot import draw
+from bench.soak_scene import dismiss
 from bench.soak_watch import Calendar, Watch
 from consumer.decode import Decoder
 from consumer.telemetry import Health, Telemetry, serve
@@ -38,9 +41,9 @@ PEAKS = np.where(SECONDS % 300 < 5, 80, 0)
 
 
 @pytest.mark.parametrize("restless", [NOISE, WALK, SAW, PEAKS], ids=["noise", "walk", "saw", "peaks"])
-def test_a_restless_series_is_not_called_leaking_and_a_leak_on_top_of_it_is_found(restless: Any) -> None:
-    assert slope(SECONDS, LEVEL + restless).verdict != "leaking"
-    assert slope(SECONDS, LEVEL + restless + SECONDS / 3_600 * 0.5 * LEVEL).verdict == "leaking"
+def test_a_restless_series_is_not_called_growing_and_a_leak_on_top_of_it_is_found(restless: Any) -> None:
+    assert slope(SECONDS, LEVEL + restless).verdict != "growing"
+    assert slope(SECONDS, LEVEL + restless + SECONDS / 3_600 * 0.5 * LEVEL).verdict == "growing"
 
 
 @pytest.mark.parametrize("restless", [NOISE, SAW], ids=["noise", "saw"])
@@ -48,6 +51,24 @@ def test_what_does_not_remember_is_surely_flat(restless: Any) -> None:
     found = slope(SECONDS, LEVEL + restless)
     assert found.verdict == "flat"
     assert found.low < 0 < found.high
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (11.0, 13.0, "growing"),
+        (0.1, 1.8, "growing"),
+        (0.1, 1.7, "flat"),
+        (-2.0, 15.0, "flat"),
+        (-2.0, 15.1, "undecided"),
+        (-20.0, -11.0, "flat"),
+    ],
+)
+def test_growth_that_is_proven_is_told_unless_it_is_less_than_the_level_in_a_week(
+    low: float, high: float, verdict: str
+) -> None:
+    """Of 300 MiB that is 1.79 MiB an hour; 5 % are 15."""
+    assert Slope((low + high) / 2, low, high, LEVEL).verdict == verdict
 
 
 def test_the_slope_is_in_units_an_hour_and_inside_its_interval() -> None:
@@ -179,10 +200,11 @@ def test_the_report_says_what_held_and_what_did_not() -> None:
     text = render({"soak": document()})
     assert "Beside other work." in text
     assert "Each payment has one decision: 0 missing, 0 twice, 0 out of their card's order" in text
-    assert text.count("**Held.**") == 2
+    assert text.count("**Held.**") == 3
     broken = document() | {"minutes_not_held": [1], "failures": ["the page ended with status 1"], "out_of_order": 2}
-    text = render({"soak": broken})
-    assert text.count("**Not held.**") == 2
+    text = render({"soak": broken | {"tiers": {"full": 2, "no_features": 1}}})
+    assert text.count("**Not held.**") == 3
+    assert "by tier: full 2, no_features 1." in text
     assert "not in minutes 2." in text
     assert "- Wrong: the page ended with status 1." in text
 
@@ -195,6 +217,7 @@ def change(section: dict[str, Any], *path: str, to: object) -> dict[str, Any]:
 def test_a_soak_in_which_all_holds_has_nothing_wrong() -> None:
     assert wrong(document()) == []
     assert wrong(change(document(), "memory", "worker_rss_mib", "verdict", to="undecided")) == []
+    assert wrong(change(document(), "tiers", to={"full": 90, "small": 900, "no_features": 10})) == []
 
 
 @pytest.mark.parametrize(
@@ -206,10 +229,16 @@ def test_a_soak_in_which_all_holds_has_nothing_wrong() -> None:
         (("load", "delivered"), 59_999, "1 payments were not delivered to Kafka"),
         (("minutes_not_held",), [1], "1 minutes have a p99 above 200 ms"),
         (("committed_is_end",), False, "not every offset is committed"),
-        (("memory", "worker_rss_mib", "verdict"), "leaking", "worker, resident: leaking"),
+        (("memory", "worker_rss_mib", "verdict"), "growing", "worker, resident: memory grows"),
         (("files", "worker_files", "flat"), False, "worker: descriptors grow"),
         (("redis", "bytes_a_key"), 16_385, "Redis holds 16,385 bytes a key, 16,384 at most are due"),
         (("failures",), ["promotion: no champion"], "promotion: no champion"),
+        (
+            ("tiers",),
+            {"full": 900, "small": 89, "no_features": 10, "rules_only": 1},
+            "11 of 1,000 decisions lack features or a model, 1% at most may",
+        ),
+        (("tiers",), {"no_features": 5}, "5 of 5 decisions lack features or a model, 1% at most may"),
     ],
 )
 def test_each_thing_that_a_soak_judges_can_break_it(path: tuple[str, ...], to: object, says: str) -> None:
@@ -248,6 +277,28 @@ def test_a_watch_notes_processes_redis_lag_and_collections(redis_server: RedisSe
     assert row["own_rss_mib"] > row["own_uss_mib"] > 1
     assert min(row["own_files"], row["own_threads"], row["redis_mib"]) > 0
     assert watch.series("lag")[1][0] == 12
+
+
+@pytest.mark.parametrize(
+    ("does", "says"),
+    [
+        ("signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))", ""),
+        ("signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))", "the visitor ended with status 3"),
+        ("signal.signal(signal.SIGTERM, signal.SIG_IGN)", "the visitor did not end in 2 s and was killed"),
+    ],
+    ids=["goes", "fails", "stays"],
+)
+def test_who_does_not_go_when_asked_is_killed_and_told_of(does: str, says: str) -> None:
+    """A second worker that stayed would share its transactional id with the next one."""
+    program = f"import signal, sys, time; {does}; print('up', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            assert dismiss("visitor", process, within_s=2.0) == says
+            assert process.poll() is not None
+        finally:
+            process.kill()
 
 
 def test_what_goes_wrong_beside_the_load_is_noted_and_does_not_end_it() -> None:

@@ -26,10 +26,11 @@ from tests.services.reader import Seen
 from tests.support.doubles import ListPublisher
 from tests.test_pipeline import Switch
 
-SHARDS, BATCH = 16, 20
+SHARDS, BATCH, COUNT = 16, 20, 240
 NOW_MS = START_MS + 1_000_000_000  # later than all payments, but for those of the far future
 TOPICS = TopicSettings()
 LAW = Law(exactly_once=True)
+LENIENT = Law(exactly_once=True, degrades=True)
 OF_A_MERCHANT = shard_of("merchant", "merchant-0", SHARDS)
 SOURCES = [(TOPICS.labels, number) for number in range(LABEL_PARTITIONS)]
 SOURCES += [(TOPICS.payments, number) for number in range(PARTITIONS)]
@@ -39,14 +40,13 @@ def seen(topic: str, partition: int, offset: int, key: bytes | None, value: byte
     return Seen(topic, partition, offset, key, value, tuple(headers or ()), NOW_MS, 0)
 
 
-def pipeline(store: MemoryStore, publisher: ListPublisher) -> Pipeline:
+def pipeline(state: Switch, publisher: ListPublisher) -> Pipeline:
     """What decides for the workers of the fault tests, without their processes and servers."""
-    store.adopt(dict.fromkeys(SOURCES, 0))
-    enricher, line_up = Enricher(DEFAULT, store), LineUp(model())
+    line_up = LineUp(model())
     return Pipeline(
         decoder=Decoder(max_payment_bytes=65_536, max_future_ms=300_000, labels_topic=TOPICS.labels),
-        enricher=enricher,
-        state=Switch(enricher, [position.epoch for position in store.positions()]),
+        enricher=state.enricher,
+        state=state,
         line_up=lambda: line_up,
         around=Surroundings(TOPICS, clock=lambda: NOW_MS / 1_000, ticks=lambda: 0.0),
         publisher=publisher,
@@ -56,11 +56,21 @@ def pipeline(store: MemoryStore, publisher: ListPublisher) -> Pipeline:
     )
 
 
-def decided(shards: int) -> Evidence:
-    """What is read and published of payments and labels in several partitions, when nothing goes wrong."""
-    publisher = ListPublisher()
-    processor = pipeline(MemoryStore(shards), publisher)
-    records, inputs = history(240, seed=3), list[Seen]()
+def switch(shards: int) -> Switch:
+    """A state of its own that answers."""
+    store = MemoryStore(shards)
+    store.adopt(dict.fromkeys(SOURCES, 0))
+    return Switch(Enricher(DEFAULT, store), [position.epoch for position in store.positions()])
+
+
+def decided(shards: int, away_from: int = COUNT) -> Evidence:
+    """What is read and published of payments and labels in several partitions, when nothing goes wrong.
+
+    But from a record's number on the state is `away`.
+    """
+    publisher, state = ListPublisher(), switch(shards)
+    processor = pipeline(state, publisher)
+    records, inputs = history(COUNT, seed=3), list[Seen]()
     ends = dict.fromkeys(SOURCES, 0)
     for first in range(0, len(records), BATCH):
         starts, messages = dict(ends), list[Message]()
@@ -75,6 +85,7 @@ def decided(shards: int) -> Evidence:
             for source in SOURCES
             if ends[source] > starts[source]
         ]
+        state.up = first < away_from
         processor.process(messages, tuple(spans))
     told = [seen(each.topic, 0, at, each.key, each.value, each.headers) for at, each in enumerate(publisher.visible)]
     return Evidence(
@@ -115,6 +126,36 @@ def test_what_was_done_right_is_found_right(evidence: Evidence) -> None:
     assert all((evidence.alerts, evidence.dead_letters, evidence.journal))
     assert violations(evidence, LAW) == []
     assert violations(decided(1), LAW) == []
+
+
+def without_features(evidence: Evidence, law: Law) -> list[str]:
+    return [each for each in violations(evidence, law) if each.endswith("was decided without features")]
+
+
+def test_a_worker_that_stays_without_features_is_found() -> None:
+    """However right it is by the payments alone, and though its store was away."""
+    stays = decided(1, away_from=COUNT // 2)
+    tiers = [document_of(record)["tier"] for record in stays.decisions]
+    assert 0 < tiers.count("full") < len(tiers)
+    assert len(without_features(stays, LAW)) == tiers.count("no_features")
+    assert len(without_features(stays, LENIENT)) == PARTITIONS
+
+
+def test_a_store_that_was_away_for_a_while_costs_features_and_nothing_else_may(evidence: Evidence) -> None:
+    newest = {document_of(record)["source"]["partition"]: record.offset for record in evidence.decisions}
+
+    def degraded(record: Seen) -> Seen:
+        (changed_record,) = changed([record], lambda decision: decision.update(tier="no_features"))
+        return changed_record
+
+    def of(chosen: Callable[[Seen], bool]) -> Evidence:
+        return replace(evidence, decisions=[degraded(each) if chosen(each) else each for each in evidence.decisions])
+
+    for_a_while = of(lambda record: record.offset not in newest.values())
+    assert len(without_features(for_a_while, LAW)) == len(evidence.decisions) - PARTITIONS
+    assert without_features(for_a_while, LENIENT) == []
+    at_the_end = of(lambda record: record.offset == newest[PARTITIONS - 1])
+    assert len(without_features(at_the_end, LAW)) == len(without_features(at_the_end, LENIENT)) == 1
 
 
 def test_a_record_that_one_shard_lacks_is_missed(evidence: Evidence) -> None:

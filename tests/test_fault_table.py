@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from tests.faults.__main__ import DOCS
-from tests.faults.collected import cases
+from tests.faults.collected import FAULTS, ROOT, Collected, collected
 from tests.faults.report import Report, Row, Run
-from tests.faults.table import BEGIN, END, Line, lines_of, lines_on, not_run_on, rendered, write_docs
+from tests.faults.table import BEGIN, END, Line, lines_of, lines_on, named_on, not_run_on, rendered, runs_of, write_docs
 
 STALLS, KILLS, GONE = "test_a.py::test_stalls", "test_b.py::test_kills", "test_b.py::test_gone"
 
@@ -51,6 +50,18 @@ def test_a_run_replaces_its_own_rows_on_the_page_and_no_others(tmp_path: Path) -
     assert said in page.read_text()
 
 
+def test_a_fault_that_got_another_name_is_told_once(tmp_path: Path) -> None:
+    """Once all cases of its test were run; while some were not, one of them may still have the old name."""
+    page = tmp_path / "faults.md"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    cases = {STALLS: 1, KILLS: 2}
+    write_docs(page, run(row("killed", KILLS), row("killed twice", KILLS), row("stalled", STALLS)), cases)
+    lines = write_docs(page, run(row("killed once", KILLS), row("stuck", STALLS)), cases)
+    assert [line.fault for line in lines] == ["stuck", "killed", "killed twice", "killed once"]
+    lines = write_docs(page, run(row("killed once", KILLS), row("killed again", KILLS)), cases)
+    assert [line.fault for line in lines] == ["stuck", "killed once", "killed again"]
+
+
 def test_a_test_that_failed_is_not_told_as_held(tmp_path: Path) -> None:
     """Whatever its rows said before it failed, in this run or in one before."""
     page = tmp_path / "faults.md"
@@ -70,21 +81,40 @@ def test_a_run_is_kept_as_it_was(tmp_path: Path) -> None:
     report.caught("no lock", 1, ["has 2 decisions", "other"], "decisions")
     with pytest.raises(AssertionError, match="1 violations"):
         report.judged("stalled", 1, ["it is lost"])
-    with pytest.raises(AssertionError, match="not caught"):
+    with pytest.raises(AssertionError, match="survived"):
         report.caught("no order", 1, ["other"], "decisions")
-    assert [each.result for each in told] == ["held", "caught: 1 violations", "1 violations", "NOT caught"]
+    assert [each.result for each in told] == ["held", "caught: 1 violations", "1 violations", "survived"]
     run(*told).write(made)
     assert Run.read(made) == run(*told)
 
 
+def test_a_name_alone_is_of_the_file_before_it() -> None:
+    page = "`faults/test_a.py::test_one[x y]` and `::test_two`, `tests/test_b.py::TestIt::test_three`; `::FLAG` | `x`"
+    assert named_on(page) == {"test_a.py::test_one", "test_a.py::test_two", "test_b.py::test_three", "test_b.py::FLAG"}
+    assert named_on("`::test_of_no_file`") == {"::test_of_no_file"}
+
+
+@pytest.fixture(scope="module")
+def there() -> Collected:
+    """The tests of faults, and those of all files of which the page names a test."""
+    files = {name.partition("::")[0] for name in named_on(DOCS.read_text())}
+    beside = sorted(file for file in files if not (ROOT / FAULTS / file).exists())
+    return collected(*(f"tests/{file}" for file in beside))
+
+
 @pytest.mark.slow
-def test_the_page_has_every_fault_test_or_says_that_it_was_not_run() -> None:
+def test_every_test_that_the_page_names_is_there(there: Collected) -> None:
+    known = {f"{name.partition('::')[0]}::{name.rpartition('::')[2]}" for name in there.tests}
+    assert named_on(DOCS.read_text()) - known == set()
+
+
+@pytest.mark.slow
+def test_the_page_has_every_fault_test_or_says_that_it_was_not_run(there: Collected) -> None:
     """A test that was made, renamed or given fewer cases since has to be told: python -m tests.faults --write-docs."""
-    page, there = DOCS.read_text(), cases()
-    lines, runs = lines_on(page), Counter[str]()
-    for line in lines:
-        runs[line.test] += line.runs
-    assert runs.keys() | set(not_run_on(page)) == there.keys()
-    assert {test: count for test, count in runs.items() if count > there[test]} == {}
+    page = DOCS.read_text()
+    lines = lines_on(page)
+    runs = runs_of(lines)
+    assert runs.keys() | set(not_run_on(page)) == there.cases.keys()
+    assert {test: count for test, count in runs.items() if count > there.cases[test]} == {}
     assert [line for line in lines if not line.good] == []
     assert lines

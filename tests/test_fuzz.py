@@ -54,6 +54,52 @@ def test_an_input_that_breaks_a_target_is_kept_and_breaks_it_again(tmp_path: Pat
         broken.check(kept.read_bytes())
 
 
+LEAVES = """
+import sys
+from pathlib import Path
+made, names, status = Path(sys.argv[-1]), sys.argv[1].split(), int(sys.argv[2])
+assert not list(made.iterdir())
+for name in names:
+    (made / name).write_bytes(b"input")
+sys.exit(status)
+"""
+
+
+def leaving(names: str, status: int, folder: Path) -> list[str]:
+    """The findings of a target's process that leaves these artifacts."""
+    command = [sys.executable, "-c", LEAVES, names, str(status)]
+    return [path.name for path in run.findings_of(command, folder / "findings", folder / "log")]
+
+
+def test_an_input_that_was_found_before_is_a_finding_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert leaving("crash-1 oom-2 slow-unit-3 timeout-4", 77, tmp_path) == ["crash-1", "oom-2", "timeout-4"]
+    assert len(list((tmp_path / "findings").iterdir())) == 4
+
+
+def test_a_slow_input_is_kept_and_is_no_finding(tmp_path: Path) -> None:
+    assert leaving("slow-unit-3", 0, tmp_path) == []
+    assert (tmp_path / "findings" / "slow-unit-3").read_bytes() == b"input"
+    with pytest.raises(run.LeftNothing, match="ended with status 3 and left no input"):
+        leaving("slow-unit-3", 3, tmp_path)
+
+
+def test_whatever_one_target_meets_the_others_are_fuzzed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def fuzzed(target: str) -> list[Path]:
+        (tmp_path / f"{target}.log").write_text("Done 1000 runs in 1 second(s)\n")
+        if target == "manifest":
+            raise run.LeftNothing("it left no input.")
+        return [tmp_path / "crash-1"] if target == "bundle" else []
+
+    assert run.hunt(["bundle", "manifest", "label"], fuzzed, tmp_path) == 1
+    said = capsys.readouterr()
+    assert f"bundle: 1,000 inputs, 1 findings\n  {tmp_path / 'crash-1'}\n" in said.out
+    assert "label: 1,000 inputs, 0 findings" in said.out
+    assert said.err == "manifest: it left no input.\n"
+    assert run.hunt(["manifest"], fuzzed, tmp_path) == 1
+    assert run.hunt(["label"], fuzzed, tmp_path) == 0
+
+
 def test_the_same_seed_gives_the_same_inputs() -> None:
     seeds = [b'{"a":1}', b"x = 2"]
     one, same, other = (list(Mutator(seeds).inputs(seed, 200)) for seed in ("s", "s", "t"))

@@ -1,4 +1,4 @@
-"""The list of guards fits the tree, and its runner tells a guard that is missed from one that is not."""
+"""The list of guards fits the tree, and its runner tells a mutant that is caught from one that survives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.mutants.guard import Guard, Rotten
 from tests.mutants.guards import GUARDS
 from tests.mutants.runner import ROOT, take_away, tracked
 from tests.mutants.table import BEGIN, END, Row, cells, kept, lines_on, rendered, write_docs, write_json
-from tests.mutants.verdict import ALIVE, BROKEN, CAUGHT
+from tests.mutants.verdict import BROKEN, CAUGHT, SURVIVED
 
 CHEAP = (  # in the order of the table; those whose tests compile nothing
     "refusing a gap, in memory",
@@ -73,7 +73,7 @@ def shop(tmp_path: Path) -> Path:
 FILES = ["shop.py", "conftest.py", "checks/test_shop.py"]
 
 
-def test_a_guard_is_caught_or_not_or_nothing_can_be_said(shop: Path) -> None:
+def test_a_mutant_is_caught_or_survives_or_nothing_can_be_said(shop: Path) -> None:
     tried = [
         guard("one case of two notices", "if amount > 100:", "if False:", "test_a_price"),
         guard("an error that never comes", "if amount < 0:", "if False:", "test_below_0_is_refused"),
@@ -86,7 +86,7 @@ def test_a_guard_is_caught_or_not_or_nothing_can_be_said(shop: Path) -> None:
     ]
     found = take_away(tried, root=shop, files=FILES, jobs=2)
     assert [each.guard for each in found] == tried
-    assert [each.verdict.result for each in found] == [CAUGHT, CAUGHT, ALIVE, ALIVE, *[BROKEN] * 4]
+    assert [each.verdict.result for each in found] == [CAUGHT, CAUGHT, SURVIVED, SURVIVED, *[BROKEN] * 4]
     assert found[0].verdict.by == ("checks/test_shop.py::test_a_price[200]",)
     assert "test_nothing_of_it passes without it" in found[3].verdict.why
     assert "could not be collected" in found[4].verdict.why
@@ -144,11 +144,12 @@ def test_a_run_replaces_its_own_rows_on_the_page_and_no_others(tmp_path: Path) -
     first = [Row(each.name, "", each.file, each.tests, CAUGHT, (), "", 0.1, "2026-01-02", "abc") for each in (one, two)]
     write_docs(docs, first, (one, two, three))
     assert lines_on(docs.read_text()) == [rendered(row) for row in first]
-    assert "2 of 3 guards were taken away, 2 were missed.\nWithout a row yet: three." in docs.read_text()
-    again = msgspec.structs.replace(first[0], result=ALIVE, commit="def")
+    said = "2 of 3 guards were taken away: 2 caught, 0 survived, 0 broken.\nWithout a row yet: three."
+    assert said in docs.read_text()
+    again = msgspec.structs.replace(first[0], result=SURVIVED, commit="def")
     write_docs(docs, [again], (one, two, three))
     assert lines_on(docs.read_text()) == [rendered(again), rendered(first[1])]
-    assert "2 of 3 guards were taken away, 1 were missed." in docs.read_text()
+    assert "2 of 3 guards were taken away: 1 caught, 1 survived, 0 broken." in docs.read_text()
     changed = guard("two", "text", "", "test_paid")
     write_docs(docs, [], (one, changed))
     assert lines_on(docs.read_text()) == [rendered(again)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from tests.faults.scoring import EXACT, PAYMENT_ONLY, decision_of, score_of
 from tests.faults.timelines import At, Epoch, Folds, Sources, Timeline, Which, shards_of, timelines_of
 from tests.services.reader import Seen
 
+WITHOUT = "no_features"  # the tier
 REQUIRED = {"event_id": str, "event_time": int, "card_id": str, "merchant_id": str}
 REQUIRED_OF_PAYMENTS = REQUIRED | {"amount_minor": int, "currency": str}
 REQUIRED_OF_LABELS = REQUIRED | {"label": str, "labelled_at": int, "source": str}
@@ -33,10 +34,13 @@ class Law:
     Attributes:
         exactly_once: one outcome a record; otherwise at least one.
         equal_copies: copies of a decision are equal (at_least_once while the state does not regress).
+        degrades: payments may be decided without features for a while, since the store was away; but the newest of each
+            partition may not: by then the state is trusted again. Otherwise none may.
     """
 
     exactly_once: bool
     equal_copies: bool = True
+    degrades: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,7 @@ def violations(evidence: Evidence, law: Law) -> list[str]:
     found += _counted(sources, decisions, letters, folds, law)
     found += _dead_letters(evidence)
     found += [wrong for source in decisions for wrong in _decided(source, decisions[source], sources, folds, law)]
+    found += [f"{source} was decided without features" for source in _without_features(evidence.decisions, law)]
     found += _alerts(evidence.alerts, decisions, sources, law)
     found += _ordered(evidence.decisions)
     if unrecorded := evidence.unrecorded():
@@ -125,6 +130,24 @@ def violations(evidence: Evidence, law: Law) -> list[str]:
     if evidence.committed != evidence.ends:
         found.append(f"committed offsets {evidence.committed} are not the ends {evidence.ends}")
     return found
+
+
+def unfeatured_newest(decisions: Iterable[Seen]) -> list[At]:
+    """Of each partition the newest payment that is decided, where its last decision was made without features."""
+    newest: dict[tuple[str, int], tuple[At, str]] = {}
+    for record in decisions:
+        decision = json.loads(record.value or b"")
+        source = _at(decision["source"])
+        if source[:2] not in newest or source >= newest[source[:2]][0]:
+            newest[source[:2]] = source, decision["tier"]
+    return [source for source, tier in newest.values() if tier == WITHOUT]
+
+
+def _without_features(decisions: Sequence[Seen], law: Law) -> list[At]:
+    if law.degrades:
+        return unfeatured_newest(decisions)
+    documents = [json.loads(record.value or b"") for record in decisions]
+    return [_at(each["source"]) for each in documents if each["tier"] == WITHOUT]
 
 
 def _counted(
@@ -181,10 +204,10 @@ def _decided(
             yield f"{source} has a decision that is not its score's"
         if copy["tier"] == "full":
             yield from _full(source, copy, folds)
-        elif copy["tier"] != "no_features":
+        elif copy["tier"] != WITHOUT:
             yield f"{source} was decided in the tier {copy['tier']}"
         elif copy["score"] != score_of(PAYMENT_ONLY, _payment_row(payment)):
-            yield f"{source} has a no_features score of other values"
+            yield f"{source} has a score without features of other values"
 
 
 def _full(source: At, decision: dict[str, Any], folds: Folds) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Which fault tests have something to show when everything is run; as a plugin it makes pytest say so.
+"""Which tests there are when everything is run, and which have something to show; as a plugin it makes pytest say so.
 
 Run by itself: collecting them in this process would import modules that ask for `FAULTS` when they are imported.
 """
@@ -9,12 +9,27 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-_SAID = "to show: "
+FAULTS = "tests/faults"
+_THERE, _SAID = "there: ", "to show: "
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What pytest has found.
+
+    Attributes:
+        tests: the names of all tests, as `short` gives them.
+        cases: how many cases each test has that has something to show, in the order of the files.
+    """
+
+    tests: frozenset[str]
+    cases: Counter[str]
 
 
 def short(node: str) -> str:
@@ -25,15 +40,23 @@ def short(node: str) -> str:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     for item in session.items:
+        print(f"{_THERE}{short(item.nodeid)}")
         if "report" in getattr(item, "fixturenames", ()):
             print(f"{_SAID}{short(item.nodeid)}")
 
 
-def cases() -> Counter[str]:
-    """How many cases each test has, in the order of the files."""
+def collected(*beside: str) -> Collected:
+    """What there is of tests of faults, and in these files."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-p", "tests.faults.collected", "tests/faults"],
+        [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-p", "tests.faults.collected", FAULTS, *beside],
         cwd=ROOT, env=os.environ | {"FAULTS": "all"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-2_000:]
-    return Counter(line.removeprefix(_SAID) for line in done.stdout.splitlines() if line.startswith(_SAID))
+    lines = done.stdout.splitlines()
+    there, said = ([line.removeprefix(mark) for line in lines if line.startswith(mark)] for mark in (_THERE, _SAID))
+    return Collected(frozenset(there), Counter(said))
+
+
+def cases() -> Counter[str]:
+    """How many cases each test of faults has that has something to show, in the order of the files."""
+    return collected().cases

@@ -13,10 +13,11 @@ from rich.table import Table
 HELD: Final = "held"
 FAILED: Final = "the test failed"
 CAUGHT: Final = "caught: "
+SURVIVED: Final = "survived"
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One case of one test: `result` is `held`, the number of violations, or for a mutant `caught`.
+    """One case of one test: `result` is `held`, the number of violations, or for a mutant `caught` or `survived`.
 
     `test` is the test's node id without its parameters and the folder.
     """
@@ -66,9 +67,9 @@ class Report:
     def caught(self, mutant: str, times: int, found: list[str], sign: str) -> None:
         """Note that a mutant was caught by a violation that names `sign`; fail the test if it was not."""
         telling = [violation for violation in found if sign in violation]
-        result = f"{CAUGHT}{len(telling)} violations" if telling else "NOT caught"
+        result = f"{CAUGHT}{len(telling)} violations" if telling else SURVIVED
         self._keep(Row(f"mutant: {mutant}", times, sign, result, self._test))
-        assert telling, f"the mutant was not caught; other violations: {found[:20]}"
+        assert telling, f"the mutant survived; other violations: {found[:20]}"
 
 
 def show(rows: Sequence[Row], out: Any) -> None:

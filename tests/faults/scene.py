@@ -17,9 +17,10 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from consumer.cli import exit_status
 from consumer.kafka.logreader import LogReader
 from consumer.settings import Settings
-from tests.faults.check import Evidence, Law, violations
+from tests.faults.check import Evidence, Law, unfeatured_newest, violations
 from tests.faults.payments import LABEL_PARTITIONS, PARTITIONS, Record, history
 from tests.faults.process import DEADLINE_S, Worker
+from tests.faults.timelines import At
 from tests.faults.worker import Fault, Spec
 from tests.services.clock import Clock
 from tests.services.kafka import KafkaBroker
@@ -42,12 +43,15 @@ class Scene:
         patience_ms: int = 5_000,
         store_timeout_ms: int = 250,
         shards: int = 1,
+        degrades: bool = False,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Make the topics.
 
         `patience_ms` is the budget, of which a batch may wait a share for the store before it is degraded. With several
-        `shards` the address is a cluster's. `settings`, by section, are added to those below or replace them.
+        `shards` the address is a cluster's. `degrades` says that the store is away for a while, and that payments may
+        then be decided without features, where they don't have to wait for it. `settings`, by section, are added to
+        those below or replace them.
         """
         self.kafka = kafka
         self.delivery = delivery
@@ -81,6 +85,7 @@ class Scene:
         for section, values in (settings or {}).items():
             self._settings[section] |= values
         self.outage, self.shards = outage, shards
+        self.degrades = degrades and outage == "degrade"
         self.workers: list[Worker] = []
         self._changed = threading.Condition()
         self.produced = 0
@@ -189,7 +194,7 @@ class Scene:
     def violations(self, *, copies: bool = True, exactly_once: bool | None = None) -> list[str]:
         """Judge what happened; see `Law`. By default duplicates are judged as the scene's delivery promises."""
         once = self.delivery == "exactly_once" if exactly_once is None else exactly_once
-        return violations(self.evidence(), Law(exactly_once=once, equal_copies=copies))
+        return violations(self.evidence(), Law(exactly_once=once, equal_copies=copies, degrades=self.degrades))
 
     def wait_settled(self, timeout_s: float = DEADLINE_S) -> None:
         """Wait until no killed worker's transaction holds readers of the outputs back."""
@@ -227,9 +232,11 @@ class Scene:
     def finish(self, *, recorded: bool = True) -> None:
         """Wait until all is committed, and all of it `recorded` in the state; then drain every worker that still lives.
 
-        Each must end with status 0.
+        Each must end with status 0. If the store was away, all partitions have to come to be decided with features.
         """
         self.wait_committed()
+        if self.degrades:
+            self._wait_featured()
         if recorded:
             self.wait_journaled()
         for worker in self.workers:
@@ -257,6 +264,18 @@ class Scene:
             wait()
         except TimeoutError as error:
             raise AssertionError(f"{error}; {self.stories()}") from error
+
+    def _wait_featured(self, timeout_s: float = DEADLINE_S) -> None:
+        """Produce a little more, again and again, until the newest payment of each partition has features."""
+        deadline = time.monotonic() + timeout_s
+        while without := self._unfeatured():
+            assert time.monotonic() < deadline, f"in {timeout_s} s {without} had no features: {self.stories()}"
+            self.produce(history(10 * PARTITIONS, seed=self.produced, first=self.produced))
+            self.wait_committed()
+
+    def _unfeatured(self) -> list[At]:
+        self.witness.read_to_end()
+        return unfeatured_newest(self.witness.seen(self.topics["decisions"]))
 
     def _unfinished(self) -> str:
         """What is not committed yet; empty where all is."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,7 @@ BEGIN: Final = "<!-- faults: begin; written by python -m tests.faults --write-do
 END: Final = "<!-- faults: end -->"
 _NOT_RUN: Final = "Without a row yet: "
 _PART: Final = "Not every case of: "
+_NAMED: Final = re.compile(r"`(?:(?:\w+/)*(test_\w+\.py))?(?:::\w+)*::(\w+)")
 _HEAD: Final = ("| fault | runs | times | invariant | result | of | test |", "|---|---|---|---|---|---|---|")
 
 
@@ -77,17 +78,27 @@ def lines_on(page: str) -> list[Line]:
     return [Line(row[0], int(row[1]), int(row[2]), *row[3:6], row[6].strip("`")) for row in rows[1:]]
 
 
+def runs_of(lines: Iterable[Line]) -> Counter[str]:
+    """How many cases of each test they tell of."""
+    runs = Counter[str]()
+    for line in lines:
+        runs[line.test] += line.runs
+    return runs
+
+
 def merged(
-    before: Sequence[Line], now: Sequence[Line], tests: Collection[str], failed: Collection[str] = ()
+    before: Sequence[Line], now: Sequence[Line], cases: Mapping[str, int], failed: Collection[str] = ()
 ) -> list[Line]:
     """Lines of now in the place of those before, in the order of files; lines of tests that are gone go.
 
-    What was said before of a test that failed now no longer counts.
+    What was said before of a test that failed now, or of which all `cases` were run now, no longer counts.
     """
-    lines = {(line.test, line.fault): line for line in before if line.test not in failed}
+    runs = runs_of(now)
+    over = {test for test, count in cases.items() if runs[test] >= count} | set(failed)
+    lines = {(line.test, line.fault): line for line in before if line.test not in over}
     lines |= {(line.test, line.fault): line for line in now}
-    kept = [line for line in lines.values() if line.test in tests]
-    places = {test: place for place, test in enumerate(tests)}
+    kept = [line for line in lines.values() if line.test in cases]
+    places = {test: place for place, test in enumerate(cases)}
     return sorted(kept, key=lambda line: places[line.test])
 
 
@@ -102,9 +113,7 @@ def rendered(lines: Sequence[Line], run: Run, cases: Mapping[str, int]) -> str:
     )
     said += f"Cases run: {sum(line.runs for line in lines)} of {sum(cases.values())}. "
     said += f"Last run on {run.date} at {run.commit}, of {len(run.rows)} cases."
-    runs = Counter[str]()
-    for line in lines:
-        runs[line.test] += line.runs
+    runs = runs_of(lines)
     missing = [f"`{test}`" for test in cases if not runs[test]]
     partly = [f"`{test}` ({runs[test]} of {count})" for test, count in cases.items() if 0 < runs[test] < count]
     told = [
@@ -120,6 +129,15 @@ def not_run_on(page: str) -> list[str]:
     """The tests of which a page says that they were not run yet."""
     told = [part for part in between(page, BEGIN, END).split("\n\n") if part.startswith(_NOT_RUN)]
     return [test for part in told for test in re.findall(r"`([^`]+)`", part)]
+
+
+def named_on(page: str) -> set[str]:
+    """The tests that a page names, as `FILE::NAME`; a name alone is of the file before it."""
+    found, file = set(), ""
+    for path, name in _NAMED.findall(page):
+        file = path or file
+        found.add(f"{file}::{name}")
+    return found
 
 
 def write_docs(path: Path, run: Run, cases: Mapping[str, int]) -> list[Line]:

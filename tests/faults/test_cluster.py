@@ -51,7 +51,7 @@ def test_the_cluster_changes_and_nothing_is_lost_or_doubled(
     scene: MakeScene, redis_cluster: RedisCluster, report: Report, change: Callable[[Scene, RedisCluster, str], int]
 ) -> None:
     """Each shard is judged by its own journal: a record has to be in that of every shard that has a log of it."""
-    stage = scene(redis_cluster.url, shards=SHARDS, patience_ms=200)
+    stage = scene(redis_cluster.url, shards=SHARDS, patience_ms=200, degrades=True)
     stage.worker().wait_for("owns")
     stage.produce(history(200, seed=21))
     with Load(stage):

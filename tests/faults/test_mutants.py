@@ -61,6 +61,17 @@ def test_without_labels_payments_are_decided_as_if_nothing_were_known(scene: Mak
     report.caught("labels are not applied", 1, stage.violations(), "other features")
 
 
+def test_a_worker_that_stays_without_features_after_a_kill_is_seen(scene: MakeScene, report: Report) -> None:
+    """All it decides is right by the tier that it names."""
+    stage = scene(patience_ms=200)
+    stage.produce(history(400, seed=1))
+    worker = stage.worker(fault=Fault("after_apply", 3))
+    assert worker.wait_exit() == -signal.SIGKILL, worker.story()
+    stage.worker(mutant="no_features")
+    stage.finish(recorded=False)
+    report.caught("its state is never trusted again", 1, stage.violations(), "without features")
+
+
 @LIKE_ANOTHER
 def test_without_the_own_record_prefix_payments_see_the_future(scene: MakeScene, report: Report) -> None:
     stage = scene()

@@ -32,7 +32,7 @@ def wire(server: RedisServer) -> Iterator[RedisProxy]:
 
 
 def begun(scene: MakeScene, url: str, outage: str = "degrade") -> Scene:
-    stage = scene(url, patience_ms=200, store_timeout_ms=100, outage=outage)
+    stage = scene(url, patience_ms=200, store_timeout_ms=100, outage=outage, degrades=True)
     stage.worker().wait_for("owns")
     return stage
 

@@ -28,7 +28,7 @@ from consumer.prove.signals import follow_parent
 from consumer.settings import Settings
 from consumer.telemetry import Health, Telemetry
 from features.enrich import Asked, Enricher
-from features.errors import FraudlineError
+from features.errors import FraudlineError, StoreUnavailable
 from features.event import LabelBatch, PaymentBatch
 from features.redis_store import APPLY, RedisStore
 from features.store import Source, Span
@@ -132,7 +132,16 @@ class WithoutLabels(Enricher):
         return super()._ask(batch, spans, epochs, None)
 
 
-MUTANT_ENRICHERS = {"whole_log": WithoutOwnPrefix, "no_labels": WithoutLabels}
+class WithoutFeatures(Enricher):
+    """Finds that the store does not answer, whatever it says."""
+
+    def _ask(
+        self, batch: PaymentBatch, spans: tuple[Span, ...], epochs: Sequence[int], labels: LabelBatch | None
+    ) -> Asked:
+        raise StoreUnavailable("it is not asked")
+
+
+MUTANT_ENRICHERS = {"no_features": WithoutFeatures, "whole_log": WithoutOwnPrefix, "no_labels": WithoutLabels}
 
 
 def say(*words: str) -> None:

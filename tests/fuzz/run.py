@@ -2,7 +2,8 @@
 
 Guided by coverage where there is atheris (Linux on x86-64, Python 3.11 to 3.13), elsewhere by mutations alone. Inputs
 that reach new code are kept in `.cache/fuzz/corpus` and are where the next run goes on; an input that breaks a target
-is kept in `.cache/fuzz/findings`. Exit status 1 where there is a finding.
+is kept in `.cache/fuzz/findings`, and so is one that is only slow. Exit status 1 where there is a finding, found before
+or not, or a target that ended with an error and no input.
 
     python -m tests.fuzz.run --repeat FILE      # the target is its folder's name
 
@@ -16,9 +17,12 @@ import argparse
 import hashlib
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +36,7 @@ SECONDS: Final = 60
 INPUT_DEADLINE_S: Final = 120
 MEMORY_MB: Final = 4_096
 MISUSED: Final = 2
+BREAKS: Final = ("crash-", "timeout-", "oom-")  # artifacts that are findings; `slow-unit-` is none
 COMPILED: Final = ("features.kernels", "models.edge.walk")  # by numba, which can't read instrumented code
 
 
@@ -40,34 +45,54 @@ def names() -> list[str]:
     return sorted(path.name for path in CORPUS.iterdir())
 
 
-def fuzz(target: str, seconds: int, folder: Path = FINDINGS) -> list[Path]:
-    """Fuzz one target in a process of its own; returns the inputs that broke it."""
-    findings, kept = folder / target, CACHE / "corpus" / target
-    for each in (findings, kept):
-        each.mkdir(parents=True, exist_ok=True)
-    before = set(findings.iterdir())
-    command = [
-        sys.executable,
-        "-m",
-        "tests.fuzz.run",
-        "--one",
-        target,
-        "--seconds",
-        str(seconds),
-        "--keep",
-        str(folder),
-    ]
-    log = CACHE / f"{target}.log"
-    with log.open("wb") as said:
-        status = subprocess.run(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT, check=False).returncode
-    found = sorted(set(findings.iterdir()) - before)
-    if status and not found:
-        message = f"The target {target} ended with status {status} and left no input; see {log}."
-        raise SystemExit(message)
+class LeftNothing(Exception):
+    """A target's process ended with an error and left no input that broke it."""
+
+
+def fuzz(target: str, seconds: int) -> list[Path]:
+    """Fuzz one target in a process of its own; returns the inputs that broke it. Raises LeftNothing."""
+    (CACHE / "corpus" / target).mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "tests.fuzz.run", "--one", target, "--seconds", str(seconds), "--made"]
+    return findings_of(command, FINDINGS / target, CACHE / f"{target}.log")
+
+
+def findings_of(command: Sequence[str], findings: Path, log: Path) -> list[Path]:
+    """Run a command, with a folder for its artifacts at its end; they are moved into `findings`.
+
+    Returns those that are findings. An artifact is named after its content, so that one that was found before lies
+    there already. Raises LeftNothing.
+    """
+    findings.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="fraudline-fuzz-") as made, log.open("wb") as said:
+        try:
+            done = subprocess.run([*command, made], cwd=ROOT, stdout=said, stderr=subprocess.STDOUT, check=False)
+        finally:
+            artifacts = [Path(shutil.move(path, findings / path.name)) for path in sorted(Path(made).iterdir())]
+    found = [path for path in artifacts if path.name.startswith(BREAKS)]
+    if done.returncode and not found:
+        message = f"it ended with status {done.returncode} and left no input; see {log}."
+        raise LeftNothing(message)
     return found
 
 
-def _guided(target: Target, seconds: int, findings: Path) -> None:
+def hunt(targets: Iterable[str], fuzzed: Callable[[str], Sequence[Path]], logs: Path = CACHE) -> int:
+    """Fuzz target after target, whatever one of them meets, and tell of each; the exit status."""
+    status = 0
+    for target in targets:
+        try:
+            found = fuzzed(target)
+        except LeftNothing as error:
+            status = 1
+            print(f"{target}: {error}", file=sys.stderr, flush=True)
+            continue
+        print(f"{target}: {_runs(logs / f'{target}.log')}, {len(found)} findings", flush=True)
+        for path in found:
+            status = 1
+            print(f"  {path}\n  again: python -m tests.fuzz.run --repeat {path}", flush=True)
+    return status
+
+
+def _guided(target: Target, seconds: int, made: Path) -> None:
     """Coverage-guided, in this process; it ends with the first finding, or when time is up."""
     import atheris
 
@@ -75,7 +100,7 @@ def _guided(target: Target, seconds: int, findings: Path) -> None:
     words.write_text("".join(f'"{_escaped(word)}"\n' for word in (*target.words, b"\0")))  # it may not be empty
     options = (
         f"-max_total_time={seconds}", f"-timeout={INPUT_DEADLINE_S}", f"-rss_limit_mb={MEMORY_MB}",
-        f"-max_len={target.most_bytes}", f"-dict={words}", f"-artifact_prefix={findings}/", "-print_final_stats=1",
+        f"-max_len={target.most_bytes}", f"-dict={words}", f"-artifact_prefix={made}/", "-print_final_stats=1",
     )  # fmt: skip
     atheris.Setup([sys.argv[0], *options, str(CACHE / "corpus" / target.name), str(CORPUS / target.name)], target.check)
     atheris.Fuzz()
@@ -85,7 +110,7 @@ def _escaped(word: bytes) -> str:
     return "".join(chr(each) if 32 <= each < 127 and each not in b'"\\' else f"\\x{each:02x}" for each in word)
 
 
-def _unguided(target: Target, seconds: int, findings: Path) -> None:
+def _unguided(target: Target, seconds: int, made: Path) -> None:
     mutator = Mutator([data for _, data in target.seeds()], target.words, target.most_bytes)
     deadline, turns = time.monotonic() + seconds, 0
     for data in mutator.inputs(os.urandom(8).hex(), sys.maxsize):
@@ -94,13 +119,13 @@ def _unguided(target: Target, seconds: int, findings: Path) -> None:
         try:
             target.check(data)
         except Exception:
-            (findings / f"crash-{hashlib.sha1(data, usedforsecurity=False).hexdigest()}").write_bytes(data)
+            (made / f"crash-{hashlib.sha1(data, usedforsecurity=False).hexdigest()}").write_bytes(data)
             raise
         turns += 1
     print(f"Done {turns} runs")
 
 
-def _one(name: str, seconds: int, folder: Path) -> None:
+def _one(name: str, seconds: int, made: Path) -> None:
     """The target's own process. Its code is imported here, so that atheris may instrument it."""
     guided = importlib.util.find_spec("atheris") is not None
     if guided:
@@ -110,7 +135,7 @@ def _one(name: str, seconds: int, folder: Path) -> None:
             from tests.fuzz.targets import TARGETS
     else:
         from tests.fuzz.targets import TARGETS
-    (_guided if guided else _unguided)(TARGETS[name], seconds, folder / name)
+    (_guided if guided else _unguided)(TARGETS[name], seconds, made)
 
 
 def _repeat(path: Path) -> None:
@@ -120,9 +145,9 @@ def _repeat(path: Path) -> None:
     print(f"{path} breaks nothing.")
 
 
-def _runs(target: str) -> str:
-    """How many inputs it was, by its log."""
-    lines = [line for line in (CACHE / f"{target}.log").read_text(errors="replace").splitlines() if line[:5] == "Done "]
+def _runs(log: Path) -> str:
+    """How many inputs it was, by a target's log."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line[:5] == "Done "]
     return f"{int(lines[-1].split()[1]):,} inputs" if lines else "ended early"
 
 
@@ -131,8 +156,8 @@ def main() -> int:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"all of them if left out: {', '.join(names())}")
     parser.add_argument("--seconds", type=int, default=SECONDS, help=f"for each target (default {SECONDS})")
     parser.add_argument("--repeat", type=Path, metavar="FILE", help="run this input once")
-    parser.add_argument("--keep", type=Path, default=FINDINGS, help=argparse.SUPPRESS)
     parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--made", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.seconds < 1:  # libFuzzer would never end
         parser.error("--seconds must be at least 1")
@@ -142,19 +167,12 @@ def main() -> int:
         print(f"error: there is no target {unknown[0]!r}; there are {', '.join(names())}.", file=sys.stderr)
         return MISUSED
     if args.one:
-        _one(args.one, args.seconds, args.keep)
+        _one(args.one, args.seconds, args.made)
         return 0
     if args.repeat:
         _repeat(args.repeat)
         return 0
-    found: list[Path] = []
-    for target in args.targets or names():
-        new = fuzz(target, args.seconds, args.keep)
-        found += new
-        print(f"{target}: {_runs(target)}, {len(new)} findings", flush=True)
-        for path in new:
-            print(f"  {path}\n  again: python -m tests.fuzz.run --repeat {path}", flush=True)
-    return 1 if found else 0
+    return hunt(args.targets or names(), lambda target: fuzz(target, args.seconds))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""`python -m tests.mutants`: take each guard away, and say whether the tests noticed.
+"""`python -m tests.mutants`: take each guard away, and say whether the tests caught it.
 
-Exit status: 0 every guard was missed, 1 one was not, 5 nothing was chosen, as pytest says it.
+Exit status: 0 every mutant was caught, 1 one was not, 5 nothing was chosen, as pytest says it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.mutants.guard import Guard, Rotten
 from tests.mutants.guards import GUARDS
 from tests.mutants.runner import ROOT, Found, take_away
 from tests.mutants.table import kept, revision, write_docs, write_json
-from tests.mutants.verdict import CAUGHT
+from tests.mutants.verdict import CAUGHT, counted
 
 TABLE = ROOT / ".cache" / "mutants.json"
 DOCS = ROOT / "docs" / "faults.md"
@@ -60,9 +60,9 @@ def main(
         raise typer.Exit(1) from None
     if write:
         write_docs(DOCS, kept(table), GUARDS)
-    caught = sum(each.verdict.result == CAUGHT for each in found)
-    console.print(f"{caught} of {total} guards were missed when they were gone; the table is in {table}.")
-    raise typer.Exit(0 if caught == total else 1)
+    results = [each.verdict.result for each in found]
+    console.print(f"{total} guards were taken away: {counted(results)}; the table is in {table}.")
+    raise typer.Exit(0 if results.count(CAUGHT) == total else 1)
 
 
 def _said(guard: Guard) -> str:

@@ -17,7 +17,7 @@ import msgspec
 
 from tests.mutants.guard import Guard
 from tests.mutants.runner import Found
-from tests.mutants.verdict import CAUGHT
+from tests.mutants.verdict import counted
 from tests.support.marks import between, put_between
 
 BEGIN: Final = "<!-- guards: begin; written by python -m tests.mutants --write-docs -->"
@@ -101,8 +101,8 @@ def write_docs(path: Path, rows: Iterable[Row], guards: Sequence[Guard]) -> None
         for line in lines:
             if line.startswith(f"{own} | "):
                 kept[guard.name] = line
-    caught = sum(line.split(" | ")[-2] == CAUGHT for line in kept.values())
-    said = [f"{len(kept)} of {len(guards)} guards were taken away, {caught} were missed."]
+    results = [line.split(" | ")[-2] for line in kept.values()]
+    said = [f"{len(kept)} of {len(guards)} guards were taken away: {counted(results)}."]
     if missing := [guard.name for guard in guards if guard.name not in kept]:
         said += textwrap.wrap(f"{_NOT_TRIED}{'; '.join(missing)}.", 120)
     put_between(path, BEGIN, END, "\n".join([*said, "", *_HEAD, *kept.values()]))

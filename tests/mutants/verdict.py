@@ -1,4 +1,4 @@
-"""What a run without a guard says: caught, NOT caught, or broken, when it says nothing about the tests."""
+"""What a run without a guard says: caught, survived, or broken, when it says nothing about the tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 from tests.mutants.guard import Guard
 
-CAUGHT, ALIVE, BROKEN = "caught", "NOT caught", "broken"
+CAUGHT, SURVIVED, BROKEN = "caught", "survived", "broken"
 _SIGNS = frozenset(("AssertionError", "FraudlineError", "Failed"))  # `Failed` is what pytest.fail and raises raise
 
 
@@ -47,6 +47,11 @@ class Verdict:
     why: str = ""
 
 
+def counted(results: Sequence[str]) -> str:
+    """How many of them are of each kind, in words."""
+    return ", ".join(f"{results.count(kind)} {kind}" for kind in (CAUGHT, SURVIVED, BROKEN))
+
+
 def read(told: Path) -> list[Ending] | None:
     """The endings of a run; None where it wrote none, since it died before."""
     return msgspec.json.decode(told.read_bytes(), type=list[Ending]) if told.exists() else None
@@ -72,7 +77,7 @@ def judged(guard: Guard, endings: Sequence[Ending] | None) -> Verdict:
             return Verdict(BROKEN, tuple(by), why)
         if not any(each.when == "call" and each.outcome == "passed" for each in own):
             return Verdict(BROKEN, tuple(by), f"{entry} was not run")
-        return Verdict(ALIVE, tuple(by), f"{entry} passes without it")
+        return Verdict(SURVIVED, tuple(by), f"{entry} passes without it")
     return Verdict(CAUGHT, tuple(by))
 
 
