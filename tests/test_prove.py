@@ -295,6 +295,26 @@ def test_processors_that_are_to_be_killed_have_a_partition_each(plant: Plant) ->
         premises.make(plant.settings().topics.payments, processors=5)
         assert premises.estate.topics()[settings.topics.payments] == 5
         premises.remove()
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--kills=30", "--kills has no effect without --faults: give both, or neither."),
+        ("--payments=1000 --seconds=5", "--seconds has no effect beside --payments: leave one of them out."),
+        *(
+            (f"--clean=0123456789ab {option}", f"{option.partition('=')[0]} has no effect beside --clean: leave")
+            for option in (
+                "--bundle=there", "--rate=5", "--seconds=5", "--payments=1000", "--faults", "--kills=2", "--seed=1",
+                "--out=there",
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_an_option_that_would_do_nothing_is_refused(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status(["prove", *words.split()]) == 2
+    [error] = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"error: {said}")
+
+
 
 
 def test_why_there_is_no_certificate_is_told_and_ends_nothing(plant: Plant) -> None:
