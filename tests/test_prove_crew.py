@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -57,6 +59,20 @@ def test_a_processor_that_ends_by_itself_is_noted_and_does_not_end_the_proof(pla
         assert crew.ended == [Ended("a", "", 2)]
         with pytest.raises(ConfigError):  # but who is there first has to get to work
             crew.start("c")
+
+
+def test_a_processor_that_hangs_is_killed_and_noted_and_does_not_end_the_proof(plant: Plant, tmp_path: Path) -> None:
+    config = tmp_path / "fraudline.toml"
+    os.mkfifo(config)  # whoever reads it waits for somebody who writes
+    crew = Crew(plant.run, settings_of(plant.run, plant.settings()), config)
+    with closing(crew):
+        hung = crew.begin("a")
+        crew.begin("b")
+        assert not crew.gets_to_work("a", 2.0)
+        assert not hung.lives
+        assert list(crew.replicas) == ["b"]
+        assert crew.ended == [Ended("a", "", -signal.SIGKILL, is_stuck=True)]
+        crew.begin("a")  # and somebody else may take its place
 
 
 def test_partitions_are_of_whoever_was_given_them_last() -> None:

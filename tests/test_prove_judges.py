@@ -282,6 +282,10 @@ def die_past_the_deadline(e: Evidence) -> None:
     e.workers[0] = Ended("a", "drain", -9, is_overdue=True)
 
 
+def hang(e: Evidence) -> None:
+    e.workers.append(Ended("b", "", -9, is_stuck=True))
+
+
 def leave_a_topic(e: Evidence) -> None:
     e.removal = Removal(left=["fraudline-prove-x.payments"])
 
@@ -313,6 +317,7 @@ TAMPERED: list[tuple[Callable[[Evidence], None], str]] = [
     (give_a_dead_letter_another_key, "outcome"), (crash_before_it_is_killed, "drain"),
     (crash_before_it_is_killed, "kill"), (end_by_itself, "kill"),
     (pass_the_deadline_though_nobody_told_it_to_end, "drain"), (die_past_the_deadline, "drain"),
+    (hang, "kill"), (hang, "drain"),
 ]  # fmt: skip
 
 
@@ -370,6 +375,13 @@ def test_a_drain_past_its_deadline_ends_with_1_and_breaks_nothing() -> None:
     verdict = judge.drained(evidence)
     assert verdict.status == "held"
     assert "1 ended with status 0, 1 past processing.drain_deadline_ms with status 1" in verdict.evidence
+
+
+def test_one_that_hung_is_not_said_to_have_ended_by_itself() -> None:
+    evidence = sound()
+    hang(evidence)
+    for verdict in (judge.killed(evidence), judge.drained(evidence)):
+        assert verdict.examples == ("processor b lived and was given no partition, so that it had to be killed",)
 
 
 def test_who_ended_before_anybody_was_killed_did_not_end_through_a_kill() -> None:

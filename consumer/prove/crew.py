@@ -11,7 +11,7 @@ from typing import Any
 
 from consumer.prove.names import Run, environment_of
 from consumer.prove.signals import undisturbed
-from consumer.prove.worker import Ended, Worker
+from consumer.prove.worker import START_S, Ended, Worker
 from consumer.settings import Settings
 from features.errors import FraudlineError
 
@@ -46,18 +46,13 @@ class Crew:
             self.all.append(worker)
         return worker
 
-    def gets_to_work(self, replica: str) -> bool:
-        """Wait until it reads partitions; False where it ended by itself instead, which is noted.
-
-        Raises FraudlineError: it lives, and does not get there.
-        """
-        worker = self.replicas[replica]
+    def gets_to_work(self, replica: str, limit_s: float = START_S) -> bool:
+        """Wait until it reads partitions; False where it ended by itself or had to be killed instead: that is noted."""
         try:
-            worker.wait_ready()
+            self.replicas[replica].wait_ready(limit_s)
         except FraudlineError:
-            if worker.lives:
-                raise
-            self.ended.append(self.replicas.pop(replica).ended())
+            worker = self.replicas.pop(replica)
+            self.ended.append(worker.give_up() if worker.lives else worker.ended())
             return False
         return True
 

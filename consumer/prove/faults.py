@@ -20,8 +20,8 @@ def torment(crew: Crew, rng: random.Random, kills: int, session_s: float, tell: 
     """Scale to three processors, kill one of them so often, stop one, and drain one. How many lost their partitions.
 
     Whoever is killed is replaced under its transactional id; every other kill comes before its predecessor's
-    replacement reads anything. One that ends by itself is noted, and replaced as well.
-    Raises FraudlineError: one lives and does not get to work, or the first three do not.
+    replacement reads anything. One that ends by itself or does not get to work is noted, and replaced as well.
+    Raises FraudlineError: one of the first three does not get to work.
     """
     tell("three processors instead of one")
     crew.start(*(name for name in REPLICAS if name not in crew.replicas))

@@ -250,7 +250,9 @@ def drained(evidence: Evidence) -> Verdict:
 def _by_themselves(workers: Iterable[Ended]) -> Iterator[str]:
     """Processors that ended though nobody told them to, or before they were killed."""
     for each in workers:
-        if not each.told or (each.told == "kill" and each.status != -signal.SIGKILL):
+        if each.is_stuck:
+            yield f"processor {each.replica} lived and was given no partition, so that it had to be killed"
+        elif not each.told or (each.told == "kill" and each.status != -signal.SIGKILL):
             yield f"processor {each.replica} ended by itself, with status {each.status}"
 
 
