@@ -126,6 +126,10 @@ class Proof:
             self._settle(is_tormented=True)
         self._tell("making all decisions again, from the logs")
         evidence.certificate, evidence.why_no_certificate = certificate(settings)
+        if evidence.certificate is not None and evidence.label_features:
+            self._tell("making them again as if there were no labels")
+            changed, evidence.why_no_count = certificate(settings, with_labels=False)
+            evidence.changed_by_labels = None if changed is None else changed["different"]
         if asked.faults:
             evidence.lost_keys, evidence.flushed_ns = self._flush()
             self._settle(is_tormented=True)
@@ -278,7 +282,7 @@ class Proof:
         told = read(self._watcher.seen(), topics)
         evidence.sent = self._sent
         evidence.decisions, evidence.alerts = told.decisions, told.alerts
-        evidence.letters, evidence.garbled = told.letters, told.garbled
+        evidence.letters, evidence.journal, evidence.garbled = told.letters, told.journal, told.garbled
         evidence.workers = self._crew.ended
         evidence.kills = sum(each.told == "kill" for each in evidence.workers)
         evidence.committed, evidence.ends = self._premises.estate.progress(

@@ -27,13 +27,12 @@ from consumer.model_loader import load_model
 from consumer.prove.signals import follow_parent
 from consumer.settings import Settings
 from consumer.telemetry import Health, Telemetry
-from features.enrich import Asked, Enricher
+from features.enrich import Enricher
 from features.errors import FraudlineError
-from features.event import LabelBatch, PaymentBatch
 from features.redis_store import APPLY, RedisStore
-from features.store import Source, Span
+from features.store import Source
 from tests.faults.scoring import model
-from tests.mutants.state import WithoutOwnPrefix
+from tests.mutants.state import WithoutLabels, WithoutOwnPrefix
 
 JUMP_S = 60.0
 
@@ -120,16 +119,6 @@ MUTANT_SCRIPTS = {
     ),
     "skips_a_gap": lambda: without("if marker < span[3] then", replaced_by="if false then"),
 }
-
-
-class WithoutLabels(Enricher):
-    """Moves the markers of labels and forgets what they say."""
-
-    def _ask(
-        self, batch: PaymentBatch, spans: tuple[Span, ...], epochs: Sequence[int], labels: LabelBatch | None
-    ) -> Asked:
-        del labels
-        return super()._ask(batch, spans, epochs, None)
 
 
 MUTANT_ENRICHERS = {"whole_log": WithoutOwnPrefix, "no_labels": WithoutLabels}

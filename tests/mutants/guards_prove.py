@@ -12,6 +12,9 @@ _NAMESPACE: Final = "features/redis_store/namespace.py"
 _FAULTS: Final = "consumer/prove/faults.py"
 _CREW: Final = "consumer/prove/crew.py"
 _JUDGE: Final = "consumer/prove/judge.py"
+_JUDGE_REPLAY: Final = "consumer/prove/judge_replay.py"
+_CERTIFICATE: Final = "consumer/prove/certificate.py"
+_EVIDENCE: Final = "consumer/prove/evidence.py"
 _LEAKS: Final = "consumer/prove/judge_leaks.py"
 _REPORT: Final = "consumer/prove/report.py"
 _PROVED: Final = "tests/test_prove.py"
@@ -205,6 +208,94 @@ PROVE: Final = (
         "        if each.is_stuck:\n",
         "        if False:\n",
         (f"{_JUDGED}::test_one_that_hung_is_not_said_to_have_ended_by_itself",),
+    ),
+    Guard(
+        "a replay verifies nothing where no payment had features",
+        _SAID,
+        _JUDGE_REPLAY,
+        "    if not (wrong or featured):\n",
+        "    if False:\n",
+        (f"{_JUDGED}::test_decisions_without_features_are_told_and_verify_nothing",),
+    ),
+    Guard(
+        "features after the flush verify nothing before it",
+        _SAID,
+        _JUDGE_REPLAY,
+        "for each in evidence.decisions if each.at not in later}",
+        "for each in evidence.decisions}",
+        (f"{_JUDGED}::test_features_of_payments_after_the_flush_verify_nothing_before",),
+    ),
+    Guard(
+        "payments that were decided without features are told",
+        _SAID,
+        _JUDGE,
+        "    if not plain:\n",
+        "    if True:\n",
+        (f"{_JUDGED}::test_a_decision_without_features_is_told_unless_something_was_done",),
+    ),
+    Guard(
+        "faults excuse payments without features",
+        _SAID,
+        _JUDGE,
+        " for section, tiers in evidence.tiers.items() if section in CALM)",
+        " for section, tiers in evidence.tiers.items())",
+        (f"{_JUDGED}::test_a_decision_without_features_is_told_unless_something_was_done",),
+    ),
+    Guard(
+        "labels may be missing only where the state was away in the end",
+        _SAID,
+        _JUDGE_REPLAY,
+        "        if evidence.decisions[-1].tier in FEATURED:\n",
+        "        if False:\n",
+        (f"{_TAMPERED}[number_no_label-labels]",),
+    ),
+    Guard(
+        "a label counts once the journal numbers it",
+        _SAID,
+        _JUDGE_REPLAY,
+        "            if each.at not in numbered:\n",
+        "            if False:\n",
+        (f"{_TAMPERED}[miss_a_label-labels]", f"{_TAMPERED}[miss_a_reversal-labels]"),
+    ),
+    Guard(
+        "a number of a payment is none of a label",
+        _SAID,
+        _JUDGE_REPLAY,
+        '        if each.role == "labels"\n',
+        "",
+        (f"{_TAMPERED}[number_the_payment_beside_a_label-labels]",),
+    ),
+    Guard(
+        "a label that is a dead letter was not applied",
+        _SAID,
+        _JUDGE_REPLAY,
+        "            elif each.at in refused:\n",
+        "            elif False:\n",
+        (f"{_TAMPERED}[refuse_a_label-labels]",),
+    ),
+    Guard(
+        "labels are used where decisions are others without them",
+        _SAID,
+        _JUDGE_REPLAY,
+        'return "" if evidence.changed_by_labels else',
+        'return "" if True else',
+        (f"{_UNTRIED}[labels-change21]",),
+    ),
+    Guard(
+        "a replay without labels has none",
+        _SAID,
+        _CERTIFICATE,
+        "            if not with_labels:\n",
+        "            if False:\n",
+        (f"{_PROVED}::test_a_secured_deployment_holds_every_promise_through_faults_and_has_nothing_more_afterwards",),
+    ),
+    Guard(
+        "where an epoch comes from numbers nothing",
+        _SAID,
+        _EVIDENCE,
+        "                if entry.count:",
+        "                if True:",
+        (f"{_JUDGED}::test_the_journal_is_read_as_runs_of_records",),
     ),
     Guard(
         "what is left breaks a promise",
