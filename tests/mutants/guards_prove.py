@@ -14,6 +14,7 @@ _CREW: Final = "consumer/prove/crew.py"
 _JUDGE: Final = "consumer/prove/judge.py"
 _JUDGE_REPLAY: Final = "consumer/prove/judge_replay.py"
 _CERTIFICATE: Final = "consumer/prove/certificate.py"
+_HISTORY: Final = "consumer/prove/history.py"
 _EVIDENCE: Final = "consumer/prove/evidence.py"
 _LEAKS: Final = "consumer/prove/judge_leaks.py"
 _REPORT: Final = "consumer/prove/report.py"
@@ -280,6 +281,14 @@ PROVE: Final = (
         'return "" if evidence.changed_by_labels else',
         'return "" if True else',
         (f"{_UNTRIED}[labels-change21]",),
+    ),
+    Guard(
+        "the shortest history has a fraud that was labelled",
+        _SAID,
+        _HISTORY,
+        "if not number or rng.random() < HOT_LABELLED]",
+        "if rng.random() < HOT_LABELLED]",
+        (f"{_JUDGED}::test_the_shortest_history_has_labels_that_later_payments_show",),
     ),
     Guard(
         "a replay without labels has none",
