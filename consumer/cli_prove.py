@@ -201,7 +201,7 @@ def _tenths(value: float | None) -> str | None:
 
 def _clean(text: str, loaded: Settings, *, as_json: bool) -> int:
     from consumer.prove.names import known_run, settings_of
-    from consumer.prove.premises import clean, leftovers
+    from consumer.prove.resources import clean, leftovers
 
     run = known_run(text)
     cleaned = clean(run, settings_of(run, loaded))

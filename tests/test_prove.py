@@ -23,13 +23,13 @@ from confluent_kafka.admin import AclBinding
 from redis import Redis
 
 from consumer.cli import exit_status
-from consumer.kafka.estate import MARK, Estate
+from consumer.kafka.admin import MARK, KafkaAdmin
 from consumer.kafka.source import KafkaSource
 from consumer.prove.certificate import certificate
 from consumer.prove.names import PREFIX, Run, settings_of
 from consumer.prove.plan import Asked
-from consumer.prove.premises import Premises, clean
 from consumer.prove.report import schema
+from consumer.prove.resources import Resources, clean
 from consumer.prove.run import prove
 from consumer.settings import Settings, TopicSettings, load
 from consumer.settings_source import variable
@@ -124,12 +124,12 @@ def plant(
         client.set(f"{unique}:kept", "theirs")
         stage = Plant(kafka, client, unique, tmp_path)
         yield stage
-        estate = Estate(stage.settings().kafka)
-        estate.delete_topics(name for name in stage.topics() if name.startswith(PREFIX))
+        admin = KafkaAdmin(stage.settings().kafka)
+        admin.delete_topics(name for name in stage.topics() if name.startswith(PREFIX))
         for key in client.scan_iter(f"{PREFIX}*"):
             client.delete(key)
         for group in stage.left():  # its broker is other tests' too
-            estate.delete_group(group)
+            admin.delete_group(group)
         client.delete(f"{unique}:kept")
 
 
@@ -317,10 +317,10 @@ def test_an_option_that_would_do_nothing_is_refused(words: str, said: str, capsy
 
 def test_processors_that_are_to_be_killed_have_a_partition_each(plant: Plant) -> None:
     settings = settings_of(plant.run, plant.settings())
-    with closing(Premises(plant.run, settings)) as premises:
-        premises.make(plant.settings().topics.payments, processors=5)
-        assert premises.estate.topics()[settings.topics.payments] == 5
-        premises.remove()
+    with closing(Resources(plant.run, settings)) as resources:
+        resources.make(plant.settings().topics.payments, processors=5)
+        assert resources.admin.topics()[settings.topics.payments] == 5
+        resources.remove()
 
 
 def test_why_there_is_no_certificate_is_told_and_ends_nothing(plant: Plant) -> None:
@@ -371,9 +371,9 @@ def test_a_proof_that_is_interrupted_leaves_nothing(plant: Plant) -> None:
 def made(plant: Plant) -> Settings:
     """What a run that was killed has left."""
     settings = settings_of(plant.run, plant.settings())
-    premises = Premises(plant.run, settings)
-    premises.make(plant.settings().topics.payments, processors=1)
-    premises.close()
+    resources = Resources(plant.run, settings)
+    resources.make(plant.settings().topics.payments, processors=1)
+    resources.close()
     plant.redis.set(f"{plant.run.prefix}:4:{{s0}}:c", "a log")
     return settings
 
@@ -438,7 +438,7 @@ def test_keys_beyond_the_namespace_are_never_removed(plant: Plant) -> None:
 def test_a_topic_that_somebody_else_makes_at_the_same_time_is_not_taken(plant: Plant) -> None:
     """Between the look and the making, and between the making and the mark."""
     settings = plant.settings()
-    estate = Estate(settings.kafka)
+    admin = KafkaAdmin(settings.kafka)
     wanted = [
         each
         for each in declared(plant.theirs(), DEFAULT, Options(), brokers=1, payments_partitions=1)
@@ -448,8 +448,8 @@ def test_a_topic_that_somebody_else_makes_at_the_same_time_is_not_taken(plant: P
     produce(plant.kafka, wanted[0].name, None)
     made: list[str] = []
     with pytest.raises(KafkaRefused, match="somebody else just made it"):
-        estate.create(wanted, made)
+        admin.create(wanted, made)
     assert made == [wanted[1].name]
     with pytest.raises(KafkaRefused, match="did not write"):
-        estate.mark([each.name for each in wanted], plant.run.run)
-    estate.delete_topics(each.name for each in wanted)
+        admin.mark([each.name for each in wanted], plant.run.run)
+    admin.delete_topics(each.name for each in wanted)

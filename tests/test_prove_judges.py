@@ -26,10 +26,10 @@ from consumer.prove.measured import latency_of
 from consumer.prove.names import Run
 from consumer.prove.page import render
 from consumer.prove.plan import Asked, enough_of, plan
-from consumer.prove.premises import Removal
 from consumer.prove.processes import Seen
 from consumer.prove.promises import PROMISES, judged
 from consumer.prove.report import Report, report, schema
+from consumer.prove.resources import Removal
 from consumer.prove.worker import Ended
 from consumer.records import JournalEntry, alert_id
 from consumer.settings import Settings, StoreSettings, TopicSettings

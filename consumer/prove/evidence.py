@@ -14,8 +14,8 @@ import msgspec
 
 from consumer.prove.history import Record
 from consumer.prove.latency import Latency
-from consumer.prove.premises import Removal
 from consumer.prove.processes import Seen
+from consumer.prove.resources import Removal
 from consumer.prove.worker import Ended
 from consumer.records import Alert, Decision, JournalEntry
 from consumer.settings import TopicSettings
