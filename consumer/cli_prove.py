@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
     from consumer.settings import Settings
 
 LONGEST_S: Final = 3_600
+BESIDE_CLEAN: Final = frozenset(("clean", "config", "as_json"))
 EXIT_OF: Final = {"held": 0, "broken": 3, "unverified": 4}  # as those of `fraudline certify`
 
 
 def prove(
+    context: typer.Context,
     *,
     bundle: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Prove with this bundle (default: that of the settings).")
@@ -57,6 +60,7 @@ def prove(
     """
     from consumer import logs, settings
 
+    _refuse_idle(_given(context), is_clean=clean is not None, has_faults=faults)
     logs.configure("critical")  # what the clients complain of is told in our words
     loaded = settings.load(config)
     if clean is not None:
@@ -78,6 +82,22 @@ def prove(
     if plan(asked).records > MOST:
         raise ConfigError(f"That is more than {MOST:,} records, which are held in memory: ask for fewer.")
     return _prove(loaded, asked, out, as_json=as_json)
+
+
+def _given(context: typer.Context) -> list[str]:
+    """The options on the command line, by the names of their parameters."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+
+
+def _refuse_idle(given: Collection[str], *, is_clean: bool, has_faults: bool) -> None:
+    """An option that would do nothing is a mistake of whoever gave it. Raises ConfigError."""
+    if is_clean and (idle := [name for name in given if name not in BESIDE_CLEAN]):
+        raise ConfigError(f"--{idle[0]} has no effect beside --clean: leave one of them out.")
+    if "kills" in given and not has_faults:
+        raise ConfigError("--kills has no effect without --faults: give both, or neither.")
+    if {"payments", "seconds"} <= set(given):
+        raise ConfigError("--seconds has no effect beside --payments: leave one of them out.")
 
 
 def _with_bundle(loaded: Settings, bundle: Path | None) -> Settings:
@@ -181,7 +201,7 @@ def _tenths(value: float | None) -> str | None:
 
 def _clean(text: str, loaded: Settings, *, as_json: bool) -> int:
     from consumer.prove.names import known_run, settings_of
-    from consumer.prove.premises import clean, leftovers
+    from consumer.prove.resources import clean, leftovers
 
     run = known_run(text)
     cleaned = clean(run, settings_of(run, loaded))

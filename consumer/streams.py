@@ -24,7 +24,7 @@ from features.errors import ConfigError, KafkaUnavailable
 from features.store import Source
 
 CHUNK: Final = 8_192
-READ_S: Final = 1.0
+READ_S: Final = 0.05  # a partition that ends with marks of transactions never fills a chunk
 PATIENCE_S: Final = 60.0
 SUFFIX: Final = ".jsonl"
 AS_BYTES: Final = "surrogateescape"

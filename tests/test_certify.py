@@ -22,6 +22,7 @@ from consumer.lines import Line
 from consumer.records import alert_id
 from consumer.streams import FileStream
 from features.catalog import DEFAULT
+from features.enrich import Enricher
 from features.errors import BundleError, ConfigError
 from features.store import MemoryStore
 from models.bundle import load
@@ -29,8 +30,9 @@ from models.bundle_writer import write_with_policy
 from models.lists import ListEntry, Lists
 from models.policy import Rule
 from tests.faults.payments import PARTITIONS, history
+from tests.mutants.state import WithoutLabels
 from tests.support.bundles import make_bundle
-from tests.support.doubles import Flaky
+from tests.support.doubles import LABELS, Flaky
 from tests.support.world import TOPICS, World
 
 RULES = (
@@ -442,6 +444,27 @@ def test_payments_and_labels_that_are_missing_or_other_make_a_difference(
         found = certified(made, folder, bundles[0], **{topic: stream})
         assert found.verdict == "different"
         assert found.differences["score"] > 0
+
+
+@pytest.mark.parametrize("enricher", [Enricher, WithoutLabels])
+def test_a_replay_without_labels_tells_whether_they_were_used(
+    bundles: tuple[Path, Path], tmp_path: Path, enricher: type[Enricher]
+) -> None:
+    """The journal does not: whoever forgets labels moves their marker all the same, and journals that."""
+    made = world(bundles[0], 700, enricher=enricher)
+    take(made, random.Random(1), 30)
+    made.drain()
+    stream = FileStream(made.dump(tmp_path)["labels"], "labels")
+    entries = [json.loads(each) for each in made.publisher.values(TOPICS.journal)]
+    assert any(each["topic"] == LABELS and each["count"] for each in entries)
+    none = Refused()
+    none.add_all(stream)
+    with_labels, without = certified(made, tmp_path, bundles[0]), certified(made, tmp_path, bundles[0], refused=none)
+    used, forgot = (with_labels, without) if enricher is Enricher else (without, with_labels)
+    equal(used, made)
+    assert forgot.verdict == "different"
+    assert forgot.differences["score"] > 0
+    assert forgot.results["unverifiable"] == 0
 
 
 def test_what_was_never_journaled_is_unverifiable_and_whom_it_may_touch(

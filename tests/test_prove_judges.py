@@ -11,26 +11,28 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jsonschema
+import msgspec
 import numpy as np
 import pytest
 from pydantic import SecretStr
 
 from consumer.cli_prove import EXIT_OF
-from consumer.prove import judge, judge_budget
+from consumer.prove import judge, judge_budget, judge_replay
 from consumer.prove.canaries import Search, secrets_of
-from consumer.prove.evidence import Alerted, Decided, Evidence, Letter, Sent
+from consumer.prove.evidence import Alerted, Decided, Evidence, Letter, Numbered, Section, Sent, read
 from consumer.prove.history import DUE, HOT_CARD, Canaries, Kind, Record, history
 from consumer.prove.latency import Latency, measure
 from consumer.prove.measured import latency_of
 from consumer.prove.names import Run
 from consumer.prove.page import render
 from consumer.prove.plan import Asked, enough_of, plan
-from consumer.prove.premises import Removal
+from consumer.prove.processes import Seen
 from consumer.prove.promises import PROMISES, judged
-from consumer.prove.report import report, schema
+from consumer.prove.report import Report, report, schema
+from consumer.prove.resources import Removal
 from consumer.prove.worker import Ended
-from consumer.records import alert_id
-from consumer.settings import Settings, StoreSettings
+from consumer.records import JournalEntry, alert_id
+from consumer.settings import Settings, StoreSettings, TopicSettings
 
 MS = 1_000_000
 KINDS: tuple[Kind, ...] = ("payment", "hot", "payment", "malformed", "label", "reversal", "future", "payment")
@@ -55,6 +57,8 @@ def sound(records: int = 80) -> Evidence:
             evidence.letters.append(Letter(sent.at, reason, record.key, record.value))
         if record.due == "decision":
             _decide(evidence, sent, card, "approve" if number % 3 else "block")
+        if record.due != "dead letter":
+            evidence.journal.append(Numbered(role, sent.partition, number, number + 1))
     first = evidence.sent[0]
     again = Record("payments", first.record.key, b"{}", "duplicate", first.record.event_id)
     evidence.sent.append(Sent(again, "measured", first.partition, records, records * 10 * MS, 0))
@@ -68,6 +72,7 @@ def sound(records: int = 80) -> Evidence:
     evidence.laid, evidence.looked_at = {"card numbers": 2, "secrets": 3}, {"log lines": 9}
     evidence.kills, evidence.stalls, evidence.flushed_ns = 3, 1, evidence.decisions[count // 2].received_ns
     evidence.lost_keys, evidence.after_flush, evidence.label_features = 7, CERTIFICATE, 4
+    evidence.changed_by_labels = 11
     evidence.latency = latency_of(evidence, 100.0, ())
     evidence.removal = Removal(topics=7, keys=3, other_keys=(5, 5))
     return evidence
@@ -282,6 +287,44 @@ def die_past_the_deadline(e: Evidence) -> None:
     e.workers[0] = Ended("a", "drain", -9, is_overdue=True)
 
 
+def hang(e: Evidence) -> None:
+    e.workers.append(Ended("b", "", -9, is_stuck=True))
+
+
+def number_of(e: Evidence, kind: Kind) -> int:
+    """Which entry of the journal numbers the first label of a kind."""
+    at = next(each.at for each in e.sent if each.record.kind == kind)
+    return next(place for place, each in enumerate(e.journal) if (each.role, each.partition, each.start) == at)
+
+
+def number_no_label(e: Evidence) -> None:
+    e.journal = [each for each in e.journal if each.role == "payments"]
+
+
+def miss_a_label(e: Evidence) -> None:
+    del e.journal[number_of(e, "label")]
+
+
+def miss_a_reversal(e: Evidence) -> None:
+    del e.journal[number_of(e, "reversal")]
+
+
+def number_what_lies_before_a_label(e: Evidence) -> None:
+    place = number_of(e, "label")
+    run = e.journal[place]
+    e.journal[place] = run._replace(start=run.start - 1, end=run.start)
+
+
+def number_the_payment_beside_a_label(e: Evidence) -> None:
+    place = number_of(e, "label")
+    e.journal[place] = e.journal[place]._replace(role="payments")
+
+
+def number_a_label_of_another_partition(e: Evidence) -> None:
+    place = number_of(e, "label")
+    e.journal[place] = e.journal[place]._replace(partition=7)
+
+
 def leave_a_topic(e: Evidence) -> None:
     e.removal = Removal(left=["fraudline-prove-x.payments"])
 
@@ -314,6 +357,9 @@ TAMPERED: list[tuple[Callable[[Evidence], None], str]] = [
     (give_a_dead_letter_another_key, "outcome"), (crash_before_it_is_killed, "drain"),
     (crash_before_it_is_killed, "kill"), (end_by_itself, "kill"),
     (pass_the_deadline_though_nobody_told_it_to_end, "drain"), (die_past_the_deadline, "drain"),
+    (hang, "kill"), (hang, "drain"), (number_no_label, "labels"), (miss_a_label, "labels"), (miss_a_reversal, "labels"),
+    (number_what_lies_before_a_label, "labels"), (number_the_payment_beside_a_label, "labels"),
+    (number_a_label_of_another_partition, "labels"), (refuse_a_label, "labels"),
 ]  # fmt: skip
 
 
@@ -343,6 +389,8 @@ def test_every_promise_that_can_be_judged_can_be_broken() -> None:
         ("token", {"laid": {"card numbers": 0, "secrets": 3}}), ("token", {"looked_at": {}}),
         ("token", {"laid": {}}), ("order", {"decisions": []}),
         ("budget", {"clock_set_ms": -3_600_000.0}), ("nothing left", {"removal": None}),
+        ("labels", {"changed_by_labels": 0}), ("labels", {"changed_by_labels": None}),
+        ("labels", {"certificate": None}),
     ],
 )  # fmt: skip
 def test_what_was_not_tried_is_not_called_held(promise: str, change: dict[str, object]) -> None:
@@ -373,11 +421,115 @@ def test_a_drain_past_its_deadline_ends_with_1_and_breaks_nothing() -> None:
     assert "1 ended with status 0, 1 past processing.drain_deadline_ms with status 1" in verdict.evidence
 
 
+def test_one_that_hung_is_not_said_to_have_ended_by_itself() -> None:
+    evidence = sound()
+    hang(evidence)
+    for verdict in (judge.killed(evidence), judge.drained(evidence)):
+        assert verdict.examples == ("processor b lived and was given no partition, so that it had to be killed",)
+
+
+def without_features(e: Evidence, tier: str = "no_features") -> None:
+    e.decisions = [each._replace(tier=tier) for each in e.decisions]
+    e.alerts = [each._replace(tier=tier) for each in e.alerts]
+
+
+def test_decisions_without_features_are_told_and_verify_nothing() -> None:
+    evidence = sound()
+    evidence.flushed_ns = None
+    without_features(evidence)
+    count = len(evidence.decisions)
+    verdict = judge.outcomes(evidence)
+    assert verdict.status == "held"  # README: they go on being decided, and say so
+    assert f"; {count} of {count} decisions were made without features ({count} no_features)" in verdict.evidence
+    assert status_of(evidence, "replay") == "not tested"
+    assert status_of(evidence, "labels") == "not tested"
+    assert judge_replay.replayed(evidence).evidence.startswith("every payment was decided without features")
+    made = reported(evidence)
+    assert (made.verdict, made.tiers) == ("unverified", {"measured": {"no_features": count}})
+    assert f'<td>measured</td><td class="broken">{count}</td>' in render(made)
+    alter_a_score(evidence)  # but what is different is
+    assert status_of(evidence, "replay") == "broken"
+
+
+def test_features_of_payments_after_the_flush_verify_nothing_before() -> None:
+    evidence = sound()
+    without_features(evidence)
+    assert evidence.certificate is not None
+    last = next(place for place, each in enumerate(evidence.sent) if each.at == evidence.decisions[-1].at)
+    evidence.sent[last] = evidence.sent[last]._replace(section="flush")
+    evidence.decisions[-1] = evidence.decisions[-1]._replace(tier="full")
+    evidence.certificate = evidence.certificate | {"decisions": len(evidence.decisions) - 1}
+    assert status_of(evidence, "replay") == "not tested"
+
+
+@pytest.mark.parametrize(
+    ("tier", "section", "told"),
+    [
+        ("no_features", "measured", "1 of 40 decisions were made without features (1 no_features)"),
+        ("rules_only", "warm-up", "1 of 40 decisions were made without features (1 rules_only)"),
+        ("no_features", "flush", ""),
+        ("no_features", "faults", ""),
+        ("small", "measured", ""),
+    ],
+)
+def test_a_decision_without_features_is_told_unless_something_was_done(tier: str, section: Section, told: str) -> None:
+    evidence = sound()
+    decided = evidence.decisions[5]
+    evidence.decisions[5] = decided._replace(tier=tier)
+    place = next(place for place, each in enumerate(evidence.sent) if each.at == decided.at)
+    evidence.sent[place] = evidence.sent[place]._replace(section=section)
+    said = judge.outcomes(evidence).evidence
+    assert told in said
+    assert bool(told) == ("without features" in said)
+    assert dict(evidence.tiers[section])[tier] == 1
+
+
+def test_labels_that_the_state_could_not_take_at_the_end_break_nothing() -> None:
+    evidence = sound()
+    number_no_label(evidence)
+    assert status_of(evidence, "labels") == "broken"
+    stay_without_features(evidence)
+    assert status_of(evidence, "labels") == "not tested"
+
+
+def test_a_small_model_has_features_too() -> None:
+    evidence = sound()
+    without_features(evidence, "small")
+    assert (status_of(evidence, "replay"), status_of(evidence, "flush")) == ("held", "held")
+    decide_a_duplicate(evidence)
+    assert status_of(evidence, "outcome") == "broken"
+
+
+def test_the_journal_is_read_as_runs_of_records() -> None:
+    topics = TopicSettings()
+
+    def seen(offset: int, value: bytes | None) -> Seen:
+        return Seen(topics.journal, 0, offset, b"0", value, [], 0)
+
+    def entry(count: int, topic: str, parent: int | None = None) -> bytes:
+        return msgspec.json.encode(JournalEntry(0, 9, 100, count, topic, 2, 40, parent, parent))
+
+    told = read(
+        [
+            seen(0, None), seen(1, entry(3, topics.labels)), seen(2, entry(5, topics.payments)),
+            seen(3, entry(0, topics.labels, parent=8)), seen(4, b"{}"),
+        ],
+        topics,
+    )  # fmt: skip
+    assert told.journal == [Numbered("labels", 2, 40, 43), Numbered("payments", 2, 40, 45)]
+    assert told.garbled == [f"{topics.journal}/0/4"]
+
+
 def test_who_ended_before_anybody_was_killed_did_not_end_through_a_kill() -> None:
     evidence = sound()
     evidence.workers.insert(0, Ended("a", "", 1))
     assert status_of(evidence, "kill") == "held"
     assert status_of(evidence, "drain") == "broken"
+
+
+def reported(evidence: Evidence) -> Report:
+    asked = Asked(config=None, rate=100.0, seconds=1.0, faults=False, kills=1, seed=1, out=Path())
+    return report(Run("0123456789ab"), Settings(), asked, evidence, began_s=1.8e9, seconds=5.0)
 
 
 def without_a_certificate(e: Evidence) -> None:
@@ -402,8 +554,7 @@ def test_the_report_calls_nothing_held_that_no_replay_has_verified(
 ) -> None:
     evidence = sound()
     tamper(evidence)
-    asked = Asked(config=None, rate=100.0, seconds=1.0, faults=False, kills=1, seed=1, out=Path())
-    made = report(Run("0123456789ab"), Settings(), asked, evidence, began_s=1.8e9, seconds=5.0)
+    made = reported(evidence)
     assert (made.verdict, EXIT_OF[made.verdict]) == (verdict, {"held": 0, "unverified": 4, "broken": 3}[verdict])
     assert title in render(made)
 
@@ -578,6 +729,21 @@ def test_the_history_has_every_trap_and_is_the_same_again() -> None:
             seen.add(each.event_id)
         if each.kind == "duplicate":
             assert each.event_id in seen
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_shortest_history_has_labels_that_later_payments_show(seed: int) -> None:
+    """The simulator's frauds come later than a short proof lasts."""
+    records = history(
+        20_000, seed=seed, now_ms=1_800_000_000_000, canaries=CANARIES, max_payment_bytes=65_536, max_future_ms=300_000
+    )[:700]
+    frauds = [
+        place
+        for place, each in enumerate(records)
+        if each.kind == "label" and each.key == HOT_CARD.encode() and json.loads(each.value or b"")["label"] == "fraud"
+    ]
+    assert frauds
+    assert sum(each.kind == "hot" for each in records[frauds[0] :]) > 10
 
 
 @pytest.mark.parametrize("kills", [1, 6, 100])

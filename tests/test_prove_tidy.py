@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from consumer.cli import exit_status
-from consumer.kafka.estate import Estate
+from consumer.kafka.admin import KafkaAdmin
 from consumer.prove.names import settings_of
-from consumer.prove.premises import Premises
 from consumer.prove.processes import Watcher
+from consumer.prove.resources import Resources
 from consumer.prove.signals import undisturbed
 from consumer.prove.worker import Worker, until, while_moving
 from consumer.settings_source import variable
@@ -161,25 +161,25 @@ def test_a_group_goes_though_a_member_was_killed_a_session_ago(plant: Plant) -> 
         assert member.stdout is not None
         assert "member\n" in member.stdout  # behind what it logs
         member.kill()
-    estate = Estate(kafka)
-    estate.delete_group(name)
-    assert estate.group_state(name) is None
+    admin = KafkaAdmin(kafka)
+    admin.delete_group(name)
+    assert admin.group_state(name) is None
 
 
 def test_a_topic_into_which_somebody_wrote_before_the_mark_is_left_alone(plant: Plant) -> None:
-    estate = Estate(plant.settings().kafka)
+    admin = KafkaAdmin(plant.settings().kafka)
     wanted = [
         each
         for each in declared(plant.theirs(), DEFAULT, Options(), brokers=1, payments_partitions=1)
         if each.role in {"payments", "labels"}
     ]
     made: list[str] = []
-    estate.create(wanted, made)
+    admin.create(wanted, made)
     produce(plant.kafka, wanted[0].name, None)
     with pytest.raises(KafkaRefused, match=f"{wanted[0].name} holds records that this run did not write"):
-        estate.mark(made, plant.run.run)
+        admin.mark(made, plant.run.run)
     assert made == [wanted[1].name]
-    estate.delete_topics(each.name for each in wanted)
+    admin.delete_topics(each.name for each in wanted)
 
 
 def test_topics_of_which_nobody_heard_whether_they_were_made_are_removed(
@@ -188,24 +188,24 @@ def test_topics_of_which_nobody_heard_whether_they_were_made_are_removed(
     monkeypatch.setenv(variable("kafka.request_timeout_ms"), "2000")
     with KafkaProxy(plant.kafka) as proxy:
         monkeypatch.setenv(variable("kafka.brokers"), proxy.bootstrap)
-        with closing(Premises(plant.run, settings_of(plant.run, plant.settings()))) as premises:
+        with closing(Resources(plant.run, settings_of(plant.run, plant.settings()))) as resources:
             proxy.lose_answers(Api.CREATE_TOPICS, times=1_000)
             with pytest.raises(FraudlineError):
-                premises.make(plant.settings().topics.payments, processors=1)
+                resources.make(plant.settings().topics.payments, processors=1)
             assert proxy.lost(Api.CREATE_TOPICS)
             assert plant.left() != []
-            removal = premises.remove()
+            removal = resources.remove()
     assert (removal.left, plant.left()) == ([], [])
 
 
 def test_another_proof_that_ends_meanwhile_is_not_missed(plant: Plant) -> None:
     theirs = f"{plant.unique}.going"
     plant.kafka.create_topics({f"{OTHER.prefix}.payments": 1, theirs: 1})
-    premises = Premises(plant.run, settings_of(plant.run, plant.settings()))
-    with closing(premises):
-        premises.make(plant.settings().topics.payments, processors=1)
-        Estate(plant.settings().kafka).delete_topics([f"{OTHER.prefix}.payments", theirs])
-        removal = premises.remove()
+    resources = Resources(plant.run, settings_of(plant.run, plant.settings()))
+    with closing(resources):
+        resources.make(plant.settings().topics.payments, processors=1)
+        KafkaAdmin(plant.settings().kafka).delete_topics([f"{OTHER.prefix}.payments", theirs])
+        removal = resources.remove()
     assert (removal.left, removal.problems, removal.lost) == ([], [], [theirs])
 
 
@@ -222,11 +222,11 @@ def test_a_package_of_the_folder_in_which_it_is_started_is_not_taken_for_ours(
 
 def test_keys_that_a_run_did_not_get_to_claim_are_not_removed(plant: Plant) -> None:
     key = f"{plant.run.prefix}:4:theirs"
-    premises = Premises(plant.run, settings_of(plant.run, plant.settings()))
-    with closing(premises):
-        premises.has_begun = True  # and then somebody else had the mark
+    resources = Resources(plant.run, settings_of(plant.run, plant.settings()))
+    with closing(resources):
+        resources.has_begun = True  # and then somebody else had the mark
         plant.redis.set(key, "theirs")
-        removal = premises.remove()
+        removal = resources.remove()
     assert plant.redis.get(key) == b"theirs"
     assert (removal.keys, removal.left) == (0, [f"keys of {plant.run.prefix}:"])
 

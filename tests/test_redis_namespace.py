@@ -53,7 +53,7 @@ def test_what_a_store_wrote_is_found_and_removed_and_nothing_else(
         store.positions()  # makes a hash for each shard
         assert own.size() == SHARDS[place] + 1
         assert own.other_keys(own.size()) == before
-        assert own.lose() == SHARDS[place]
+        assert own.delete_state() == SHARDS[place]
         assert own.owner() == "run-1"
         store.positions()
         assert own.remove() == SHARDS[place] + 1
@@ -67,7 +67,7 @@ def test_the_keys_of_a_shard_are_lost_in_one_command(redis_server: RedisServer, 
     with closing(Namespace(redis_server.url, unique, "prove")) as own, closing(redis_server.client()) as client:
         client.mset(dict.fromkeys(keys, "log"))
         before = client.info("commandstats").get("cmdstat_unlink", {"calls": 0})["calls"]
-        assert own.lose() == len(keys)
+        assert own.delete_state() == len(keys)
         assert client.info("commandstats")["cmdstat_unlink"]["calls"] - before == 2
         assert own.size() == 0
 

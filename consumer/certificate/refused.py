@@ -29,6 +29,12 @@ class Refused:
         partition, offset = letter.origin
         self._offsets[letter.topic, partition].add(offset)
 
+    def add_all(self, stream: Stream) -> None:
+        """Replay as if no record of a topic had ever been accepted. Raises KafkaUnavailable, ConfigError."""
+        for messages in stream.chunks():
+            for message in messages:
+                self._offsets[stream.topic, message.partition()].add(message.offset())
+
     def release(self, topic: str, partition: int, offset: int) -> None:
         """A record was decided: whatever the dead letters say, its decision is compared."""
         if (topic, partition) in self._offsets:

@@ -6,8 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka import KafkaError as Code
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from consumer.decode import Message
 from consumer.kafka.client import common_config, require_topics, unavailable, within
@@ -59,14 +60,22 @@ class Witness:
         return [message for message in messages if self._is_record(message)], now_ns
 
     def committed_ends(self) -> dict[Source, int]:
-        """Where the partitions end for a reader of committed records now (exclusive). Raises KafkaUnavailable."""
+        """Where the partitions end for a reader of committed records now (exclusive). Raises KafkaUnavailable.
+
+        A client of its own asks, once: behind the reader's own fetches each partition would wait for half a second.
+        """
+        admin = AdminClient(common_config(self._kafka))  # has to live until it was answered
+        asked = admin.list_offsets(
+            {TopicPartition(*source): OffsetSpec.latest() for source in self._sources},
+            isolation_level=IsolationLevel.READ_COMMITTED,
+            request_timeout=self._timeout_s,
+        )
         try:
-            return {
-                source: self._consumer.get_watermark_offsets(TopicPartition(*source), self._timeout_s)[1]
-                for source in self._sources
-            }
+            return {(at.topic, at.partition): future.result(2 * self._timeout_s).offset for at, future in asked.items()}
         except KafkaException as exception:
             raise unavailable(self._kafka, exception) from exception
+        except TimeoutError:
+            raise KafkaUnavailable(f"Kafka at {self._kafka.brokers} did not tell where topics end in time") from None
 
     def has_reached(self, ends: dict[Source, int]) -> bool:
         """Whether everything below these ends was read."""

@@ -15,8 +15,11 @@ from features.errors import FraudlineError
 from features.profiles import load_catalog
 
 
-def certificate(settings: Settings) -> tuple[dict[str, Any] | None, str]:
-    """The certificate of what was decided, as JSON values; or why there is none. Nobody may still be deciding."""
+def certificate(settings: Settings, *, with_labels: bool = True) -> tuple[dict[str, Any] | None, str]:
+    """The certificate of what was decided, as JSON values; or why there is none. Nobody may still be deciding.
+
+    Without labels it tells which decisions would have been others, had nobody ever sent one.
+    """
     topics, model = settings.topics, settings.model
     with ExitStack() as stack:
 
@@ -26,13 +29,16 @@ def certificate(settings: Settings) -> tuple[dict[str, Any] | None, str]:
             return made
 
         try:
+            refused = read_refused(stream(topics.dead_letters))
+            if not with_labels:
+                refused.add_all(stream(topics.labels))
             asked = Asked(
                 decisions=stream(topics.decisions),
                 payments=stream(topics.payments),
                 labels=stream(topics.labels),
                 journal=stream(topics.journal),
                 alerts=stream(topics.alerts),
-                refused=read_refused(stream(topics.dead_letters)),
+                refused=refused,
                 bundles=() if model.registry is not None else (model.bundle,),
                 registry=model.registry,
                 shards=settings.store.shards,

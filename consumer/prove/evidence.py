@@ -14,13 +14,19 @@ import msgspec
 
 from consumer.prove.history import Record
 from consumer.prove.latency import Latency
-from consumer.prove.premises import Removal
 from consumer.prove.processes import Seen
+from consumer.prove.resources import Removal
 from consumer.prove.worker import Ended
-from consumer.records import Alert, Decision
+from consumer.records import Alert, Decision, JournalEntry
 from consumer.settings import TopicSettings
 
 Section = Literal["mark", "warm-up", "measured", "drain", "faults", "flush"]
+CALM: Final[frozenset[Section]] = frozenset(("mark", "warm-up", "measured"))
+"""Sections in which nothing is done to a processor or to Redis."""
+
+FEATURED: Final = frozenset(("full", "small"))
+"""The tiers of decisions that are made with the features of entities."""
+
 At = tuple[str, int, int]
 """Role (`payments`, `labels`), partition and offset of a source record."""
 
@@ -86,6 +92,15 @@ class Letter(NamedTuple):
     value: bytes | None
 
 
+class Numbered(NamedTuple):
+    """Records [start, end) of a partition to which an entry of the journal gives numbers: the state took them."""
+
+    role: str
+    partition: int
+    start: int
+    end: int
+
+
 @dataclass(slots=True)
 class Evidence:
     """Everything that judges look at.
@@ -93,13 +108,15 @@ class Evidence:
     Attributes:
         delivery: `exactly_once` or `at_least_once`.
         sent: all records, in the order sent; the marks of topics that are read are among them.
-        decisions, alerts, letters: what the witness saw, in the order in which it came.
+        decisions, alerts, letters, journal: what the witness saw, in the order in which it came.
         committed, ends: by topic and partition, at the end.
         marks: offsets of the decisions topic at which no reader sees a record: a transaction ended there, or what it
             held was never committed.
         garbled: places of records that are not what their topic is for.
         certificate: what `fraudline certify` says of all before the flush; None for none, for `why_no_certificate`.
         after_flush: what it says of all, after the flush; None for none, for `why_not_after_flush`.
+        changed_by_labels: how many decisions before the flush would have been others without the labels, as a replay
+            that leaves them out tells; None where none was made, for `why_no_count`.
         latency: of the measured section; None where nothing was measured.
         counted: totals of the first worker's counters when the measured section was decided; None where unknown.
         workers: how each worker ended.
@@ -121,6 +138,7 @@ class Evidence:
     decisions: list[Decided] = field(default_factory=list)
     alerts: list[Alerted] = field(default_factory=list)
     letters: list[Letter] = field(default_factory=list)
+    journal: list[Numbered] = field(default_factory=list)
     committed: dict[tuple[str, int], int] = field(default_factory=dict)
     ends: dict[tuple[str, int], int] = field(default_factory=dict)
     marks: int = 0
@@ -129,6 +147,8 @@ class Evidence:
     why_no_certificate: str = ""
     after_flush: dict[str, Any] | None = None
     why_not_after_flush: str = ""
+    changed_by_labels: int | None = None
+    why_no_count: str = ""
     latency: Latency | None = None
     counted: Mapping[str, float] | None = None
     workers: list[Ended] = field(default_factory=list)
@@ -151,6 +171,16 @@ class Evidence:
         """How many decisions each model made, by its name and its bundle's digest."""
         return Counter((each.model, each.bundle) for each in self.decisions)
 
+    @property
+    def tiers(self) -> Mapping[Section, Counter[str]]:
+        """How many decisions about payments of each section were made in which tier, in the order of the sections."""
+        section_of = {each.at: each.section for each in self.sent}
+        counts: dict[Section, Counter[str]] = {each.section: Counter() for each in self.sent}
+        for each in self.decisions:
+            if each.at in section_of:
+                counts[section_of[each.at]][each.tier] += 1
+        return {section: tiers for section, tiers in counts.items() if tiers}
+
 
 class Told(NamedTuple):
     """What was published."""
@@ -158,14 +188,16 @@ class Told(NamedTuple):
     decisions: list[Decided]
     alerts: list[Alerted]
     letters: list[Letter]
+    journal: list[Numbered]
     garbled: list[str]
 
 
 def read(seen: Iterable[Seen], topics: TopicSettings) -> Told:
     """What the witness saw, as what it is, and the places of what is none; the marks of the topics are left out."""
-    told = Told([], [], [], [])
+    told = Told([], [], [], [], [])
     role_of = {topics.payments: "payments", topics.labels: "labels"}
     decode_decision, decode_alert = msgspec.json.Decoder(Decision).decode, msgspec.json.Decoder(Alert).decode
+    decode_entry = msgspec.json.Decoder(JournalEntry).decode
     for each in seen:
         try:
             if each.topic == topics.dead_letters:
@@ -177,6 +209,11 @@ def read(seen: Iterable[Seen], topics: TopicSettings) -> Told:
                 told.decisions.append(_decided(each, decode_decision(each.value), role_of))
             elif each.topic == topics.alerts:
                 told.alerts.append(_alerted(decode_alert(each.value), role_of))
+            elif each.topic == topics.journal:
+                entry = decode_entry(each.value)
+                if entry.count:  # else it tells where an epoch comes from
+                    start, role = entry.offset, role_of.get(entry.topic, entry.topic)
+                    told.journal.append(Numbered(role, entry.partition, start, start + entry.count))
         except (msgspec.DecodeError, UnicodeDecodeError, KeyError, ValueError):
             told.garbled.append(f"{each.topic}/{each.partition}/{each.offset}")
     return told

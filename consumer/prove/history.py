@@ -2,7 +2,9 @@
 
 The payments are the simulator's: late and out of order, sent twice, and damaged in every way that it knows. Laid
 between them are payments of one hot card, payments dated in the future, records without value or too large, a card
-number and a secret where none should be, and labels, some of them reversed later.
+number and a secret where none should be, and labels, some of them reversed later. The simulator's frauds come late in a
+history, so some of the hot card's payments are labelled as fraud from the beginning on: in the features of its later
+ones that has to show.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any, Final, Literal
 
 from consumer.simulator import Simulation, simulate
 from features.catalog import DAY_MS
+from features.event import Label
 
 Kind = Literal[
     "payment", "duplicate", "hot", "malformed", "future", "empty", "too large", "label", "reversal", "bad label"
@@ -39,6 +42,8 @@ HOT, FUTURE, EMPTY, TOO_LARGE, NUMBERED, TELLING = 0.05, 0.002, 0.001, 0.0005, 0
 REVERSED, BAD_LABEL = 0.2, 0.02  # of the labels
 DAYS, AGE_DAYS = 30, 90  # that the payments span, and between the first of them and now: chargebacks come late
 LABEL_DELAYS: Final = (50, 2_000)  # records between a payment and its label
+HOT_LABELLED, HOT_DELAYS = 0.2, (20, 200)  # of the hot card's payments, and as soon as that
+REPORTED_MS: Final = 3_600_000  # after the payment
 HOT_CARD: Final = "card_hot"
 LARGEST: Final = 900_000  # bytes that brokers take
 
@@ -122,7 +127,12 @@ def history(
             )
             if is_first:
                 laid.append((place, _numbered(key, value, event_id, canaries)))
-    laid += _labels(rng, simulated.labels(), places, len(laid))
+    hot = {record.event_id: (int(place), record) for place, record in laid if record.kind == "hot"}
+    chosen = [record for number, (_, record) in enumerate(hot.values()) if not number or rng.random() < HOT_LABELLED]
+    places |= {event_id: place for event_id, (place, _) in hot.items()}
+    end = len(laid)
+    laid += _labels(rng, ((key, value) for key, value, _ in simulated.labels()), places, end, LABEL_DELAYS)
+    laid += _labels(rng, map(_reported, chosen), places, end, HOT_DELAYS)
     laid.sort(key=itemgetter(0))
     return [record for _, record in laid]
 
@@ -152,13 +162,17 @@ def _numbered(key: bytes, value: bytes, event_id: str, canaries: Canaries) -> Re
 
 
 def _labels(
-    rng: random.Random, drawn: Iterable[tuple[bytes, bytes, int]], places: Mapping[str, int], end: int
+    rng: random.Random,
+    drawn: Iterable[tuple[bytes, bytes]],
+    places: Mapping[str, int],
+    end: int,
+    delays: tuple[int, int],
 ) -> Iterator[tuple[float, Record]]:
     """Each label a while behind its payment, whatever its own time: labels come when they come."""
-    for key, value, _ in drawn:
+    for key, value in drawn:
         label = json.loads(value)
         event_id = label["event_id"]
-        later = places[event_id] + rng.randrange(*LABEL_DELAYS)
+        later = places[event_id] + rng.randrange(*delays)
         place = min(later, max(end - 1, places[event_id])) + rng.random()
         if rng.random() < BAD_LABEL:
             yield place, Record("labels", key, _with(value, label="maybe"), "bad label", event_id)
@@ -167,6 +181,14 @@ def _labels(
         if label["label"] == "fraud" and rng.random() < REVERSED:
             taken_back = _with(value, label="genuine", labelled_at=label["labelled_at"] + 1, source="analyst")
             yield place + rng.randrange(1, LABEL_DELAYS[0]), Record("labels", key, taken_back, "reversal", event_id)
+
+
+def _reported(payment: Record) -> tuple[bytes, bytes]:
+    """A label that calls a payment fraud, with its key."""
+    held = json.loads(payment.value or b"{}")
+    named = {name: held[name] for name in Label.__struct_fields__ if name in held}
+    told = {"label": "fraud", "labelled_at": held["event_time"] + REPORTED_MS, "source": "chargeback"}
+    return payment.key, json.dumps(named | told, separators=(",", ":")).encode()
 
 
 def _with(value: bytes, **changes: Any) -> bytes:

@@ -1,6 +1,7 @@
-"""Judges of outcomes, order, faults and the replay: from the evidence to a verdict on one promise.
+"""Judges of outcomes, order and faults: from the evidence to a verdict on one promise.
 
-They are pure, and share no code with the pipeline. Those of alerts, of the budget and of leaks have files of their own.
+They are pure, and share no code with the pipeline. Those of the replay, alerts, the budget and leaks have files of
+their own.
 """
 
 from __future__ import annotations
@@ -10,13 +11,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from consumer.prove.evidence import At, Decided, Evidence, Letter, Sent
+from consumer.prove.evidence import CALM, FEATURED, At, Decided, Evidence, Letter, Sent
 from consumer.prove.history import Kind
 from consumer.prove.verdict import Verdict, held_if, not_tested, where_is
 from consumer.prove.worker import Ended
 
 EXACTLY_ONCE: Final = "exactly_once"
-FULL: Final = "full"
 OVERDUE: Final = 1  # the exit status past `processing.drain_deadline_ms`
 REASONS: Final[Mapping[Kind, str]] = {
     "empty": "empty",
@@ -43,8 +43,21 @@ def outcomes(evidence: Evidence) -> Verdict:
     return held_if(
         wrong,
         f"{len(evidence.sent):,} records: {len(evidence.decisions):,} decisions and {len(evidence.letters):,} dead "
-        f"letters were seen, and {due['duplicate']:,} repeated payments were due neither{counted}",
+        f"letters were seen, and {due['duplicate']:,} repeated payments were due neither{counted}{_plain(evidence)}",
         figures,
+    )
+
+
+def _plain(evidence: Evidence) -> str:
+    """What is to be said of payments that were decided without features though nothing was done to Redis."""
+    calm = sum((tiers for section, tiers in evidence.tiers.items() if section in CALM), Counter[str]())
+    plain = {tier: count for tier, count in calm.items() if tier not in FEATURED}
+    if not plain:
+        return ""
+    tiers = ", ".join(f"{count:,} {tier}" for tier, count in plain.items())
+    return (
+        f"; {sum(plain.values()):,} of {calm.total():,} decisions were made without features ({tiers}) though nothing "
+        "was done to Redis yet: it did not answer within store.timeout_ms"
     )
 
 
@@ -68,7 +81,7 @@ def _outcomes(evidence: Evidence) -> Iterator[str]:
             first_tier.setdefault(sent.record.event_id, copies[0].tier)
     for event_id, group in by_event.items():
         again = [each for each in group[1:] if each.at in decided]
-        if again and first_tier[event_id] == FULL and any(decided[each.at][0].tier == FULL for each in again):
+        if again and first_tier[event_id] in FEATURED and any(decided[each.at][0].tier in FEATURED for each in again):
             yield f"{where_is(again[0].at)} repeats a payment that was decided, and was decided again"
     places = {sent.at for sent in evidence.sent}
     yield from (f"{where_is(at)} was decided, and nobody sent it" for at in decided if at not in places)
@@ -109,8 +122,7 @@ def _counted(evidence: Evidence) -> Iterator[str]:
     """The processor's own count of duplicates, of the time in which nothing was done to it."""
     if evidence.counted is None:
         return
-    calm = {"mark", "warm-up", "measured"}
-    repeated = {each.at for each in evidence.sent if each.section in calm and each.record.due == "duplicate"}
+    repeated = {each.at for each in evidence.sent if each.section in CALM and each.record.due == "duplicate"}
     due = len(repeated - {each.at for each in evidence.decisions})
     counted = round(evidence.counted.get("fraudline_duplicates_total", 0.0))
     if counted != due:
@@ -136,7 +148,7 @@ def committed(evidence: Evidence) -> Verdict:
     return held_if(
         wrong,
         f"a read_committed reader saw {len(evidence.decisions):,} decisions, none twice, between the marks of "
-        f"transactions, and the group is committed to the end of all {len(evidence.ends)} partitions that have records",
+        f"transactions, and the group is committed to the end of all {len(evidence.ends)} partitions with records",
     )
 
 
@@ -179,52 +191,6 @@ def _disordered(evidence: Evidence) -> Iterator[str]:
         newest[each.key] = max(each.at[2], newest.get(each.key, -1))
 
 
-def replayed(evidence: Evidence) -> Verdict:
-    """Features, scores, decisions and alerts are what a replay of the logs says, to the bit."""
-    told = evidence.certificate
-    if told is None:
-        return not_tested(evidence.why_no_certificate or "no certificate was made")
-    if told["verdict"] == "unverifiable":
-        why = ", ".join(f"{name} {count}" for name, count in told["why_unverifiable"].items())
-        return not_tested(f"nothing differs, and {told['unverifiable']:,} decisions can't be verified: {why}")
-    wrong = [f"{count:,} differ in {what}" for what, count in told["differences"].items()]
-    wrong += [
-        f"{each['topic']}/{each['partition']} has another digest"
-        for each in told["partitions"]
-        if each["published"] != each["replayed"]
-    ]
-    if told["verdict"] != "equal" and not wrong:
-        wrong = [f"the certificate says {told['verdict']}"]
-    later = {each.at for each in evidence.sent if each.section == "flush"}
-    distinct = len({each.at for each in evidence.decisions} - later)
-    if told["decisions"] != distinct:
-        wrong.append(f"the certificate is about {told['decisions']:,} decisions, and {distinct:,} were seen")
-    return held_if(
-        wrong,
-        f"fraudline certify made {told['equal']:,} of {told['decisions']:,} decisions again, from the logs: scores to "
-        "the bit, decisions, rules, and alerts with their reasons are equal",
-        {"equal": told["equal"], "decisions": told["decisions"]},
-    )
-
-
-def labelled(evidence: Evidence) -> Verdict:
-    """Labels, also ones that take an earlier one back, are in the features."""
-    counts = Counter(each.record.kind for each in evidence.sent)
-    if not counts["label"]:
-        return not_tested("no label fell into the history: it was too short")
-    if not evidence.label_features:
-        return not_tested("the catalog has no feature that labels are in")
-    verdict = replayed(evidence)
-    if verdict.status != "held":
-        return verdict
-    return Verdict(
-        "held",
-        f"the replay that equals what was published reads the {counts['label']:,} labels that were sent, and "
-        f"{counts['reversal']:,} that took one back",
-        {"labels": counts["label"], "reversals": counts["reversal"]},
-    )
-
-
 def drained(evidence: Evidence) -> Verdict:
     """A processor that is told to stop under load ends with status 0, and nothing is lost."""
     told = [each for each in evidence.workers if each.told == "drain"]
@@ -248,9 +214,11 @@ def drained(evidence: Evidence) -> Verdict:
 
 
 def _by_themselves(workers: Iterable[Ended]) -> Iterator[str]:
-    """Processors that ended though nobody told them to, or before they were killed."""
+    """Processors that ended though nobody told them to, or before they were killed, or that never got to work."""
     for each in workers:
-        if not each.told or (each.told == "kill" and each.status != -signal.SIGKILL):
+        if each.is_stuck:
+            yield f"processor {each.replica} lived and was given no partition, so that it had to be killed"
+        elif not each.told or (each.told == "kill" and each.status != -signal.SIGKILL):
             yield f"processor {each.replica} ended by itself, with status {each.status}"
 
 
@@ -264,7 +232,7 @@ def flushed(evidence: Evidence) -> Verdict:
     wrong = list(_outcomes(evidence))
     if not after:
         wrong.append("nothing was decided afterwards")
-    elif after[-1].tier != FULL:
+    elif after[-1].tier not in FEATURED:
         wrong.append(f"the last payment was decided in the tier {after[-1].tier}: features did not come back")
     replay = None if evidence.after_flush is None else evidence.after_flush["verdict"]
     if replay == "different":

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from consumer.prove.evidence import CALM, FEATURED
+from models.policy import TIERS
 from models.report_html import BLUE, GREY, RED, environment, is_installed, svg
 
 if TYPE_CHECKING:
@@ -27,7 +29,13 @@ def render(made: Report) -> str:
             ("Every payment, by percentile", svg(lambda axes: _distribution(axes, told), size=SIZE)),
             ("Second by second", svg(lambda axes: _seconds(axes, told), size=SIZE)),
         ]
-    return str(template.render(plots=plots, **msgspec.to_builtins(made)))
+    shown = {
+        "plots": plots,
+        "tier_names": [each for each in TIERS if any(each in tiers for tiers in made.tiers.values())],
+        "calm": CALM,
+        "featured": FEATURED,
+    }
+    return str(template.render(**shown, **msgspec.to_builtins(made)))
 
 
 def _distribution(axes: Any, told: LatencyTable) -> None:

@@ -96,7 +96,7 @@ class Generator(_Child):
         """Have it send records [first, first + count), at a rate a second."""
         self._tell((first, count, rate))
 
-    def enough(self) -> None:
+    def stop(self) -> None:
         """Have it send no more of those that it is sending."""
         self._tell(None)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from consumer.prove import judge, judge_alerts, judge_budget, judge_leaks
+from consumer.prove import judge, judge_alerts, judge_budget, judge_leaks, judge_replay
 from consumer.prove.evidence import Evidence
 from consumer.prove.verdict import Verdict, not_tested
 
@@ -79,13 +79,14 @@ PROMISES: Final[tuple[Promise, ...]] = (
         "features are computed over the prefix that ends at the payment's own record, so a replay sees what the first "
         "pass saw",
         "`fraudline certify` on the run's own topics: every score to the bit, every decision, rule and alert",
-        judge.replayed,
+        judge_replay.replayed,
     ),
     Promise(
         "labels",
         "chargebacks feed them as labels",
-        "labels, and some that take an earlier one back, lie between the payments; the replay reads them too",
-        judge.labelled,
+        "labels, and some that take an earlier one back, lie between the payments: the journal has to number each, and "
+        "a replay without them has to differ from what was decided where one with them does not",
+        judge_replay.labelled,
     ),
     Promise(
         "flush",

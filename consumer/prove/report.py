@@ -93,7 +93,8 @@ class Setting(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """What `fraudline prove` found. `verdict` is the worst of the promises that were tested.
 
-    It is `unverified` where none is broken, and the decisions could not be made again by a replay.
+    It is `unverified` where none is broken, and the decisions could not be made again by a replay. `tiers` says, by
+    section of the proof, how many decisions were made in which tier.
     """
 
     run: str
@@ -103,6 +104,7 @@ class Report(msgspec.Struct, frozen=True):
     delivery: Literal["exactly_once", "at_least_once"]
     promises: tuple[JudgedPromise, ...]
     latency: LatencyTable | None
+    tiers: dict[str, dict[str, int]]
     certificate: dict[str, Any] | None
     asked: dict[str, float | int | bool]
     models: tuple[ModelFacts, ...]
@@ -134,6 +136,7 @@ def report(
         delivery=real.processing.delivery,
         promises=promises,
         latency=None if evidence.latency is None else _table(evidence.latency),
+        tiers={section: dict(tiers) for section, tiers in evidence.tiers.items()},
         certificate=evidence.certificate,
         asked={
             "rate": asked.rate,

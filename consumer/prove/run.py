@@ -22,19 +22,19 @@ from typing import Final
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.app import check_store, open_store
-from consumer.kafka.estate import MARK
+from consumer.kafka.admin import MARK
 from consumer.kafka.logreader import LogReader
 from consumer.prove.canaries import Search, secrets_of
 from consumer.prove.certificate import certificate
-from consumer.prove.crew import Crew
 from consumer.prove.evidence import Evidence, Section, Sent, read
-from consumer.prove.faults import REPLICAS, torment
+from consumer.prove.faults import REPLICAS, inject_faults
 from consumer.prove.history import Canaries, Record, history
 from consumer.prove.measured import latency_of
 from consumer.prove.names import PREFIX, Run, settings_of
 from consumer.prove.plan import Asked, Part, enough_of, plan
-from consumer.prove.premises import Premises
 from consumer.prove.processes import Generator, Watcher
+from consumer.prove.replicas import Replicas
+from consumer.prove.resources import Resources
 from consumer.prove.signals import held_from_children, undisturbed
 from consumer.prove.worker import until, while_moving
 from consumer.settings import Settings, describe
@@ -61,20 +61,20 @@ def prove(run: Run, real: Settings, asked: Asked, tell: Tell) -> Evidence:
         read_files(settings.model.bundle, trust=trust_of(settings.model))
     with closing(open_store(settings, load_catalog(settings.features.catalog))) as store:
         check_store(store)
-    premises = Premises(run, settings)
-    proof = Proof(run, settings, asked, premises, tell)
+    resources = Resources(run, settings)
+    proof = Proof(run, settings, asked, resources, tell)
     evidence = None
     try:
         with undisturbed(later=True):  # or something could be made and not be noted
-            premises.make(real.topics.payments, processors=len(REPLICAS) if asked.faults else 1)
+            resources.make(real.topics.payments, processors=len(REPLICAS) if asked.faults else 1)
         evidence = proof.run(describe(real), secrets_of(real))
     finally:
         with undisturbed():
             proof.close()
-            if premises.has_begun:
+            if resources.has_begun:
                 tell("removing what was made")
-            removal = premises.remove()
-            premises.close()
+            removal = resources.remove()
+            resources.close()
             if why := [*removal.problems, *(f"{what} is left" for what in removal.left)]:
                 tell(f"not everything could be removed ({'; '.join(why)}): try fraudline prove --clean {run.run}")
     evidence.removal = removal
@@ -89,12 +89,12 @@ def _clock_offset_ns() -> int:
 class Proof:
     """The steps between making and removing."""
 
-    def __init__(self, run: Run, settings: Settings, asked: Asked, premises: Premises, tell: Tell) -> None:
+    def __init__(self, run: Run, settings: Settings, asked: Asked, resources: Resources, tell: Tell) -> None:
         """Nothing is started yet."""
-        self._settings, self._asked, self._premises, self._tell = settings, asked, premises, tell
+        self._settings, self._asked, self._resources, self._tell = settings, asked, resources, tell
         self._plan, self._canaries = plan(asked), Canaries.of(run.run)
         self._rng = random.Random(asked.seed)  # noqa: S311  faults come at random, and may be repeated
-        self._crew = Crew(run, settings, asked.config)
+        self._replicas = Replicas(run, settings, asked.config)
         self._open = ExitStack()
         self._sent: list[Sent] = []
         self._pages: list[str] = []
@@ -122,17 +122,21 @@ class Proof:
         if asked.faults:
             session_s = settings.kafka.session_timeout_ms / 1_000
             with self._load(self._plan.faults, "faults"):
-                evidence.stalls = torment(self._crew, self._rng, asked.kills, session_s, self._tell)
-            self._settle(is_tormented=True)
+                evidence.stalls = inject_faults(self._replicas, self._rng, asked.kills, session_s, self._tell)
+            self._settle(has_faults=True)
         self._tell("making all decisions again, from the logs")
         evidence.certificate, evidence.why_no_certificate = certificate(settings)
+        if evidence.certificate is not None and evidence.label_features:
+            self._tell("making them again as if there were no labels")
+            changed, evidence.why_no_count = certificate(settings, with_labels=False)
+            evidence.changed_by_labels = None if changed is None else changed["different"]
         if asked.faults:
             evidence.lost_keys, evidence.flushed_ns = self._flush()
-            self._settle(is_tormented=True)
+            self._settle(has_faults=True)
             evidence.after_flush, evidence.why_not_after_flush = certificate(settings)
-        self._crew.bury()
-        self._pages += [worker.page("/metrics") for worker in self._crew.replicas.values()]
-        self._crew.drain_all()
+        self._replicas.reap()
+        self._pages += [worker.page("/metrics") for worker in self._replicas.workers.values()]
+        self._replicas.drain_all()
         self._gather(evidence, Search(self._canaries, secrets))
         for text in (f"{name} {value} {origin}" for name, value, origin in shown):
             search = Search(self._canaries, secrets)
@@ -142,9 +146,9 @@ class Proof:
 
     def close(self) -> None:
         """End every process, and keep the processors' logs. Never raises."""
-        self._crew.close()
+        self._replicas.close()
         self._open.close()
-        for number, worker in enumerate(self._crew.all, start=1):
+        for number, worker in enumerate(self._replicas.all, start=1):
             text = "".join(f"{line}\n" for line in worker.log)
             try:
                 (self._asked.out / f"processor-{number}-{worker.replica}.log").write_text(text, "utf-8")
@@ -170,7 +174,7 @@ class Proof:
             self._open.callback(self._watcher.close)
             self._generator = Generator(settings.kafka, outgoing)
             self._open.callback(self._generator.close)
-        self._crew.start(FIRST)
+        self._replicas.start(FIRST)
         self._watcher.wait_ready()
         self._generator.wait_ready()
         for role in ("payments", "labels"):
@@ -194,7 +198,7 @@ class Proof:
 
     def _counted(self) -> dict[str, float]:
         """Totals of the first processor's counters, over their labels."""
-        page = self._crew.replicas[FIRST].page("/metrics")
+        page = self._replicas.workers[FIRST].page("/metrics")
         self._pages.append(page)
         totals: dict[str, float] = {}
         for family in text_string_to_metric_families(page):
@@ -209,11 +213,11 @@ class Proof:
         before = self._watcher.count(topics.decisions)
         with self._load(part, "drain"):
             self._watcher.wait_count(before + 1, [topics.decisions], part.seconds)
-            self._crew.drain(FIRST)
-        committed, ends = self._premises.estate.progress(
+            self._replicas.drain(FIRST)
+        committed, ends = self._resources.admin.progress(
             self._settings.kafka.group_id, (topics.payments, topics.labels)
         )
-        self._crew.start(FIRST)
+        self._replicas.start(FIRST)
         self._settle()
         return sum(end - max(committed.get(at, 0), 0) for at, end in ends.items())
 
@@ -222,7 +226,7 @@ class Proof:
         """Records of a part come while the block runs."""
         self._generator.begin(part.first, part.count, part.rate)
         yield
-        self._generator.enough()
+        self._generator.stop()
         self._took(part, section)
 
     def _flush(self) -> tuple[int, int]:
@@ -232,7 +236,7 @@ class Proof:
         that came between, which no server that loses its data does.
         """
         self._tell("the run's own keys are removed from Redis, and payments come")
-        lost = self._premises.keys.lose()
+        lost = self._resources.keys.delete_state()
         removed_ns, before = time.time_ns(), self._watcher.with_features()
         with self._load(self._plan.flush, "flush"):
             enough, limit_s = before + enough_of(self._plan.flush), self._plan.flush.seconds
@@ -240,24 +244,24 @@ class Proof:
         self._tell("features are back" if back else f"features did not come back in {limit_s:.0f} s")
         return lost, removed_ns
 
-    def _settle(self, *, is_tormented: bool = False) -> None:
+    def _settle(self, *, has_faults: bool = False) -> None:
         """Wait until everything that was sent is committed, and nobody's transaction is open.
 
-        Raises FraudlineError, also where a processor ends by itself and the next one does too; not if `is_tormented`:
+        Raises FraudlineError, also where a processor ends by itself and the next one does too; not if `has_faults`:
         then that is what was to be found out.
         """
         topics = self._settings.topics
         group, read = self._settings.kafka.group_id, (topics.payments, topics.labels)
 
         def look() -> tuple[dict[Source, int], dict[Source, int]]:
-            dead = self._crew.bury()
+            dead = self._replicas.reap()
             for name in dead:  # it says why in its log, and the report says that it did
-                self._crew.begin(name)
-                if is_tormented:
-                    self._crew.gets_to_work(name)  # or that is in the report as well
+                self._replicas.begin(name)
+                if has_faults:
+                    self._replicas.gets_to_work(name)  # or that is in the report as well
                 else:
-                    self._crew.replicas[name].wait_ready()
-            return self._premises.estate.progress(group, read)
+                    self._replicas.workers[name].wait_ready()
+            return self._resources.admin.progress(group, read)
 
         if not while_moving(look, PATIENCE_S, PAUSE_S):
             self._tell(f"nothing more was decided for {PATIENCE_S:.0f} s, and not everything is")
@@ -278,14 +282,14 @@ class Proof:
         told = read(self._watcher.seen(), topics)
         evidence.sent = self._sent
         evidence.decisions, evidence.alerts = told.decisions, told.alerts
-        evidence.letters, evidence.garbled = told.letters, told.garbled
-        evidence.workers = self._crew.ended
+        evidence.letters, evidence.journal, evidence.garbled = told.letters, told.journal, told.garbled
+        evidence.workers = self._replicas.ended
         evidence.kills = sum(each.told == "kill" for each in evidence.workers)
-        evidence.committed, evidence.ends = self._premises.estate.progress(
+        evidence.committed, evidence.ends = self._resources.admin.progress(
             settings.kafka.group_id, (topics.payments, topics.labels)
         )
         search.look_at_records(self._watcher.seen(), topics)
-        for worker in self._crew.all:
+        for worker in self._replicas.all:
             for number, line in enumerate(worker.log, start=1):
                 search.look("log lines", line, f"line {number} of the log of processor {worker.replica}")
         for page in self._pages:
@@ -296,4 +300,4 @@ class Proof:
             "secrets": sum(self._canaries.secret.encode() in value for value in values),
         }
         evidence.leaks, evidence.looked_at = search.found, dict(search.looked_at)
-        evidence.latency = latency_of(evidence, self._asked.rate, self._crew.all[0].log)
+        evidence.latency = latency_of(evidence, self._asked.rate, self._replicas.all[0].log)

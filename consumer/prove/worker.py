@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,12 +30,14 @@ class Ended:
     """How a worker ended: what it was told (`drain`, `kill`, or nothing), and its exit status (negative: a signal).
 
     `is_overdue`: it ended itself, since finishing took longer than `processing.drain_deadline_ms`.
+    `is_stuck`: it lived, was given no partition in time, and was killed for that.
     """
 
     replica: str
     told: str
     status: int
     is_overdue: bool = False
+    is_stuck: bool = False
 
 
 class Worker:
@@ -89,9 +91,9 @@ class Worker:
         document: dict[str, Any] = json.loads(line)
         return document
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, limit_s: float = START_S) -> None:
         """Wait until it reads partitions. Raises FraudlineError."""
-        self.wait_for("partitions_assigned")
+        self.wait_for("partitions_assigned", limit_s)
 
     def page(self, path: str) -> str:
         """What it serves, such as /metrics. Raises FraudlineError."""
@@ -113,6 +115,11 @@ class Worker:
         """`kill -9`."""
         self.send(signal.SIGKILL, "kill")
         return self.ended()
+
+    def give_up(self) -> Ended:
+        """Kill it, since it does not get to work."""
+        self.send(signal.SIGKILL)
+        return replace(self.ended(), is_stuck=True)
 
     def send(self, number: signal.Signals, told: str = "") -> None:
         """Send it a signal; `told` is what that asks of it, if it is to end."""

@@ -77,7 +77,7 @@ class Namespace:
             removed += _unlink(node, [[key] for key in self._doomed(keys)])
         return removed + int(self._told(b"UNLINK", self._mark))
 
-    def lose(self) -> int:
+    def delete_state(self) -> int:
         """Remove all but the mark while others work with it; how many there were.
 
         The keys of a shard go in one command, as when a server loses them: nobody finds the shard's markers and only

@@ -33,7 +33,7 @@ from features.event import LabelBatch, PaymentBatch
 from features.redis_store import APPLY, RedisStore
 from features.store import Source, Span
 from tests.faults.scoring import model
-from tests.mutants.state import WithoutOwnPrefix
+from tests.mutants.state import WithoutLabels, WithoutOwnPrefix
 
 JUMP_S = 60.0
 
@@ -120,16 +120,6 @@ MUTANT_SCRIPTS = {
     ),
     "skips_a_gap": lambda: without("if marker < span[3] then", replaced_by="if false then"),
 }
-
-
-class WithoutLabels(Enricher):
-    """Moves the markers of labels and forgets what they say."""
-
-    def _ask(
-        self, batch: PaymentBatch, spans: tuple[Span, ...], epochs: Sequence[int], labels: LabelBatch | None
-    ) -> Asked:
-        del labels
-        return super()._ask(batch, spans, epochs, None)
 
 
 class WithoutFeatures(Enricher):

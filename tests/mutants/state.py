@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 
 from features.catalog import Catalog, Entity
-from features.enrich import Enricher
-from features.event import Words
+from features.enrich import Asked, Enricher
+from features.event import LabelBatch, PaymentBatch, Words
 from features.reader import EntityReader, Values
 from features.redis_store import APPLY
 from features.store import Append, Applied, MemoryStore, Replacement, Span, _Shard
@@ -90,6 +90,16 @@ class _WholeLogs(EntityReader):
         kinds = (words[start:end, 1] >> 48) & 0xFF
         payments = np.flatnonzero(kinds == 1)
         return int(words[start + payments[-1], 2]) if payments.size else 0
+
+
+class WithoutLabels(Enricher):
+    """Moves the markers of labels and forgets what they say."""
+
+    def _ask(
+        self, batch: PaymentBatch, spans: tuple[Span, ...], epochs: Sequence[int], labels: LabelBatch | None
+    ) -> Asked:
+        del labels
+        return super()._ask(batch, spans, epochs, None)
 
 
 class WithoutOwnPrefix(Enricher):

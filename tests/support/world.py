@@ -60,6 +60,7 @@ class World:
     lists: Lists | None = None
     is_live: bool = True
     max_payment_bytes: int = 65_536
+    enricher: type[Enricher] = Enricher
     publisher: ListPublisher = field(init=False)
     log: MemoryLog = field(init=False)
     line_up: LineUp = field(init=False)
@@ -90,7 +91,7 @@ class World:
     def start(self) -> None:
         """Start a processor, as after a crash: it knows what is committed, and no more."""
         self.publisher.renew()
-        enricher = Enricher(DEFAULT, self.store)
+        enricher = self.enricher(DEFAULT, self.store)
         self._keeper = StateKeeper(
             payments=PAYMENTS,
             labels=LABELS,

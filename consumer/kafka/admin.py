@@ -29,7 +29,7 @@ _PAUSE_S: Final = 0.1
 _BUSY: Final = frozenset({Code.NON_EMPTY_GROUP, Code.COORDINATOR_LOAD_IN_PROGRESS, Code.NOT_COORDINATOR})
 
 
-class Estate:
+class KafkaAdmin:
     """Every verb comes back within a few times `kafka.request_timeout_ms`, or raises KafkaUnavailable."""
 
     def __init__(self, kafka: KafkaSettings) -> None:

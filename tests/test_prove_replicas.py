@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -9,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from consumer.prove.crew import Crew, last_given
 from consumer.prove.faults import is_replaced_while_stopped
 from consumer.prove.names import settings_of
-from consumer.prove.premises import Premises
 from consumer.prove.promises import judged
+from consumer.prove.replicas import Replicas, last_given
+from consumer.prove.resources import Resources
 from consumer.prove.run import prove
 from consumer.prove.worker import Ended, until
 from features.errors import ConfigError
@@ -24,39 +26,53 @@ __all__ = ["bundle", "plant"]
 
 
 @pytest.fixture
-def crew(plant: Plant) -> Iterator[Crew]:
+def replicas(plant: Plant) -> Iterator[Replicas]:
     """Nobody works yet; the topics are there."""
     settings = settings_of(plant.run, plant.settings())
-    premises = Premises(plant.run, settings)
-    with closing(premises):
-        premises.make(plant.settings().topics.payments, processors=1)
-        with closing(Crew(plant.run, settings, None)) as made:
+    resources = Resources(plant.run, settings)
+    with closing(resources):
+        resources.make(plant.settings().topics.payments, processors=1)
+        with closing(Replicas(plant.run, settings, None)) as made:
             yield made
-        premises.remove()
+        resources.remove()
 
 
-def test_a_stop_counts_only_if_others_were_given_every_partition_meanwhile(crew: Crew) -> None:
-    crew.start("a")
-    assert not is_replaced_while_stopped(crew, "a", 0.1)
-    assert crew.replicas["a"].lives
-    crew.start("b")
-    assert until(lambda: set(crew.owners().values()) == {"a", "b"}, DEADLINE_S)
-    assert is_replaced_while_stopped(crew, "b", DEADLINE_S)
-    crew.drain_all()
-    assert [each.status for each in crew.ended] == [0, 0]
+def test_a_stop_counts_only_if_others_were_given_every_partition_meanwhile(replicas: Replicas) -> None:
+    replicas.start("a")
+    assert not is_replaced_while_stopped(replicas, "a", 0.1)
+    assert replicas.workers["a"].lives
+    replicas.start("b")
+    assert until(lambda: set(replicas.owners().values()) == {"a", "b"}, DEADLINE_S)
+    assert is_replaced_while_stopped(replicas, "b", DEADLINE_S)
+    replicas.drain_all()
+    assert [each.status for each in replicas.ended] == [0, 0]
 
 
 def test_a_processor_that_ends_by_itself_is_noted_and_does_not_end_the_proof(plant: Plant) -> None:
     settings = settings_of(plant.run, plant.settings())
-    crew = Crew(plant.run, settings, Path("/none/such.toml"))
-    with closing(crew):
-        crew.begin("a")
-        crew.begin("b")
-        assert not crew.gets_to_work("a")
-        assert list(crew.replicas) == ["b"]
-        assert crew.ended == [Ended("a", "", 2)]
+    replicas = Replicas(plant.run, settings, Path("/none/such.toml"))
+    with closing(replicas):
+        replicas.begin("a")
+        replicas.begin("b")
+        assert not replicas.gets_to_work("a")
+        assert list(replicas.workers) == ["b"]
+        assert replicas.ended == [Ended("a", "", 2)]
         with pytest.raises(ConfigError):  # but who is there first has to get to work
-            crew.start("c")
+            replicas.start("c")
+
+
+def test_a_processor_that_hangs_is_killed_and_noted_and_does_not_end_the_proof(plant: Plant, tmp_path: Path) -> None:
+    config = tmp_path / "fraudline.toml"
+    os.mkfifo(config)  # whoever reads it waits for somebody who writes
+    replicas = Replicas(plant.run, settings_of(plant.run, plant.settings()), config)
+    with closing(replicas):
+        hung = replicas.begin("a")
+        replicas.begin("b")
+        assert not replicas.gets_to_work("a", 2.0)
+        assert not hung.lives
+        assert list(replicas.workers) == ["b"]
+        assert replicas.ended == [Ended("a", "", -signal.SIGKILL, is_stuck=True)]
+        replicas.begin("a")  # and somebody else may take its place
 
 
 def test_partitions_are_of_whoever_was_given_them_last() -> None:

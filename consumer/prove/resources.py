@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from consumer.kafka.estate import Estate
+from consumer.kafka.admin import KafkaAdmin
 from consumer.prove.names import PREFIX, Run
 from consumer.settings import KafkaSettings, Settings
 from consumer.topics import Options, declared, used_roles
@@ -44,8 +44,8 @@ class Removal:
     other_keys: tuple[int | None, int | None] = (None, None)
 
 
-class Premises:
-    """The premises of one run. `settings` are those of the run (`names.settings_of`).
+class Resources:
+    """The resources of one run. `settings` are those of the run (`names.settings_of`).
 
     `has_begun` once something may have been made: before that nothing is there to be removed or looked for.
     """
@@ -58,7 +58,7 @@ class Premises:
         self.has_begun = False
         self._before: frozenset[str] = frozenset()
         self._other_keys: int | None = None
-        self.estate = Estate(settings.kafka)
+        self.admin = KafkaAdmin(settings.kafka)
         store = settings.store
         self.keys = Namespace(
             store.url.get_secret_value(),
@@ -76,7 +76,7 @@ class Premises:
 
         Raises FraudlineError: something with the run's prefix is there already, or a server does not allow it.
         """
-        topics = self.estate.topics()
+        topics = self.admin.topics()
         self._refuse_taken(list(topics))
         self._before = frozenset(topics)
         self._other_keys = self.keys.other_keys(0)  # the run has none, or it was refused
@@ -85,13 +85,13 @@ class Premises:
             settings.topics,
             load_catalog(settings.features.catalog),
             Options(overrides={"lists": {"delete.retention.ms": str(_MARKED_FOR_MS)}}),  # or its mark would go sooner
-            brokers=self.estate.brokers(),
+            brokers=self.admin.brokers(),
             payments_partitions=max(topics[real_payments], processors) if real_payments in topics else None,
         )
         used = used_roles(settings)
         self.has_begun = True
-        self.estate.create([each for each in wanted if each.role in used], self._made)
-        self.estate.mark(self._made, self._run.run)
+        self.admin.create([each for each in wanted if each.role in used], self._made)
+        self.admin.mark(self._made, self._run.run)
         self._has_claimed = self.keys.claim(self._run.run)
         if not self._has_claimed:
             raise _taken(f"the key {self._run.prefix}:{MARK_KEY}")
@@ -100,7 +100,7 @@ class Premises:
         taken = next((name for name in sorted(topics) if name.startswith(self._run.prefix)), None)
         if taken is not None:
             raise _taken(f"the topic {taken}")
-        if self.estate.group_state(self._run.prefix) is not None:
+        if self.admin.group_state(self._run.prefix) is not None:
             raise _taken(f"the group {self._run.prefix}")
         if self.keys.size():
             raise _taken(f"a key that begins with {self._run.prefix}:")
@@ -118,21 +118,21 @@ class Premises:
                 problems.append(str(error))
         try:
             if topics:
-                self.estate.delete_group(self._run.prefix)
+                self.admin.delete_group(self._run.prefix)
         except FraudlineError as error:
             problems.append(str(error))
         try:
-            self.estate.delete_topics(topics)
+            self.admin.delete_topics(topics)
         except FraudlineError as error:
             problems.append(str(error))
         left, lost, other_keys = [], [], None
         try:
-            there = self.estate.topics().keys()
+            there = self.admin.topics().keys()
             left = sorted(name for name in there if self._run.owns(name))
             lost = sorted(name for name in self._before - there if not name.startswith(PREFIX))  # other proofs end too
             if own := self.keys.size():
                 left.append(f"keys of {self._run.prefix}:")
-            if self.estate.group_state(self._run.prefix) is not None:
+            if self.admin.group_state(self._run.prefix) is not None:
                 left.append(f"group {self._run.prefix}")
             other_keys = self.keys.other_keys(own)
         except FraudlineError as error:
@@ -164,12 +164,12 @@ def clean(run: Run, settings: Settings) -> Cleaned:
 
     Raises FraudlineError: it still runs, or a server does not allow it.
     """
-    premises = Premises(run, settings)
-    estate, keys = premises.estate, premises.keys
+    resources = Resources(run, settings)
+    admin, keys = resources.admin, resources.keys
     try:
-        if estate.group_state(run.prefix) not in _LEFT:
+        if admin.group_state(run.prefix) not in _LEFT:
             raise FraudlineError(_still_runs(run, settings.kafka))
-        owners = estate.owners(sorted(name for name in estate.topics() if run.owns(name)))
+        owners = admin.owners(sorted(name for name in admin.topics() if run.owns(name)))
         own = [name for name, owner in owners.items() if owner == run.run]
         foreign = [f"topic {name}" for name in owners if name not in own]
         removed = 0
@@ -178,12 +178,12 @@ def clean(run: Run, settings: Settings) -> Cleaned:
             removed = keys.remove()
         elif keys.size():
             foreign.append(f"keys that begin with {run.prefix}:")
-        estate.delete_topics(own)
+        admin.delete_topics(own)
         if own or is_own:
-            estate.delete_group(run.prefix)
+            admin.delete_group(run.prefix)
         return Cleaned(own, removed, foreign)
     finally:
-        premises.close()
+        resources.close()
 
 
 def _still_runs(run: Run, kafka: KafkaSettings) -> str:
@@ -197,7 +197,7 @@ def leftovers(settings: Settings) -> list[str]:
     """Ids of runs whose topics are there. Raises KafkaUnavailable."""
     found = (
         name.removeprefix(PREFIX).partition(".")[0]
-        for name in Estate(settings.kafka).topics()
+        for name in KafkaAdmin(settings.kafka).topics()
         if name.startswith(PREFIX)
     )
     return sorted(set(found))

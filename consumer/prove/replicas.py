@@ -11,7 +11,7 @@ from typing import Any
 
 from consumer.prove.names import Run, environment_of
 from consumer.prove.signals import undisturbed
-from consumer.prove.worker import Ended, Worker
+from consumer.prove.worker import START_S, Ended, Worker
 from consumer.settings import Settings
 from features.errors import FraudlineError
 
@@ -19,14 +19,14 @@ DRAIN_MARGIN_S = 10.0
 _ASSIGNED = '"event": "partitions_assigned"'
 
 
-class Crew:
+class Replicas:
     """Replicas by name. Whoever starts under a name has its transactional id."""
 
     def __init__(self, run: Run, settings: Settings, config: Path | None) -> None:
         """Nobody works yet."""
         self._run, self._settings, self._config = run, settings, config
         self._drain_s = settings.processing.drain_deadline_ms / 1_000 + DRAIN_MARGIN_S
-        self.replicas: dict[str, Worker] = {}
+        self.workers: dict[str, Worker] = {}
         self.all: list[Worker] = []
         self.ended: list[Ended] = []
 
@@ -35,29 +35,24 @@ class Crew:
         for name in replicas:
             self.begin(name)
         for name in replicas:
-            self.replicas[name].wait_ready()
+            self.workers[name].wait_ready()
 
     def begin(self, replica: str) -> Worker:
         """Start one, and go on."""
         environment = environment_of(self._run, self._settings, os.environ, replica)
         with undisturbed(later=True):  # or one could be started and not be known of
             worker = Worker(replica, environment, self._config)
-            self.replicas[replica] = worker
+            self.workers[replica] = worker
             self.all.append(worker)
         return worker
 
-    def gets_to_work(self, replica: str) -> bool:
-        """Wait until it reads partitions; False where it ended by itself instead, which is noted.
-
-        Raises FraudlineError: it lives, and does not get there.
-        """
-        worker = self.replicas[replica]
+    def gets_to_work(self, replica: str, limit_s: float = START_S) -> bool:
+        """Wait until it reads partitions; False where it ended by itself or had to be killed instead: that is noted."""
         try:
-            worker.wait_ready()
+            self.workers[replica].wait_ready(limit_s)
         except FraudlineError:
-            if worker.lives:
-                raise
-            self.ended.append(self.replicas.pop(replica).ended())
+            worker = self.workers.pop(replica)
+            self.ended.append(worker.give_up() if worker.lives else worker.ended())
             return False
         return True
 
@@ -67,21 +62,21 @@ class Crew:
 
     def kill(self, replica: str) -> None:
         """`kill -9`."""
-        self.ended.append(self.replicas.pop(replica).kill())
+        self.ended.append(self.workers.pop(replica).kill())
 
     def drain(self, replica: str) -> None:
         """SIGTERM, and wait for the end."""
-        self.ended.append(self.replicas.pop(replica).drain(self._drain_s))
+        self.ended.append(self.workers.pop(replica).drain(self._drain_s))
 
     def drain_all(self) -> None:
         """Each of them."""
-        for replica in sorted(self.replicas):
+        for replica in sorted(self.workers):
             self.drain(replica)
 
-    def bury(self) -> list[str]:
+    def reap(self) -> list[str]:
         """Names of replicas that have ended by themselves, which are no longer there then."""
-        dead = [name for name, worker in self.replicas.items() if not worker.lives]
-        self.ended += [self.replicas.pop(name).ended() for name in dead]
+        dead = [name for name, worker in self.workers.items() if not worker.lives]
+        self.ended += [self.workers.pop(name).ended() for name in dead]
         return dead
 
     def close(self) -> None:
