@@ -165,8 +165,9 @@ def killed(evidence: Evidence) -> Verdict:
         return not_tested("nobody was seen to take over from the processor that was stopped, though some were killed")
     return held_if(
         wrong,
-        f"kill -9 {evidence.kills} times, and stopped until others had its partitions {_times(evidence.stalls)}, over "
-        f"{len({each.replica for each in evidence.workers})} processors: every record has its one outcome, in order",
+        f"kill -9 {_times(evidence.kills)}, and stopped until others had its partitions {_times(evidence.stalls)}, "
+        f"over {len({each.replica for each in evidence.workers})} processors: every record has its one outcome, in "
+        "order",
         {"kills": evidence.kills, "stalls": evidence.stalls},
     )
 
