@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from consumer.decode import Decoded
 from consumer.drift import Drift
-from consumer.judge import Heard, Model
+from consumer.judge import Heard, Mask, Model
 from consumer.publish import Decided
 from consumer.telemetry import Telemetry
 from features.catalog import Catalog
 from features.enrich import Enriched
 from features.event import PaymentBatch
 from models.policy import DECISIONS, Tier
-
-Mask = npt.NDArray[np.bool_]
 
 
 class Account:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import structlog
 
 from consumer.account import Account
@@ -20,7 +19,7 @@ from consumer.explaining import Explaining
 from consumer.flood import Flood
 from consumer.hurry import Hurry
 from consumer.journal import entries
-from consumer.judge import Heard, Judge, LineUp, Opinion, Surroundings
+from consumer.judge import Heard, Judge, LineUp, Mask, Opinion, Surroundings
 from consumer.kafka.publisher import Outgoing, Publisher, Step
 from consumer.publish import Decided
 from consumer.records import Source
@@ -36,7 +35,6 @@ from models.policy import Tier
 
 _LOG: Final = structlog.get_logger("pipeline")
 EXPLAIN_SHARE: Final = 0.15  # of the budget: what a batch waits for the reasons of its alerts at most
-Mask = npt.NDArray[np.bool_]
 STORE_SHARE: Final = 0.4  # of the budget: what a batch waits for the store at most, a reconnection included
 
 

@@ -14,17 +14,16 @@ from bench.peers.arguments import SESSION_TIMEOUT_MS
 BATCH = 500
 """Payments a batch at most, as `max.poll.records` of the Java client."""
 
+COMMIT_EVERY_MS = 100
+"""How often what was stored is committed. A commit for each small batch comes faster than the broker takes them, and
+heartbeats wait behind: at 1,000 payments a second the member was thrown out of its group."""
+
 
 def stop_on_sigterm() -> threading.Event:
     """An event that SIGTERM sets."""
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     return stopping
-
-
-COMMIT_EVERY_MS = 100
-"""How often what was stored is committed. A commit for each small batch comes faster than the broker takes them, and
-heartbeats wait behind: at 1,000 payments a second the member was thrown out of its group."""
 
 
 def open_consumer(args: argparse.Namespace, **more: Any) -> Consumer:

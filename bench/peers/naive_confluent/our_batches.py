@@ -8,14 +8,7 @@ from contextlib import closing
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from bench.peers.arguments import arguments
-from bench.peers.naive_confluent.clients import (
-    flush,
-    next_batch,
-    open_consumer,
-    open_producer,
-    stop_on_sigterm,
-    store,
-)
+from bench.peers.naive_confluent.clients import flush, next_batch, open_consumer, open_producer, stop_on_sigterm, store
 from bench.peers.ours import Ours
 
 

@@ -1,4 +1,4 @@
-"""The loop done well: take what there is, one call to Redis and one predict for it, flush, commit.
+"""The loop done well: take what there is, one call to Redis and one predict for it, flush, store the offsets.
 
 A batch is as large as the load makes it, so it is small and quick when there is little to do. Offsets are stored
 after every decision of the batch is delivered, and committed in the background: at least once, nothing is lost, and a
@@ -11,14 +11,7 @@ from contextlib import closing
 
 from bench.peers.arguments import arguments
 from bench.peers.counters import Counters
-from bench.peers.naive_confluent.clients import (
-    flush,
-    next_batch,
-    open_consumer,
-    open_producer,
-    stop_on_sigterm,
-    store,
-)
+from bench.peers.naive_confluent.clients import flush, next_batch, open_consumer, open_producer, stop_on_sigterm, store
 from bench.peers.payloads import by_counters
 
 
