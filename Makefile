@@ -46,6 +46,7 @@ demo: setup ## Watch fraud being caught; needs nothing but Python
 	@$(BIN)/fraudline demo $(ARGS)
 
 test: setup ## Run the whole suite in JOBS=2 processes; ARGS="-k name" narrows it, REQUIRE_KAFKA=1 forbids skipping
+	@$(BIN)/python -m features.warm && $(BIN)/python -m models.warm # once for all processes
 	$(BIN)/pytest --numprocesses=$(JOBS) --dist=loadfile $(ARGS)
 
 test-fast: setup ## Run the tests that need nothing but Python

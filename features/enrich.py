@@ -51,7 +51,7 @@ class Enriched:
         repeated: (n,) True where the event id was already in the card's log: no decision is due.
         stale: (n,) True where another worker has already committed the payment: no decision is due.
         age_ms: (n,) event time less that of the newest earlier payment of the card; -1 where there is none.
-        recorded: what was recorded where, clipped to the batch's spans, of shards that the batch touched.
+        recorded: what was recorded where, clipped to the batch's spans, in every shard.
     """
 
     values: Values
@@ -188,7 +188,7 @@ class Enricher:
         self._settle(asked.spans, applied)
         logs = _gather(applied, asked.shard_of_key)
         enriched = self._read(asked.batch, asked.spans, applied, asked.grouping, logs, asked.shard_of_key)
-        enriched.recorded.extend(_recorded(asked.spans, asked.appends, applied))
+        enriched.recorded.extend(_recorded(asked.spans, applied))
         self._plan_upkeep(asked.grouping.keys, asked.appends, applied, logs, asked.shard_of_key)
         return enriched
 
@@ -371,11 +371,11 @@ def _stamps(batch: PaymentBatch, spans: tuple[Span, ...], applied: list[Applied]
     return epoch, sequence
 
 
-def _recorded(spans: tuple[Span, ...], appends: list[Append], applied: list[Applied]) -> list[Recorded]:
+def _recorded(spans: tuple[Span, ...], applied: list[Applied]) -> list[Recorded]:
+    """Every shard's, also where a batch has nothing for it: a number that nobody tells of may be a lost record's."""
     return [
         Recorded(shard, span, _clipped(run, span))
-        for shard, (append, each) in enumerate(zip(appends, applied, strict=True))
-        if append.keys
+        for shard, each in enumerate(applied)
         for span, runs in zip(spans, each.runs, strict=True)
         for run in runs
         if run.end > span.start and run.start < span.end

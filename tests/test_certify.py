@@ -467,6 +467,20 @@ def test_a_replay_without_labels_tells_whether_they_were_used(
     assert forgot.results["unverifiable"] == 0
 
 
+def test_records_that_were_refused_by_themselves_leave_no_number_in_doubt(
+    bundles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Who takes one record at a time has batches in which all is refused: else what came after a loss may be there."""
+    made = world(bundles[0], 400)
+    take(made, random.Random(6), 3)
+    for _ in range(100):
+        made.process(p1=1)
+    made.store = MemoryStore()
+    made.start()
+    made.drain()
+    equal(certified(made, tmp_path, bundles[0]), made)
+
+
 def test_what_was_never_journaled_is_unverifiable_and_whom_it_may_touch(
     bundles: tuple[Path, Path], dumped: tuple[World, Path]
 ) -> None:

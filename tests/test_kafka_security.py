@@ -41,6 +41,7 @@ from consumer.topic_plan import Step
 from features.errors import ConfigError, FraudlineError, KafkaRefused, KafkaUnavailable
 from features.event import Label
 from features.store import MemoryStore
+from features.warm import warm_up
 from tests.poison import payment
 from tests.services.kafka_secure import PASSWORD, SECRET, USER, SecureKafkaBroker, binding
 from tests.services.process import free_ports
@@ -74,6 +75,7 @@ def broker(secure_kafka: SecureKafkaBroker) -> SecureKafkaBroker:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    warm_up()  # as `fraudline run` does before it joins: compiling may take longer than a member may be silent
     bundle = make_bundle(tmp_path_factory.mktemp("model") / "bundle")
     return load_model(bundle.path, device="cpu", threads=1)
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from consumer.prove.evidence import CALM, FEATURED, At, Decided, Evidence, Letter, Sent
 from consumer.prove.history import Kind
+from consumer.prove.judge_replay import unclear
 from consumer.prove.verdict import Verdict, held_if, not_tested, where_is
 from consumer.prove.worker import Ended
 
@@ -239,7 +240,7 @@ def flushed(evidence: Evidence) -> Verdict:
     if replay == "different":
         wrong.append("a replay of what was decided until the end differs from it")
     if not wrong and replay in {None, "unverifiable"}:
-        why = evidence.why_not_after_flush or "decisions of then can't be made again"
+        why = evidence.why_not_after_flush if evidence.after_flush is None else unclear(evidence.after_flush)
         return not_tested(f"features came back, and a replay could not verify that they are right: {why}")
     tiers = Counter(each.tier for each in after)
     said = ", ".join(f"{count:,} {tier}" for tier, count in tiers.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 from consumer.prove.evidence import FEATURED, Evidence
 from consumer.prove.verdict import Verdict, held_if, not_tested, where_is
@@ -15,8 +16,7 @@ def replayed(evidence: Evidence) -> Verdict:
     if told is None:
         return not_tested(evidence.why_no_certificate or "no certificate was made")
     if told["verdict"] == "unverifiable":
-        why = ", ".join(f"{name} {count}" for name, count in told["why_unverifiable"].items())
-        return not_tested(f"nothing differs, and {told['unverifiable']:,} decisions can't be verified: {why}")
+        return not_tested(f"nothing differs, and {unclear(told)}")
     wrong = [f"{count:,} differ in {what}" for what, count in told["differences"].items()]
     wrong += [
         f"{each['topic']}/{each['partition']} has another digest"
@@ -39,6 +39,12 @@ def replayed(evidence: Evidence) -> Verdict:
         "equal",
         {"equal": told["equal"], "decisions": told["decisions"], "with_features": featured},
     )
+
+
+def unclear(certificate: dict[str, Any]) -> str:
+    """What a certificate could not verify, and why."""
+    why = ", ".join(f"{name} {count}" for name, count in certificate["why_unverifiable"].items())
+    return f"{certificate['unverifiable']:,} decisions can't be verified: {why}"
 
 
 def labelled(evidence: Evidence) -> Verdict:

@@ -26,6 +26,14 @@ FEATURES: Final = (
         ),
     ),
     Guard(
+        "every number that a shard gives is told",
+        "2: every payment in the state has a published order",
+        _ENRICH,
+        "if run.end > span.start and run.start < span.end\n",
+        "if run.end > span.start and run.start < span.end and each.units\n",
+        ("tests/test_certify.py::test_records_that_were_refused_by_themselves_leave_no_number_in_doubt",),
+    ),
+    Guard(
         "a repeated event id weighs nothing",
         "1: a duplicate is counted, not decided",
         _FOLD,
