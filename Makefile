@@ -86,7 +86,7 @@ fuzz: setup ## Fuzz what reads untrusted input: each target for SECONDS=60, the 
 	$(BIN)/python -m tests.fuzz.million --payments $(PAYMENTS) || status=$$?; \
 	exit $$status
 
-soak: setup ## Run for long on real Kafka and Redis and judge what grows; ARGS="--minutes 30 --rate 2000"
+soak: setup ## Run for long on real Kafka and Redis and judge what grows; ARGS="--minutes 30 --rate 1000"
 	$(BIN)/python -m bench.soak $(ARGS)
 
 lock: setup ## Compile the locks from pyproject.toml; UPGRADE=1 takes the newest versions

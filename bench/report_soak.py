@@ -47,7 +47,8 @@ def soak(section: Results) -> list[str]:
         f"- Each payment has one decision: {latency['missing']:,} missing, {latency['duplicates']:,} twice, "
         f"{section['out_of_order']:,} out of their card's order; every offset committed: "
         f"{_yes(section['committed_is_end'])}. {_met(_sound(section))}",
-        f"- p99 at most 200 ms in every minute: {_minutes(section)} {_met(not section['minutes_not_held'])}",
+        f"- p99 at most 200 ms in every minute, the first {section['minutes_unjudged']} aside, in which the broker "
+        f"compiles its own code: {_minutes(section)} {_met(not section['minutes_not_held'])}",
         f"- All payments: p50 {number(latency['p50_ms'])} ms, p99 {number(latency['p99_ms'])}, p99.9 "
         f"{number(latency['p99_9_ms'])}, largest {number(latency['max_ms'])}; {latency['within_200ms']:.3%} within 200 "
         "ms.",
@@ -122,8 +123,9 @@ def _count(section: Results, what: str) -> int:
 
 def _minutes(section: Results) -> str:
     missed = section["minutes_not_held"]
-    worst = max((each["p99_ms"] or 0.0 for each in section["by_minute"]), default=0.0)
-    told = f"the worst of {len(section['by_minute'])} has {number(worst)} ms"
+    judged = section["by_minute"][section["minutes_unjudged"] :]
+    worst = max((each["p99_ms"] or 0.0 for each in judged), default=0.0)
+    told = f"the worst of {len(judged)} has {number(worst)} ms"
     return f"{told}; not in minutes {', '.join(str(minute + 1) for minute in missed)}." if missed else f"{told}."
 
 

@@ -3,8 +3,8 @@
 One worker stays from start to end and is watched; a second one comes and goes, so that partitions move; two bundles
 take turns as champion; the alert page is open in a browser's place; labels come for one payment in fifty; one payment
 in ten is of a card that nobody has seen. Judged are memory and descriptors of the worker (and of the page), the p99 of
-every minute, and that each payment has one decision, made with features and a model but for a few, in order, with every
-offset committed.
+every minute but the first, and that each payment has one decision, made with features and a model but for a few, in
+order, with every offset committed.
 
 Results go into `results.json` and `RESULTS.md`, the plot into `bench/plots/soak.png`. Exit status: 0 all that is judged
 holds, 1 it does not (what, is said on standard error), or there is no result.
@@ -42,7 +42,8 @@ from tests.services.process import ServiceError
 from tests.support.bounds import LOG_BYTES
 
 MINUTES: Final = 30.0
-RATE: Final = 2_000
+RATE: Final = 1_000
+UNJUDGED_MINUTES: Final = 1  # the broker's own code is not compiled yet
 BUDGET_MS: Final = 200.0
 WARM_UP_SHARE: Final = 0.2  # of the run is not judged: caches fill, the allocator finds its level
 MOST_WARM_UP_S: Final = 300.0
@@ -162,7 +163,12 @@ def _judged(watch: Watch, home: Path, payments: Path, rate: int, length_s: float
         "collections": {"count": collections[-1], "spent_s": spent_s[-1]} if collections else {},
         "latency": latencies(home / "sent.npy", home / "received.npy"),
         "by_minute": minutes,
-        "minutes_not_held": held([each["p99_ms"] for each in minutes], BUDGET_MS),
+        "minutes_unjudged": UNJUDGED_MINUTES,
+        "minutes_not_held": [
+            minute
+            for minute in held([each["p99_ms"] for each in minutes], BUDGET_MS)
+            if minute >= UNJUDGED_MINUTES
+        ],
         "out_of_order": out_of_order(sent, received, payments),
     }  # fmt: skip
 

@@ -185,6 +185,7 @@ def document() -> dict[str, Any]:
             "mib": 9.0, "keys": 3.0, "first_mib": 8.0, "first_keys": 2.0, "bytes_a_key": 4.0, "bound_bytes": 16_384,
         },
         "load": {"count": 60_000, "delivered": 60_000, "labels": 10}, "out_of_order": 0, "minutes_not_held": [],
+        "minutes_unjudged": 1,
         "latency": {"missing": 0, "duplicates": 0, "within_200ms": 1.0} | minute, "by_minute": [minute, minute],
         "news_on_page": 3, "collections": {"count": 4.0, "spent_s": 0.1}, "date": "2026-01-01", "commit": "abc",
         "took_s": 130.0, "load_before": 0.1, "command": "python -m bench.soak",

@@ -22,6 +22,8 @@ from consumer.kafka.source import KafkaSource, Taken
 from consumer.settings import KafkaSettings
 from features.errors import KafkaUnavailable, ProducerLost, TransactionAborted
 from features.store import Span
+from tests.services.kafka import KafkaBroker
+from tests.services.proxy import Api, KafkaProxy
 from tests.services.reader import ReadCommitted
 
 REAL = pytest.param("kafka", marks=pytest.mark.kafka)
@@ -31,6 +33,7 @@ POLL_S = 0.05
 EMBEDDED = pytest.param("embedded", marks=pytest.mark.slow)  # a join takes its broker 3 s
 
 both = pytest.mark.parametrize("cluster", [EMBEDDED, REAL], indirect=True)
+real = pytest.mark.parametrize("cluster", [REAL], indirect=True)
 
 
 def only_real(reason: str) -> pytest.MarkDecorator:
@@ -310,6 +313,37 @@ def test_a_paused_source_stays_a_member_and_reads_nothing(cluster: Cluster) -> N
         assert source.poll(10, POLL_S) == []
     source.resume()
     assert offsets(take(source, 3)) == [(0, 0), (0, 1), (0, 2)]
+
+
+def joined(cluster: Cluster, first: KafkaSource) -> KafkaSource:
+    """A second member, once both have their half."""
+    second = cluster.source()
+    second.start([cluster.decisions])
+    until(lambda: len(first.owned) == len(second.owned) == PARTITIONS // 2, first, second)
+    return second
+
+
+@real
+def test_what_a_member_keeps_is_asked_for_at_once_after_a_rebalance(cluster: Cluster, kafka: KafkaBroker) -> None:
+    """The client lets it rest meanwhile, and but for a question to the broker fetches again up to a second later."""
+    with KafkaProxy(kafka) as proxy:
+        direct = cluster.settings
+        cluster.settings = direct.model_copy(update={"brokers": proxy.bootstrap})
+        first = cluster.member()
+        cluster.settings = direct
+        before = proxy.asked(Api.LIST_OFFSETS)
+        joined(cluster, first)
+        assert proxy.asked(Api.LIST_OFFSETS) > before
+        first.close()
+
+
+@real
+def test_members_hear_of_each_other_soon_however_long_they_may_be_silent(cluster: Cluster) -> None:
+    patience_ms = 10 * round(DEADLINE_S * 1_000)
+    cluster.settings = cluster.settings.model_copy(
+        update={"session_timeout_ms": patience_ms, "max_poll_interval_ms": patience_ms}
+    )
+    joined(cluster, cluster.member())
 
 
 @both

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
 from confluent_kafka import KafkaError as Code
 
 from consumer.decode import Message
@@ -20,6 +21,7 @@ from features.store import Source, Span
 _LOG: Final = structlog.get_logger("kafka")
 POLL_SLICE_S: Final = 0.1  # librdkafka does not notice signals while it waits
 CLOSE_LIMIT_S: Final = 5.0
+WAKE_LIMIT_S: Final = 0.25
 _BEING_TAKEN_AWAY: Final = frozenset({Code._STATE, Code._PREV_IN_PROGRESS, Code._UNKNOWN_PARTITION})
 _GENERATION: Final = slice(7, 11)  # of librdkafka's opaque group metadata: behind its magic "CGMDv2:"
 _NO_GENERATION: Final = b"\xff\xff\xff\xff"
@@ -200,6 +202,7 @@ class KafkaSource:
         if self._paused:
             self._consumer.resume([TopicPartition(*source) for source in self._owned])
             self._paused = False
+            self._wake()
 
     def backlog(self) -> Mapping[int, int]:
         """Payments from our position to the end of each owned partition, as far as the client has heard."""
@@ -268,10 +271,22 @@ class KafkaSource:
             raise denial
         raise KafkaUnavailable(f"Kafka at {self._kafka.brokers} refuses to be read: {error.str()}")
 
+    def _wake(self) -> None:
+        """Have what is ours fetched at once, after the client has let it rest: in every rebalance it does.
+
+        librdkafka's threads that fetch would notice when they look again: up to a second later, if nothing else is on
+        its way. A question to the brokers is.
+        """
+        ends = [TopicPartition(*source, OFFSET_END) for source in self._owned]
+        if ends:
+            with suppress(KafkaException):  # then nothing can be fetched either
+                self._consumer.offsets_for_times(ends, timeout=WAKE_LIMIT_S)
+
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._on_rebalance("assign")
         consumer.incremental_assign([])
         self._arriving += partitions  # `poll` looks up where they start: there it may fail, and be tried again
+        self._wake()
 
     def _welcome(self) -> None:
         """Start reading the partitions that have arrived. Raises KafkaUnavailable; the next poll tries again."""
@@ -285,6 +300,7 @@ class KafkaSource:
             self._owned[start.topic, start.partition] = _Owned(start.offset, start.offset, start.offset)
         # the client remembers a pause over a rebalance
         (self._consumer.pause if self._paused else self._consumer.resume)(starts)
+        self._wake()
         _LOG.info(
             "partitions_assigned", partitions={f"{start.topic}/{start.partition}": start.offset for start in starts}
         )
@@ -319,8 +335,10 @@ class KafkaSource:
             )
         return TopicPartition(known.topic, known.partition, known.offset)
 
-    def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._drop("revoke", partitions)
+        consumer.incremental_unassign(partitions)
+        self._wake()
 
     def _lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._drop("lost", partitions)

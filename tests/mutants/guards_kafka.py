@@ -51,4 +51,20 @@ KAFKA: Final = (
         "self._ticks = around.clock",
         ("tests/test_line_up.py::test_the_limiter_forgets_after_a_minute_though_the_clock_is_set",),
     ),
+    Guard(
+        "asking for what is kept after a rebalance",
+        "partitions that stay are read on",
+        "consumer/kafka/source.py",
+        "if ends:\n            with suppress",
+        "if False:\n            with suppress",
+        ("tests/test_kafka_contract.py::test_what_a_member_keeps_is_asked_for_at_once_after_a_rebalance[kafka]",),
+    ),
+    Guard(
+        "heartbeats that do not wait for the session's end",
+        "members hear of each other soon",
+        "consumer/kafka/client.py",
+        "min(HEARTBEAT_MS, kafka.session_timeout_ms // 5)",
+        "kafka.session_timeout_ms // 5",
+        ("tests/test_kafka_contract.py::test_members_hear_of_each_other_soon_however_long_they_may_be_silent[kafka]",),
+    ),
 )

@@ -32,6 +32,7 @@ class Api(IntEnum):
 
     PRODUCE = 0
     FETCH = 1
+    LIST_OFFSETS = 2
     OFFSET_COMMIT = 8
     HEARTBEAT = 12
     CREATE_TOPICS = 19
@@ -102,6 +103,11 @@ class KafkaProxy:
     def release(self) -> None:
         """Let all through that was held, in order."""
         self._loop.call_soon_threadsafe(self._flows.set)
+
+    def asked(self, api: Api) -> int:
+        """How many such requests were passed on, over the proxy's life."""
+        with self._changed:
+            return self._asked[api]
 
     def wait_asked(self, api: Api, more: int, timeout_s: float = 60.0) -> None:
         """Wait until so many more such requests were passed on."""
