@@ -28,7 +28,7 @@ import numpy.typing as npt
 from bench.machine import machine, occasion
 from bench.prepare import FULL, PARTITIONS, QUICK, prepare
 from bench.processes import BenchError, Child
-from bench.reader import latencies
+from bench.reader import BUDGET_MS, latencies
 from bench.report_soak import wrong
 from bench.run import SOAK, merge
 from bench.soak_judge import FEWEST_BLOCKS, files_are_flat, held, more_files, slope
@@ -44,7 +44,6 @@ from tests.support.bounds import LOG_BYTES
 MINUTES: Final = 30.0
 RATE: Final = 1_000
 UNJUDGED_MINUTES: Final = 1  # the broker's own code is not compiled yet
-BUDGET_MS: Final = 200.0
 WARM_UP_SHARE: Final = 0.2  # of the run is not judged: caches fill, the allocator finds its level
 MOST_WARM_UP_S: Final = 300.0
 SAMPLES_KEPT: Final = 2 / 3  # at least, whatever a busy machine or a service that is away for a moment costs

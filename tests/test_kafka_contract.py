@@ -338,6 +338,28 @@ def test_what_a_member_keeps_is_asked_for_at_once_after_a_rebalance(cluster: Clu
 
 
 @real
+def test_partitions_that_are_taken_away_while_they_arrive_are_let_go(cluster: Cluster, kafka: KafkaBroker) -> None:
+    """Where they start could not be asked when they came; another member has joined before it can be."""
+    with KafkaProxy(kafka) as proxy:
+        direct = cluster.settings
+        cluster.settings = direct.model_copy(update={"brokers": proxy.bootstrap, "request_timeout_ms": 1_000})
+        first = cluster.source()
+        first.start([cluster.decisions])
+        cluster.settings = direct
+        proxy.lose_answers(Api.OFFSET_FETCH, times=1_000)
+        with pytest.raises(KafkaUnavailable):
+            until(lambda: first.owned, first)
+        assert first.owned == ()
+        proxy.lose_answers(Api.OFFSET_FETCH, times=0)
+        second = cluster.source()
+        second.start([cluster.decisions])
+        asked = proxy.asked(Api.SYNC_GROUP)
+        until(lambda: proxy.asked(Api.SYNC_GROUP) > asked, second)  # the first has to give half of them back
+        until(lambda: len(first.owned) == len(second.owned) == PARTITIONS // 2, second, first)
+        first.close()
+
+
+@real
 def test_members_hear_of_each_other_soon_however_long_they_may_be_silent(cluster: Cluster) -> None:
     patience_ms = 10 * round(DEADLINE_S * 1_000)
     cluster.settings = cluster.settings.model_copy(

@@ -18,12 +18,12 @@ import numpy.typing as npt
 from bench.peers.contest import FIRST_PAYMENTS, START_DEADLINE_S, Entry, Run, await_count, payments_of, run_of, started
 from bench.peers.tree import TreeWatch
 from bench.processes import BenchError, Child, CpuWatch
+from bench.reader import BUDGET_MS
 from bench.stack import Stack
 
 RATES: Final = (500, 1_000, 2_000, 5_000)
 WARM_UP_S: Final = 2
 DEADLINE_S: Final = 5.0
-BUDGET_MS: Final = 200.0
 PERCENTILES: Final = {"p50_ms": 50.0, "p90_ms": 90.0, "p99_ms": 99.0, "p99_9_ms": 99.9, "max_ms": 100.0}
 
 

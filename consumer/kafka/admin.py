@@ -30,7 +30,10 @@ _BUSY: Final = frozenset({Code.NON_EMPTY_GROUP, Code.COORDINATOR_LOAD_IN_PROGRES
 
 
 class KafkaAdmin:
-    """Every verb comes back within a few times `kafka.request_timeout_ms`, or raises KafkaUnavailable."""
+    """Every verb comes back within a few times `kafka.request_timeout_ms`, or raises KafkaUnavailable.
+
+    But for `delete_group`, which waits for the end of its members' sessions too.
+    """
 
     def __init__(self, kafka: KafkaSettings) -> None:
         """Connect lazily."""

@@ -21,7 +21,7 @@ from features.store import Source, Span
 _LOG: Final = structlog.get_logger("kafka")
 POLL_SLICE_S: Final = 0.1  # librdkafka does not notice signals while it waits
 CLOSE_LIMIT_S: Final = 5.0
-WAKE_LIMIT_S: Final = 0.25
+WAKE_LIMIT_S: Final = 0.1  # a broker that does not answer has nothing fetched either
 _BEING_TAKEN_AWAY: Final = frozenset({Code._STATE, Code._PREV_IN_PROGRESS, Code._UNKNOWN_PARTITION})
 _GENERATION: Final = slice(7, 11)  # of librdkafka's opaque group metadata: behind its magic "CGMDv2:"
 _NO_GENERATION: Final = b"\xff\xff\xff\xff"
@@ -272,14 +272,14 @@ class KafkaSource:
         raise KafkaUnavailable(f"Kafka at {self._kafka.brokers} refuses to be read: {error.str()}")
 
     def _wake(self) -> None:
-        """Have what is ours fetched at once, after the client has let it rest: in every rebalance it does.
+        """Have what is ours fetched at once, after it was let rest: by `pause`, or by the client, in every rebalance.
 
         librdkafka's threads that fetch would notice when they look again: up to a second later, if nothing else is on
         its way. A question to the brokers is.
         """
         ends = [TopicPartition(*source, OFFSET_END) for source in self._owned]
         if ends:
-            with suppress(KafkaException):  # then nothing can be fetched either
+            with suppress(KafkaException):
                 self._consumer.offsets_for_times(ends, timeout=WAKE_LIMIT_S)
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -336,19 +336,19 @@ class KafkaSource:
         return TopicPartition(known.topic, known.partition, known.offset)
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._drop("revoke", partitions)
-        consumer.incremental_unassign(partitions)
-        self._wake()
+        self._drop("revoke", consumer, partitions)
 
-    def _lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._drop("lost", partitions)
+    def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._drop("lost", consumer, partitions)
 
-    def _drop(self, kind: str, partitions: list[TopicPartition]) -> None:
+    def _drop(self, kind: str, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._on_rebalance(kind)
         gone = {(partition.topic, partition.partition) for partition in partitions}
         self._arriving = [each for each in self._arriving if (each.topic, each.partition) not in gone]
-        for source in gone:
-            self._owned.pop(source, None)
+        held = [source for source in gone if self._owned.pop(source, None) is not None]
+        # those that were arriving still are none of the client's: it refuses to give them back
+        consumer.incremental_unassign([TopicPartition(*source) for source in held])
+        self._wake()
         _LOG.info("partitions_dropped", kind=kind, partitions=sorted(f"{topic}/{number}" for topic, number in gone))
 
 

@@ -39,7 +39,7 @@ FEATURES: Final = (
         _FOLD,
         "state.repeated[own] = 1",
         "state.repeated[own] = 0",
-        (_ORACLE,),
+        ("tests/test_pipeline.py::test_a_repeated_event_id_gets_no_decision_and_is_counted",),
     ),
     Guard(
         "a repetition is one within its horizon",
@@ -47,14 +47,6 @@ FEATURES: Final = (
         _FOLD,
         "if words[state.raw[before], 0] > clock - limits[DUPLICATE]:",
         "if True:",
-        (_ORACLE,),
-    ),
-    Guard(
-        "records leave the raw part",
-        "5: memory is bounded",
-        _FOLD,
-        "if own - first + 1 > limits[KEEP]:",
-        "if False:",
         (_ORACLE,),
     ),
     Guard(

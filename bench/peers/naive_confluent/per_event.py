@@ -1,7 +1,7 @@
 """One payment at a time with confluent-kafka: poll, decide, produce, store the offset; commits in the background.
 
-That is the client's own pattern for at-least-once processing (`enable.auto.offset.store = false`, `store_offsets` when
-a message was processed), with asynchronous produce.
+That is the client's own pattern (`enable.auto.offset.store = false`, `store_offsets` when a message was processed),
+with asynchronous produce: an offset may be committed before the broker has the decision, so nothing is promised.
 """
 
 from __future__ import annotations
