@@ -105,10 +105,11 @@ class RedisProxy:
             self._lost += 1
             self._lock.notify_all()
 
-    def gone(self, wire: _Wire) -> None:
-        """Called by a wire at its end."""
+    def gone(self, wire: _Wire, missed: tuple[bytes, How] | None) -> None:
+        """Called by a wire at its end; `missed`: whose reply it was to lose, and its client left before that came."""
         with self._lock:
             self._wires.discard(wire)
+            self._armed = self._armed or missed
 
 
 class _Wire(threading.Thread):
@@ -119,7 +120,7 @@ class _Wire(threading.Thread):
         self._proxy, self._client, self._server = proxy, client, server
         self._commands, self._replies = hiredis.Reader(), hiredis.Reader()
         self._sent = self._answered = 0
-        self._losing: tuple[int, How] | None = None  # the number of the reply that is lost
+        self._losing: tuple[int, bytes, How] | None = None  # the number of the reply that is lost, to which command
         self._silent = False
 
     def cut(self) -> None:
@@ -141,7 +142,7 @@ class _Wire(threading.Thread):
             self.cut()
             self._client.close()
             self._server.close()
-            self._proxy.gone(self)
+            self._proxy.gone(self, None if self._losing is None else self._losing[1:])
 
     def _from_client(self) -> bool:
         chunk = self._client.recv(_CHUNK)
@@ -150,7 +151,7 @@ class _Wire(threading.Thread):
             self._sent += 1
             how = self._proxy.take_loss(command[0]) if self._losing is None else None
             if how is not None:
-                self._losing = self._sent, how
+                self._losing = self._sent, command[0].upper(), how
         self._server.sendall(chunk)
         return bool(chunk)
 
@@ -163,7 +164,7 @@ class _Wire(threading.Thread):
             if not self._silent:
                 self._client.sendall(chunk)
             return bool(chunk)
-        number, how = self._losing
+        number, _, how = self._losing
         if self._answered < number:
             return bool(chunk)
         self._silent = True
