@@ -23,7 +23,13 @@ Results = dict[str, Any]
 
 def limits(section: Results, before: Results | None) -> list[str]:
     """Tables by batch size, the state before beside them, and a picture."""
-    lines = [f"![What each stage costs above its floor, by batch size]({PLOT})", ""]
+    lines = [
+        f"![What each stage costs above its floor, by batch size]({PLOT})",
+        "",
+        "In the plot \"all of it\" is the stages' medians one upon the other; the table's sum is the median of the "
+        "rounds' own sums, which differs where a stage's rounds do.",
+        "",
+    ]
     lines += [
         "Microseconds of CPU a payment, median of the rounds; `floor` is the same bytes through the library alone, in "
         "the same round. `redis` is the server's CPU, the other rows are this process with all its threads.",
