@@ -77,20 +77,15 @@ def latencies(sent: Path, received: Path) -> Latencies:
         message = f"{sent} has no delivered payment; the load generator failed."
         raise ValueError(message)
     rows = np.load(received)
-    due_key, row_key = _key(due), _key(rows)
-    known = np.isin(row_key, due_key)
-    first_key, first_at = np.unique(row_key[known], return_index=True)  # the first of equal keys, in order received
-    received_ns = rows["received_ns"][known][first_at]
-    order = np.argsort(due_key)
-    place = order[np.searchsorted(due_key, first_key, sorter=order)]
-    latency_ms = (received_ns - due["intended_ns"][place]) / 1e6
+    place, first = first_decisions(due, rows)
+    latency_ms = (rows["received_ns"][first] - due["intended_ns"][place]) / 1e6
     decided = latency_ms if len(latency_ms) else np.full(1, np.nan)
     p50, p90, p99, p99_9 = np.percentile(decided, [50, 90, 99, 99.9], method="higher")
     slowest_ns = due["intended_ns"][place[np.argmax(decided)]] if len(place) else due["intended_ns"][0]
     return Latencies(
         count=len(due),
-        missing=len(due) - len(first_key),
-        duplicates=int(known.sum()) - len(first_key),
+        missing=len(due) - len(first),
+        duplicates=int(np.isin(_key(rows), _key(due)).sum()) - len(first),
         p50_ms=float(p50),
         p90_ms=float(p90),
         p99_ms=float(p99),
@@ -99,6 +94,18 @@ def latencies(sent: Path, received: Path) -> Latencies:
         max_at_s=float(slowest_ns - due["intended_ns"].min()) / 1e9,
         within_200ms=float((latency_ms <= BUDGET_MS).sum() / len(due)),
     )
+
+
+def first_decisions(
+    sent: npt.NDArray[np.void], received: npt.NDArray[np.void]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(n,), (n,) of each payment in `sent` that was decided its place there, and that of its first decision."""
+    key, row_key = _key(sent), _key(received)
+    first_key, first = np.unique(row_key, return_index=True)  # the first of equal keys, in the order received
+    order = np.argsort(key)
+    place = order[np.minimum(np.searchsorted(key, first_key, sorter=order), len(order) - 1)]
+    known = key[place] == first_key
+    return place[known], first[known]
 
 
 def _key(rows: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from bench.machine import machine, occasion
 from bench.prepare import FULL, PARTITIONS, QUICK, prepare
 from bench.processes import BenchError, Child
-from bench.reader import BUDGET_MS, latencies
+from bench.reader import BUDGET_MS, first_decisions, latencies
 from bench.report_soak import wrong
 from bench.run import SOAK, merge
 from bench.soak_judge import FEWEST_BLOCKS, files_are_flat, held, more_files, slope
@@ -174,7 +174,8 @@ def _judged(watch: Watch, home: Path, payments: Path, rate: int, length_s: float
 
 def by_minute(sent: npt.NDArray[np.void], received: npt.NDArray[np.void], rate: int) -> list[dict[str, float]]:
     """Percentiles of the payments that were due in each minute, from when they were due; NaN without a decision."""
-    at, latency_ms = _joined(sent, received)
+    at, first = first_decisions(sent, received)
+    latency_ms = (received["received_ns"][first] - sent["intended_ns"][at]) / 1e6
     minute = at // (60 * rate)
     found = []
     for number in range(-(-len(sent) // (60 * rate))):
@@ -187,27 +188,12 @@ def by_minute(sent: npt.NDArray[np.void], received: npt.NDArray[np.void], rate: 
 
 def out_of_order(sent: npt.NDArray[np.void], received: npt.NDArray[np.void], payments: Path) -> int:
     """Decisions that were received before an earlier one of the same card."""
-    at, _ = _joined(sent, received, in_order_received=True)
+    at, first = first_decisions(sent, received)
+    at = at[np.argsort(first)]
     cards = card_numbers(templates(payments, TEMPLATES), at)
     grouped = np.argsort(cards, kind="stable")
     same = cards[grouped][1:] == cards[grouped][:-1]
     return int(np.count_nonzero(same & (at[grouped][1:] < at[grouped][:-1])))
-
-
-def _joined(
-    sent: npt.NDArray[np.void], received: npt.NDArray[np.void], *, in_order_received: bool = False
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Which payment each first decision is of (its place in `sent`), and its latency in ms."""
-    key, row_key = ((each["partition"].astype(np.int64) << 48) | each["offset"] for each in (sent, received))
-    order = np.argsort(key)
-    _, first = np.unique(row_key, return_index=True)
-    if in_order_received:
-        first = np.sort(first)
-    place = np.searchsorted(key, row_key[first], sorter=order)
-    at = order[np.minimum(place, len(order) - 1)]
-    known = key[at] == row_key[first]
-    at, first = at[known], first[known]
-    return at, (received["received_ns"][first] - sent["intended_ns"][at]) / 1e6
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
