@@ -16,7 +16,7 @@ from features.event import Payment, batch_of
 from features.folding import read_logs
 from features.payment import PAYMENT_OPS, read_payments
 from features.reader import limits_array
-from features.store import MemoryStore, Span
+from features.store import Append, Applied, MemoryStore, Span
 from features.values import OPERATIONS
 from features.warm import warm_up
 
@@ -69,6 +69,27 @@ def test_a_loop_is_compiled_once_for_logs_that_came_as_bytes_and_for_own_arrays(
         rig.enrich([payment(start)], start, start)
     for loop in (read_logs, due, newly_of_period, summary, read_payments):
         assert len(loop.signatures) == 1  # type: ignore[attr-defined]
+
+
+class Asked(MemoryStore):
+    """Notes which keys each call wants to be kept alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refreshed: list[set[bytes]] = []
+
+    def apply(self, appends: Sequence[Append]) -> list[Applied]:
+        self.refreshed.append({key for append in appends for key in append.refresh})
+        return super().apply(appends)
+
+
+def test_a_log_that_is_used_is_kept_alive_once_in_thirty_days() -> None:
+    store = Asked()
+    rig = Rig(store)
+    begin_ms = 690 * 30 * DAY_MS
+    for number, later_ms in enumerate((0, 1, 30 * DAY_MS, 30 * DAY_MS + 1, 30 * DAY_MS + 2)):
+        rig.enrich([payment(number, event_time=begin_ms + later_ms)], number, number)
+    assert store.refreshed == [set(), set(), set(), {b"c:card", b"m:shop"}, set()]  # with the call behind the third
 
 
 def test_the_handbook_profile_has_the_books_15_inputs() -> None:

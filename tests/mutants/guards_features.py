@@ -103,7 +103,7 @@ FEATURES: Final = (
         _ENRICH,
         "self._upkeep[shard].refresh.append(keys[place])",
         "pass",
-        (f"{_PROPERTIES}::test_redis_store_equals_the_oracle",),
+        ("tests/test_features.py::test_a_log_that_is_used_is_kept_alive_once_in_thirty_days",),
     ),
     Guard(
         "the bound of remembered codes",
