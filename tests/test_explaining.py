@@ -69,6 +69,24 @@ def test_what_is_not_done_in_time_leaves_without_reasons_the_highest_scores_firs
     assert calls[0] == list(range(count - 1, AT_ONCE - 1, -1))
 
 
+def test_nothing_is_explained_once_the_time_is_over() -> None:
+    """The batch has left; the one behind it is not to wait for reasons that nobody reads."""
+    calls: list[int] = []
+
+    def explain(values: Values, _tier: Tier, *, currencies: Sequence[str]) -> list[tuple[Reason, ...]]:
+        calls.append(len(values))
+        if len(calls) == 2:
+            over.wait()
+        return [(REASON,)] * len(values)
+
+    explaining, over = Explaining(60), threading.Event()
+    count = 3 * AT_ONCE
+    assert explaining.begin(job(count, explain, limit_s=0.2)).result()[:AT_ONCE] == [NOT_EXPLAINED] * AT_ONCE
+    over.set()  # which `result` waited for until the time was over
+    assert explaining.begin(job(1)).result() == [Explanation((REASON,))]
+    assert len(calls) <= 2
+
+
 def test_reasons_that_fail_cost_no_alert() -> None:
     def explain(values: Values, _tier: Tier, *, currencies: Sequence[str]) -> list[tuple[Reason, ...]]:
         raise RuntimeError("broken")

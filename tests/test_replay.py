@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.cli import main
-from consumer.kafka.replay import TopicFeed, ranges
+from consumer.kafka.replay import TopicFeed, TopicSink, ranges
 from consumer.replay import FileFeed, Record, Replay
 from consumer.settings import KafkaSettings
 from consumer.simulator import LABELS_FILE, PAYMENTS_FILE, Simulation, write
@@ -312,6 +312,14 @@ def test_records_of_a_topic_come_by_their_timestamps_and_each_partition_in_its_o
     later = ranges(settings, [unique], 1_600_000_010_000, 1_600_000_015_000)
     part = [record for block, _ in TopicFeed(settings, later, None).blocks() for record in block]
     assert 400 < len(part) < 600
+
+
+def test_a_record_that_the_broker_refuses_is_told_and_not_acknowledged(kafka: KafkaBroker, unique: str) -> None:
+    kafka.create_topics({unique: 1}, {"max.message.bytes": "200"})
+    sink = TopicSink(KafkaSettings(brokers=kafka.bootstrap), unique, None, keep_timestamps=False, is_paced=True)
+    sink.send([Record(0, False, b"k", bytes(range(256)))])
+    with pytest.raises(KafkaUnavailable, match=f"did not take every record of {unique}"):
+        sink.flush()
 
 
 def test_a_replay_of_a_topic_goes_on_to_where_it_was_to_go(kafka: KafkaBroker, unique: str, tmp_path: Path) -> None:

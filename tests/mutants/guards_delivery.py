@@ -364,7 +364,7 @@ DELIVERY: Final = (
         "consumer/explaining.py",
         "if time.monotonic() >= self._until:\n                return\n            some",
         "some",
-        ("tests/test_explaining.py::test_what_is_not_done_in_time_leaves_without_reasons_the_highest_scores_first",),
+        ("tests/test_explaining.py::test_nothing_is_explained_once_the_time_is_over",),
     ),
     Guard(
         "the deadline of a drain",
@@ -407,7 +407,7 @@ DELIVERY: Final = (
         "consumer/kafka/replay.py",
         "            self._failed.append((error, message.topic() or self._topic))",
         "            return",
-        ("tests/test_replay.py::test_nothing_counts_as_done_that_was_not_acknowledged",),
+        ("tests/test_replay.py::test_a_record_that_the_broker_refuses_is_told_and_not_acknowledged",),
     ),
     Guard(
         "retention is never shortened",
