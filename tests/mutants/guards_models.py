@@ -193,6 +193,7 @@ MODELS: Final = (
         "if not ((scores >= 0) & (scores <= 1)).all():",
         "if False:",
         (f"{_PIPED}::test_a_score_that_is_no_probability_decides_nothing[True-1.5]",),
+        errors=("ValidationError",),
     ),
     Guard(
         "rules where the model fails",
