@@ -7,7 +7,6 @@ an open loop. Processes: the same full topic for one and for two, which begin at
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -18,13 +17,13 @@ from confluent_kafka import Producer
 
 from bench import latency, saturation
 from bench.growth_backlog import Case, outage
-from bench.growth_settings import Point, bundle_of, most_cards, part_of, points, stack_of, trees_of
+from bench.growth_settings import SHARED_PARTITIONS, Point, bundle_of, most_cards, part_of, points, stack_of, trees_of
 from bench.history import loops
 from bench.latency import Cell
 from bench.loadgen import fill, read_payments
 from bench.processes import BenchError
 from bench.progress import Progress
-from bench.stack import Names, Stack
+from bench.stack import Stack
 from features.catalog import DEFAULT
 
 DELIVERY: Final = "exactly_once"
@@ -35,8 +34,7 @@ QUICK_RATE: Final = 500
 SECONDS: Final = 6
 QUICK_SECONDS: Final = 2
 PROCESSES: Final = (1, 2)
-SHARED_PARTITIONS: Final = 16  # so that halves are about even, and
-SHARED_LABELS: Final = 1  # of labels so few, or one of two processes might get labels alone: each gets as many of all
+SHARED_LABELS: Final = 1  # so few, or one of two processes might get labels alone: each gets as many of all
 PROCESS_ROUNDS: Final = 2
 CASES: Final = (
     Case(2_000, outage_s=60, after_s=60),
@@ -45,7 +43,6 @@ CASES: Final = (
 )
 QUICK_CASES: Final = (Case(500, outage_s=3, after_s=10),)
 DEADLINE_S: Final = 180.0
-SHARES_S: Final = 60.0
 FLUSH_S: Final = 120.0
 LOADED_S: Final = 30.0  # of a transaction that fills a topic
 
@@ -64,7 +61,7 @@ def measure(stack: Stack, *, quick: bool) -> dict[str, Any]:
     payments = QUICK_PAYMENTS if quick else PAYMENTS
     saturation.run_once(stack, DELIVERY, "growth-warm-up", payments)  # the broker's JVM compiles
     found = [_point(stack, each, payments, quick=quick) for each in plan]
-    rounds = [_processes(stack, at, payments) for at in range(1 if quick else PROCESS_ROUNDS)]
+    rounds = [_processes(stack, at, payments, quick=quick) for at in range(1 if quick else PROCESS_ROUNDS)]
     cases = [outage(stack, each) for each in (QUICK_CASES if quick else CASES)]
     return {
         "rate": QUICK_RATE if quick else RATE,
@@ -76,8 +73,13 @@ def measure(stack: Stack, *, quick: bool) -> dict[str, Any]:
     }
 
 
+def _open_loop(*, quick: bool) -> tuple[int, int]:
+    """Seconds that are measured, and payments a second."""
+    return (QUICK_SECONDS, QUICK_RATE) if quick else (SECONDS, RATE)
+
+
 def _point(stack: Stack, point: Point, payments: int, *, quick: bool) -> dict[str, Any]:
-    seconds, rate = (QUICK_SECONDS, QUICK_RATE) if quick else (SECONDS, RATE)
+    seconds, rate = _open_loop(quick=quick)
     cell = Cell(DELIVERY, rate, seconds)
     here = stack_of(stack, point, payments=max(payments, cell.payments))
     name = "usual" if point.axis is None else f"{point.axis.replace(' ', '-')}-{point.value}"
@@ -97,13 +99,19 @@ def _point(stack: Stack, point: Point, payments: int, *, quick: bool) -> dict[st
     return {"axis": point.axis, "value": point.value} | facts | {"run": run, "cell": opened}
 
 
-def _processes(stack: Stack, at: int, payments: int) -> dict[str, Any]:
-    """One process, two, and what two cores allow two loops that share nothing."""
+def _processes(stack: Stack, at: int, payments: int, *, quick: bool) -> dict[str, Any]:
+    """One process, two, each saturated and in an open loop, and what two cores allow two loops that share nothing."""
+    seconds, rate = _open_loop(quick=quick)
     found: dict[str, Any] = {}
     for count in PROCESSES if at % 2 == 0 else PROCESSES[::-1]:
         each = shared(stack, f"growth-processes-{at}-{count}", payments, count)
         print(f"  {count} processes: {each['eps']:,.0f}/s, {each['eps_per_cpu_s']:,.0f} a CPU-second", flush=True)
-        found[str(count)] = each
+        cell = Cell(DELIVERY, rate, seconds)
+        opened = latency.run_cell(
+            replace(stack, partitions=SHARED_PARTITIONS), cell, processes=count, labels=SHARED_LABELS
+        )
+        print(f"    p99 at {rate:,}/s {opened['latency']['p99_ms']:.0f} ms", flush=True)
+        found[str(count)] = each | {"cell": opened}
     return found | {"loops": loops()}
 
 
@@ -122,7 +130,7 @@ def shared(stack: Stack, prefix: str, payments: int, processes: int) -> dict[str
         workers = [started.enter_context(stack.processor(names, DELIVERY, replica=at)) for at in range(processes)]
         for worker in workers:
             worker.wait_ready()
-        _await_shares(stack, names, processes)
+        stack.await_shares(names, processes)
         producer.begin_transaction()
         delivery = fill(producer, names.topics["payments"], records)
         producer.commit_transaction(LOADED_S)
@@ -148,21 +156,3 @@ def together(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "shares": [each["events"] / events for each in results],
         "mean_batch": events / sum(each["batches"] for each in results),
     }
-
-
-def _await_shares(stack: Stack, names: Names, processes: int) -> None:
-    """Until the group's partitions are divided among so many members. Raises BenchError."""
-    deadline = time.monotonic() + SHARES_S
-    topic = names.topics["payments"]
-    while time.monotonic() < deadline:
-        group = stack.kafka.admin.describe_consumer_groups([names.group])[names.group].result()
-        held = [
-            sum(each.topic == topic for each in member.assignment.topic_partitions)
-            for member in group.members
-            if member.assignment is not None
-        ]
-        if len(held) == processes and min(held) > 0 and sum(held) == stack.partitions:
-            return
-        time.sleep(0.1)
-    message = f"{processes} processes did not share the partitions in {SHARES_S:.0f} s."
-    raise BenchError(message)

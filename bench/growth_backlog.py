@@ -51,8 +51,9 @@ def outage(stack: Stack, case: Case) -> dict[str, Any]:
 
     Returns:
         `usual_lag` (the largest of the seconds before), `lag_at_restart`, `caught_up_s` from the restart until the lag
-        was usual again (None: not by the end), `under_load`: whether payments still came then; `ready_s`, what the
-        start took; `rate_achieved`; and `samples`: seconds since the restart and the lag.
+        was usual again, or a second of the load where that is less (None: not by the end), `under_load`: whether
+        payments still came then; `ready_s`, what the start took; `rate_achieved`; and `samples`: seconds since the
+        restart and the lag.
     """
     names = stack.fresh(f"growth-outage-{case.rate}")
     samples: list[tuple[float, int]] = []  # by the monotonic clock
@@ -67,13 +68,14 @@ def outage(stack: Stack, case: Case) -> dict[str, Any]:
         _watch(progress, samples, case.outage_s)
         restarted = time.monotonic()
         usual_lag = max(lag for _, lag in usual)
+        bound = min(usual_lag, case.rate)
         with stack.processor(names, DELIVERY) as after:
             after.wait_ready()
             ready_s = time.monotonic() - restarted
             caught_up = None
             for at, lag in _samples(progress, case.after_s + DRAIN_S):
                 samples.append((at, lag))
-                if caught_up is None and lag <= usual_lag:
+                if caught_up is None and lag <= bound:
                     caught_up, under_load = at - restarted, not load.ended
                 if caught_up is not None and load.ended:
                     break

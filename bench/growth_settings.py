@@ -23,6 +23,7 @@ from models.train import TrainOptions, train
 from tests.services.redis import RedisServer
 
 ENTITIES: Final = (10_000, 100_000, 1_000_000, 10_000_000)
+SHARED_PARTITIONS: Final = 16  # by several processes: so that halves are about even
 PARTITION_COUNTS: Final = (1, PARTITIONS, 16, 64)
 CATALOG_PARTS: Final = (3, 2, 1)  # one of so many features
 TREE_COUNTS: Final = (50, TREES, 800)

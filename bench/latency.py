@@ -7,6 +7,7 @@ it was due, whether or not the generator, the broker or the worker were late: no
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -69,31 +70,52 @@ def measure(stack: Stack, *, seconds: int, rates: Sequence[int]) -> dict[str, An
     return {"seconds": seconds, "warm_up_s": WARM_UP_S, "rates": list(rates), "cells": cells}
 
 
-def run_cell(stack: Stack, cell: Cell) -> dict[str, Any]:
-    """One schedule: its latencies, what ran meanwhile, and where the slowest payment spent its time."""
-    names = stack.fresh(f"latency-{cell.kind}-{cell.rate}-{cell.seconds}-{time.monotonic_ns()}")
+def run_cell(stack: Stack, cell: Cell, *, processes: int = 1, **partitions: int) -> dict[str, Any]:
+    """One schedule: its latencies, what ran meanwhile, and where the slowest payment spent its time.
+
+    So many `processes` share the partitions; `partitions` are as for `Stack.fresh`.
+    """
+    names = stack.fresh(f"latency-{cell.kind}-{cell.rate}-{cell.seconds}-{time.monotonic_ns()}", **partitions)
     home = stack.folder / names.prefix
     home.mkdir()
     with ExitStack() as started:
-        worker = started.enter_context(_worker(stack, names, cell, home))
+        workers = [started.enter_context(_worker(stack, names, cell, home, at)) for at in range(processes)]
         reader = started.enter_context(_reader(stack, names, cell, home))
         reader.wait_ready()
-        _await_worker(stack, names, cell, worker)
-        pids = {"kafka": stack.kafka.pid, "redis": stack.redis.pid, "worker": worker.pid, "reader": reader.pid}
+        for worker in workers:
+            _await_worker(stack, names, cell, worker)
+        if processes > 1:
+            stack.await_shares(names, processes)
+        pids = {"kafka": stack.kafka.pid, "redis": stack.redis.pid, "reader": reader.pid}
+        pids |= {f"worker {at}" if at else "worker": worker.pid for at, worker in enumerate(workers)}
         with CpuWatch(pids) as watch:
             load = _load(stack, names, cell, home, watch)
             reader.wait_end(DRAIN_S)  # what it has not read by then counts as missing
         reader.stop()
         read = reader.result()
-        worker.stop()
-        decided = worker.result() if cell.kind != NAIVE or read["received"] >= cell.payments else {}
+        for worker in workers:
+            worker.stop()
+        is_told = cell.kind != NAIVE or read["received"] >= cell.payments
+        decided = _together([worker.result() for worker in workers]) if is_told else {}
     return _report(cell, home, load, decided, watch)
 
 
-def _worker(stack: Stack, names: Names, cell: Cell, home: Path) -> Child:
+def _worker(stack: Stack, names: Names, cell: Cell, home: Path, at: int) -> Child:
     if cell.kind == NAIVE:
         return stack.processor(names, NAIVE, max_events=cell.payments, idle_exit_s=JOIN_S)
-    return stack.processor(names, cell.kind, trace=home / "trace.jsonl")
+    return stack.processor(names, cell.kind, trace=home / f"trace-{at}.jsonl", replica=at)
+
+
+def _together(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What several processes did; of one, what it said."""
+    if len(results) == 1:
+        return results[0]
+    events, batches = (sum(each[what] for each in results) for what in ("events", "batches"))
+    counts = {
+        what: dict(sum((Counter[str](each[what]) for each in results), Counter[str]()))
+        for what in ("tiers", "transactions")
+    }
+    return {"mean_batch": events / batches, "stage_s": [each["stage_s"] for each in results]} | counts
 
 
 def _reader(stack: Stack, names: Names, cell: Cell, home: Path) -> Child:
@@ -159,4 +181,5 @@ def _cause(window: Any, home: Path, decided: dict[str, Any]) -> Breakdown | None
     event = slowest(window, np.load(home / "received.npy"))
     if event is None or "stage_s" not in decided:
         return None
-    return breakdown(event, read_trace(home / "trace.jsonl"))
+    found = (breakdown(event, read_trace(trace)) for trace in sorted(home.glob("trace-*.jsonl")))
+    return next((each for each in found if each is not None), None)

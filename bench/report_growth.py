@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.growth_settings import AXES, FULL, USUAL
+from bench.growth_settings import AXES, FULL, SHARED_PARTITIONS, USUAL
 from bench.tables import number, table, verdict
 
 PLOT: Final = "plots/growth.png"
@@ -139,7 +139,9 @@ def _process_lines(rounds: Sequence[Results]) -> list[str]:
             numbers = map(
                 number, (each["wall_s"], each["cpu_s"], each["eps"], each["eps_per_cpu_s"], each["mean_batch"])
             )
-            rows.append([f"{at}", count, *numbers, shares, f"{found['loops']:.2f}"])
+            latency = each["cell"]["latency"]
+            tail = [number(latency[name]) for name in ("p50_ms", "p99_ms", "max_ms")]
+            rows.append([f"{at}", count, *numbers, shares, f"{found['loops']:.2f}", *tail, str(latency["missing"])])
     head = (
         "round",
         "processes",
@@ -150,9 +152,14 @@ def _process_lines(rounds: Sequence[Results]) -> list[str]:
         "batch",
         "shares",
         "two loops to one",
+        "p50 ms",
+        "p99",
+        "max",
+        "missing",
     )
     return [
-        "Processes that share the partitions and begin at the same instant, beside broker and Redis on the same cores:",
+        f"Processes that share {SHARED_PARTITIONS} partitions and begin at the same instant, beside broker and Redis "
+        "on the same cores; then in an open loop:",
         "",
         *table(head, rows),
     ]
@@ -170,7 +177,8 @@ def _backlog_lines(cases: Sequence[Results]) -> list[str]:
     head = ("payments/s", "sent", "outage s", "usual lag", "lag at the restart", "start s", "caught up after s")
     return [
         "Backlog: the processor ends, payments go on coming, it starts again. `caught up` is from the restart, start "
-        "included, until the lag is at most what it was at worst in the seconds before the outage:",
+        "included, until the lag is at most what it was at worst in the seconds before the outage, or one second of "
+        "the load where that is less:",
         "",
         *table(head, rows),
     ]

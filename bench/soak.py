@@ -2,9 +2,9 @@
 
 One worker stays from start to end and is watched; a second one comes and goes, so that partitions move; two bundles
 take turns as champion; the alert page is open in a browser's place; labels come for one payment in fifty; one payment
-in ten is of a card that nobody has seen. Judged are memory and descriptors of the worker (and of the page), the p99 of
-every minute but the first, and that each payment has one decision, made with features and a model but for a few, in
-order, with every offset committed.
+in ten is of a card that nobody has seen. Judged are memory and descriptors of the worker (and of the page) in the
+second half of the run, the p99 of every minute, and that each payment has one decision, made with features and a model
+but for a few, in order, with every offset committed.
 
 Results go into `results.json` and `RESULTS.md`, the plot into `bench/plots/soak.png`. Exit status: 0 all that is judged
 holds, 1 it does not (what, is said on standard error), or there is no result.
@@ -19,6 +19,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from itertools import chain, repeat
+from math import nan
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -31,10 +33,11 @@ from bench.processes import BenchError, Child
 from bench.reader import BUDGET_MS, first_decisions, latencies
 from bench.report_soak import wrong
 from bench.run import SOAK, merge
+from bench.saturation import run_once
 from bench.soak_judge import FEWEST_BLOCKS, files_are_flat, held, more_files, slope
 from bench.soak_load import TEMPLATES, card_numbers, templates
 from bench.soak_plot import draw
-from bench.soak_scene import LABEL_PARTITIONS, Scene
+from bench.soak_scene import LABEL_PARTITIONS, Scene, longest_log
 from bench.soak_watch import EVERY_S, Calendar, Watch
 from bench.stack import Names, Stack, running
 from tests.services import kafka, redis
@@ -43,9 +46,8 @@ from tests.support.bounds import LOG_BYTES
 
 MINUTES: Final = 30.0
 RATE: Final = 1_000
-UNJUDGED_MINUTES: Final = 1  # the broker's own code is not compiled yet
-WARM_UP_SHARE: Final = 0.2  # of the run is not judged: caches fill, the allocator finds its level
-MOST_WARM_UP_S: Final = 300.0
+BROKER_WARM_UP: Final = 60_000  # payments, decided before it all begins: the broker compiles its own code
+WARM_UP_SHARE: Final = 0.5  # of the run is not judged for growth: logs find their length, the allocator its level
 SAMPLES_KEPT: Final = 2 / 3  # at least, whatever a busy machine or a service that is away for a moment costs
 LEAST_S: Final = FEWEST_BLOCKS * EVERY_S / (1 - WARM_UP_SHARE) / SAMPLES_KEPT  # or nothing could be judged
 DRAIN_S: Final = 120.0
@@ -58,6 +60,7 @@ T = TypeVar("T")
 
 def soak(stack: Stack, *, minutes: float, rate: int, plot: Path) -> dict[str, Any]:
     """Run it; returns what is judged, and every measurement by the minute."""
+    run_once(stack, "exactly_once", "soak-warm-up", BROKER_WARM_UP)
     names = Names(f"soak-{time.monotonic_ns()}")
     partitions = dict.fromkeys(names.topics.values(), PARTITIONS)
     stack.kafka.create_topics(partitions | {names.topics["labels"]: LABEL_PARTITIONS})
@@ -97,8 +100,10 @@ def soak(stack: Stack, *, minutes: float, rate: int, plot: Path) -> dict[str, An
         reader.stop()
         reader.result()
         failures += _looked(scene.end, [], failures)
+        longest = _looked(lambda: longest_log(stack.redis, names.namespace), LOG_BYTES + 1, failures)
     document = _judged(watch, home, stack.prepared.payments, rate, length_s)
     document |= {"minutes": minutes, "rate": rate, "events": calendar.events, "failures": failures}
+    document["redis"] |= {"longest_log": longest, "bound_bytes": LOG_BYTES}
     document |= {"load": load, "tiers": tiers, "committed_is_end": committed, "news_on_page": scene.news_seen}
     draw(document, watch.rows, plot)
     return document
@@ -131,9 +136,9 @@ def _load(stack: Stack, topics: dict[str, str], home: Path, rate: int, length_s:
 
 
 def _judged(watch: Watch, home: Path, payments: Path, rate: int, length_s: float) -> dict[str, Any]:
-    warm_s = min(MOST_WARM_UP_S, WARM_UP_SHARE * length_s)
+    warm_s = WARM_UP_SHARE * length_s
     sent, received = np.load(home / "sent.npy"), np.load(home / "received.npy")
-    minutes = by_minute(sent, received, rate)
+    minutes, resident = by_minute(sent, received, rate), watch.by_minute("worker_rss_mib")
     found = {}
     for name in JUDGED:
         times, values = watch.series(name)
@@ -141,7 +146,7 @@ def _judged(watch: Watch, home: Path, payments: Path, rate: int, length_s: float
         line = slope(*zip(*later, strict=True))
         found[name] = {
             "per_hour": line.per_hour, "low": line.low, "high": line.high, "level": line.level,
-            "verdict": line.verdict, "last": values[-1], "largest": max(values),
+            "verdict": line.verdict, "first": values[0], "last": values[-1], "largest": max(values),
         }  # fmt: skip
     files = {}
     for name in FILES:
@@ -156,18 +161,15 @@ def _judged(watch: Watch, home: Path, payments: Path, rate: int, length_s: float
         "files": files,
         "redis": {
             "mib": mib[-1], "keys": keys[-1], "first_mib": mib[0], "first_keys": keys[0],
-            "bytes_a_key": mib[-1] * 2**20 / max(1.0, keys[-1]), "bound_bytes": LOG_BYTES,
+            "bytes_a_key": mib[-1] * 2**20 / max(1.0, keys[-1]),
         },
         "lag_largest": max(watch.series("lag")[1], default=0.0),
         "collections": {"count": collections[-1], "spent_s": spent_s[-1]} if collections else {},
         "latency": latencies(home / "sent.npy", home / "received.npy"),
-        "by_minute": minutes,
-        "minutes_unjudged": UNJUDGED_MINUTES,
-        "minutes_not_held": [
-            minute
-            for minute in held([each["p99_ms"] for each in minutes], BUDGET_MS)
-            if minute >= UNJUDGED_MINUTES
+        "by_minute": [
+            each | {"worker_mib": mib} for each, mib in zip(minutes, chain(resident, repeat(nan)), strict=False)
         ],
+        "minutes_not_held": held([each["p99_ms"] for each in minutes], BUDGET_MS),
         "out_of_order": out_of_order(sent, received, payments),
     }  # fmt: skip
 

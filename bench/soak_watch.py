@@ -8,7 +8,9 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from math import nan
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Final, Self
 
 import psutil
@@ -40,6 +42,13 @@ class Watch:
         """Times in s and values of all rows that have it."""
         known = [(row["at_s"], row[name]) for row in self.rows if name in row]
         return [at for at, _ in known], [value for _, value in known]
+
+    def by_minute(self, name: str) -> list[float]:
+        """The mean of each minute that has a value of it, and of those between them; NaN without one."""
+        minutes: dict[int, list[float]] = {}
+        for at_s, value in zip(*self.series(name), strict=True):
+            minutes.setdefault(int(at_s // 60), []).append(value)
+        return [fmean(minutes.get(minute, [nan])) for minute in range(max(minutes, default=-1) + 1)]
 
     def __enter__(self) -> Self:
         self._begun = time.monotonic()

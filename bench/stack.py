@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ from typing import Final
 
 from bench.loadgen import Record, read_payments
 from bench.prepare import PARTITIONS, Prepared, prime
-from bench.processes import Child
+from bench.processes import BenchError, Child
 from tests.services.kafka import STEADY, KafkaBroker
 from tests.services.redis import RedisServer
 
 NAIVE: Final = "naive"
 DELIVERIES: Final = ("exactly_once", "at_least_once")
+SHARES_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,23 @@ class Stack:
             return Child("bench.worker", common | own | more)
         topics = {f"{role}-topic": names.topics[role] for role in ("payments", "decisions", "alerts")}
         return Child("bench.naive", common | {"group": names.group, "model": self.prepared.naive} | topics | more)
+
+    def await_shares(self, names: Names, processes: int) -> None:
+        """Until the partitions of the payments are divided among so many members of the group. Raises BenchError."""
+        deadline = time.monotonic() + SHARES_S
+        topic = names.topics["payments"]
+        while time.monotonic() < deadline:
+            group = self.kafka.admin.describe_consumer_groups([names.group])[names.group].result()
+            held = [
+                sum(each.topic == topic for each in member.assignment.topic_partitions)
+                for member in group.members
+                if member.assignment is not None
+            ]
+            if len(held) == processes and min(held) > 0 and sum(held) == self.partitions:
+                return
+            time.sleep(0.1)
+        message = f"{processes} processes did not share the partitions in {SHARES_S:.0f} s."
+        raise BenchError(message)
 
 
 @contextmanager

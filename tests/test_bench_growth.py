@@ -41,6 +41,7 @@ from features.store import Span
 from tests.services.redis import RedisServer
 
 HISTORY = 60
+LATENCY = {"p50_ms": 20.0, "p99_ms": 48.0, "max_ms": 90.0, "missing": 0}
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +152,7 @@ def test_the_report_shows_every_run_and_draws_all_axes(tmp_path: Path) -> None:
     assert "Measured 1.82 times: **met.**" in text
     assert "Measured 31.5 s: **met.**" in text
     assert "not in time" in text
+    assert text.count("| 1.90 | 20.0 | 48.0 | 90.0 | 0 |") == 4, "open loops of one and two processes, twice"
     assert "(the load had ended)" in text
     draw(section, tmp_path)
     assert (tmp_path / PLOT).stat().st_size > 20_000
@@ -166,8 +168,10 @@ def test_a_backlog_that_stays_is_no_target_met() -> None:
 def measured() -> dict[str, Any]:
     """A section as a full run leaves it, without ten million entities."""
     plan = points(quick=False, most_cards=2_000_000)
-    two = together([worker(50, wall_s=0.8, cpu_s=0.5), worker(50, wall_s=0.9, cpu_s=0.6)])
-    rounds = [{"1": together([worker(100, wall_s=1.0, cpu_s=1.0)]), "2": two, "loops": 1.9}] * 2
+    cell = {"cell": {"latency": LATENCY}}
+    one = together([worker(100, wall_s=1.0, cpu_s=1.0)]) | cell
+    two = together([worker(50, wall_s=0.8, cpu_s=0.5), worker(50, wall_s=0.9, cpu_s=0.6)]) | cell
+    rounds = [{"1": one, "2": two, "loops": 1.9}] * 2
     case = {"outage_s": 60, "usual_lag": 90, "lag_at_restart": 120_000, "ready_s": 3.2, "rate_achieved": 1_999.0}
     case |= {"samples": [(-60.0, 0), (0.0, 120_000), (31.5, 80)]}
     return {
@@ -187,14 +191,13 @@ def measured() -> dict[str, Any]:
 def measured_point(point: Point) -> dict[str, Any]:
     features = len(part_of(DEFAULT, point.value).names) if point.axis == "catalog" else len(DEFAULT.names)
     run = {"eps": 9_000.0, "eps_per_cpu_s": 11_000.0, "cpu_us_per_event": 91.0, "mean_batch": 512.0}
-    latency = {"p50_ms": 20.0, "p99_ms": 48.0, "max_ms": 90.0, "missing": 0}
     return {
         "axis": point.axis,
         "value": point.value,
         "features": features,
         "trees": point.value if point.axis == "trees" else 200,
         "run": run | {"events": 40_000, "alerts": 400},
-        "cell": {"latency": latency},
+        "cell": {"latency": LATENCY},
     }
 
 

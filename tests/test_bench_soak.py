@@ -21,7 +21,7 @@ from bench.report_soak import wrong
 from bench.soak_judge import Slope, files_are_flat, held, slope
 from bench.soak_load import Endless, Template, card_numbers
 from bench.soak_plot import draw
-from bench.soak_scene import dismiss
+from bench.soak_scene import dismiss, longest_log
 from bench.soak_watch import Calendar, Watch
 from consumer.decode import Decoder
 from consumer.telemetry import Health, Telemetry, serve
@@ -172,20 +172,21 @@ def document() -> dict[str, Any]:
         "high": 3.0,
         "level": 300.0,
         "verdict": "flat",
+        "first": 250.0,
         "last": 1.0,
         "largest": 310.0,
     }
-    minute = {"p50_ms": 9.0, "p99_ms": 40.0, "p99_9_ms": 60.0, "max_ms": 90.0}
+    minute = {"p50_ms": 9.0, "p99_ms": 40.0, "p99_9_ms": 60.0, "max_ms": 90.0, "worker_mib": 295.0}
     return {
         "minutes": 2.0, "rate": 500, "note": "Beside other work.", "warm_up_s": 24.0,
         "memory": {"worker_rss_mib": memory},
         "events": [{"at_s": 61.0, "what": "promotion"}], "failures": [], "tiers": {"full": 100}, "lag_largest": 4.0,
         "files": {"worker_files": {"more": 0.0, "largest": 40.0, "flat": True}}, "committed_is_end": True,
         "redis": {
-            "mib": 9.0, "keys": 3.0, "first_mib": 8.0, "first_keys": 2.0, "bytes_a_key": 4.0, "bound_bytes": 16_384,
+            "mib": 9.0, "keys": 3.0, "first_mib": 8.0, "first_keys": 2.0, "bytes_a_key": 4.0, "longest_log": 9_000,
+            "bound_bytes": 16_384,
         },
         "load": {"count": 60_000, "delivered": 60_000, "labels": 10}, "out_of_order": 0, "minutes_not_held": [],
-        "minutes_unjudged": 1,
         "latency": {"missing": 0, "duplicates": 0, "within_200ms": 1.0} | minute, "by_minute": [minute, minute],
         "news_on_page": 3, "collections": {"count": 4.0, "spent_s": 0.1}, "date": "2026-01-01", "commit": "abc",
         "took_s": 130.0, "load_before": 0.1, "command": "python -m bench.soak",
@@ -232,7 +233,7 @@ def test_a_soak_in_which_all_holds_has_nothing_wrong() -> None:
         (("committed_is_end",), False, "not every offset is committed"),
         (("memory", "worker_rss_mib", "verdict"), "growing", "worker, resident: memory grows"),
         (("files", "worker_files", "flat"), False, "worker: descriptors grow"),
-        (("redis", "bytes_a_key"), 16_385, "Redis holds 16,385 bytes a key, 16,384 at most are due"),
+        (("redis", "longest_log"), 16_385, "a log in Redis has 16,385 bytes, 16,384 at most are due"),
         (("failures",), ["promotion: no champion"], "promotion: no champion"),
         (
             ("tiers",),
@@ -278,6 +279,18 @@ def test_a_watch_notes_processes_redis_lag_and_collections(redis_server: RedisSe
     assert row["own_rss_mib"] > row["own_uss_mib"] > 1
     assert min(row["own_files"], row["own_threads"], row["redis_mib"]) > 0
     assert watch.series("lag")[1][0] == 12
+    assert watch.by_minute("own_rss_mib") == [pytest.approx(np.mean(watch.series("own_rss_mib")[1]))]
+    assert watch.by_minute("nothing") == []
+
+
+def test_the_longest_log_is_found_among_all_of_its_namespace(redis_server: RedisServer) -> None:
+    with redis_server.client() as client:
+        for number in range(5_100):
+            client.set(f"soak-x:v1:{{s0}}:c:card-{number}", b"x" * (900 if number == 77 else 10))
+        client.set("soak-x:v1:{s0}:position", b"x" * 2_000)
+        client.set("soak-y:v1:{s0}:c:card", b"x" * 3_000)
+    assert longest_log(redis_server, "soak-x") == 900
+    assert longest_log(redis_server, "soak-none") == 0
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,7 @@ def test_a_worker_that_starts_after_a_bad_promotion_decides_with_the_one_before(
     with ReadCommitted(kafka.bootstrap, [plant.topics["decisions"]]) as reader:
         worker = plant.start()
         assert worker.wait_for("model_refused")["bundle"] == folder
+        worker.wait_for("partitions_assigned")  # or it has ended
         reader.wait_until(lambda seen: len(seen) >= 20, DEADLINE_S)
         seen = reader.read_to_end(DEADLINE_S)
     assert {json.loads(record.value or b"")["model"] for record in seen} == {"test@1"}

@@ -6,6 +6,7 @@ from typing import Final
 
 from tests.mutants.guard import Guard
 
+_SOURCE: Final = "consumer/kafka/source.py"
 _PUBLISHER: Final = "consumer/kafka/publisher.py"
 _LOST: Final = "tests/faults/test_lost_answers.py"
 _REFUSED: Final = "tests/faults/test_refused_records.py"
@@ -54,7 +55,7 @@ KAFKA: Final = (
     Guard(
         "asking for what is kept after a rebalance",
         "partitions that stay are read on",
-        "consumer/kafka/source.py",
+        _SOURCE,
         "if ends:\n            with suppress",
         "if False:\n            with suppress",
         ("tests/test_kafka_contract.py::test_what_a_member_keeps_is_asked_for_at_once_after_a_rebalance[kafka]",),
@@ -66,5 +67,45 @@ KAFKA: Final = (
         "min(HEARTBEAT_MS, kafka.session_timeout_ms // 5)",
         "kafka.session_timeout_ms // 5",
         ("tests/test_kafka_contract.py::test_members_hear_of_each_other_soon_however_long_they_may_be_silent[kafka]",),
+    ),
+    Guard(
+        "a rewind asks the broker what is committed",
+        "1: one outcome a record",
+        _SOURCE,
+        "if partition.offset >= 0:\n                owned.committed = partition.offset",
+        "if False:\n                owned.committed = partition.offset",
+        (f"{_LOST}::test_a_commit_whose_outcome_is_never_heard_is_not_repeated[26-exactly_once]",),
+    ),
+    Guard(
+        "a bound for the wait for room in the producer's queue",
+        "a worker goes on though its client does not",
+        _PUBLISHER,
+        "if time.monotonic() > deadline:\n                raise ProducerLost(\"the producer's queue",
+        "if False:\n                raise ProducerLost(\"the producer's queue",
+        (f"{_REFUSED}::test_a_queue_that_stays_full_is_given_up_with_its_producer",),
+    ),
+    Guard(
+        "waiting for the outcome of a dead owner's transaction",
+        "1: one outcome a record",
+        _SOURCE,
+        "if time.monotonic() >= deadline or error_of(exception).fatal():\n                    raise",
+        "raise",
+        ("tests/test_kafka_contract.py::test_a_member_waits_for_the_outcome_of_a_dead_owners_transaction",),
+    ),
+    Guard(
+        "no offset is made up where the committed one is gone",
+        "1: nothing is skipped silently",
+        "consumer/kafka/client.py",
+        '"auto.offset.reset": "error"',
+        '"auto.offset.reset": "latest"',
+        ("tests/faults/test_out_of_range.py::test_retention_passes_a_worker_that_stands_still",),
+    ),
+    Guard(
+        "a batch is finished though the process was told to end",
+        "SIGTERM costs no batch",
+        "consumer/loop.py",
+        "        self._stopping = True\n",
+        "        raise SystemExit(0)\n",
+        ("tests/faults/test_sigterm.py::test_loaded_it_finishes_its_batch_and_ends_well[exactly_once]",),
     ),
 )
