@@ -1,7 +1,7 @@
 # Everything a person or CI does here. Needs make and Python 3.11 or newer; `make test` runs what the machine offers.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check audit sbom docs bench faults fuzz soak lock
+.PHONY: help setup warm demo test test-fast check audit sbom docs bench faults fuzz soak lock
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -45,9 +45,11 @@ $(STAMP): requirements-dev.txt pyproject.toml
 demo: setup ## Watch fraud being caught; needs nothing but Python
 	@$(BIN)/fraudline demo $(ARGS)
 
-test: setup ## Run the whole suite in JOBS=2 processes; ARGS="-k name" narrows it, REQUIRE_KAFKA=1 forbids skipping
-	@$(BIN)/python -m features.warm && $(BIN)/python -m models.warm # once for all processes
+test: warm ## Run the whole suite in JOBS=2 processes; ARGS="-k name" narrows it, REQUIRE_KAFKA=1 forbids skipping
 	$(BIN)/pytest --numprocesses=$(JOBS) --dist=loadfile $(ARGS)
+
+warm: setup # compile once what all processes then load
+	@$(BIN)/python -m features.warm && $(BIN)/python -m models.warm
 
 test-fast: setup ## Run the tests that need nothing but Python
 	$(BIN)/pytest -m fast $(ARGS)
@@ -73,13 +75,13 @@ docs: setup ## Write docs/cli.md from the commands themselves
 bench: setup ## Measure speed and latency on real Kafka and Redis, and write bench/RESULTS.md
 	$(BIN)/python -m bench.run $(ARGS)
 
-faults: setup ## Kill, stall and restart real processes; then take every guard away; ONLY=name narrows both, ARGS is pytest's
+faults: warm ## Kill, stall and restart real processes; then take every guard away; ONLY=name narrows both, ARGS is pytest's
 	@FAULTS=all REQUIRE_KAFKA=1 REQUIRE_FAKETIME=1 $(BIN)/pytest -m faults $(if $(ONLY),-k "$(ONLY)") $(ARGS); rows=$$?; \
 	if [ $$rows -ne 0 ] && [ $$rows -ne 5 ]; then exit $$rows; fi; \
 	$(BIN)/python -m tests.mutants $(if $(ONLY),-k "$(ONLY)"); guards=$$?; \
 	if [ $$guards -eq 5 ]; then exit $$rows; else exit $$guards; fi
 
-fuzz: setup ## Fuzz what reads untrusted input: each target for SECONDS=60, the alert page, PAYMENTS=100000 mutated ones
+fuzz: warm ## Fuzz what reads untrusted input: each target for SECONDS=60, the alert page, PAYMENTS=100000 mutated ones
 	@status=0; \
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ARGS) || status=$$?; \
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/pytest -q tests/test_dashboard_api.py || status=$$?; \
