@@ -6,11 +6,13 @@ import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.faults.table import suite_on
 from tests.services import clock as clock_service
 from tests.services import crds
 from tests.services import kafka as kafka_service
@@ -29,6 +31,7 @@ settings.register_profile(
 settings.register_profile("explore", settings.get_profile("ci"), derandomize=False, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
+FAULTS_PAGE = Path(__file__).parents[1] / "docs" / "faults.md"
 _SERVICE_OF_FIXTURE = {"kafka": "kafka", "secure_kafka": "kafka", "redis_server": "redis", "redis_cluster": "redis"}
 _MARK_OF_FIXTURE = _SERVICE_OF_FIXTURE | {"helm": "helm", "wall_clock": "faketime"}
 _NOT_FAST = ("kafka", "redis", "browser", "helm", "faketime", "faults", "gpu", "slow")
@@ -43,13 +46,19 @@ _UNAVAILABLE = "unavailable"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with the services that it asks for, or `fast` when it asks for none."""
+    """Mark each test with the services that it asks for, or `fast` when it asks for none; and rows of the fault suite.
+
+    A row is whatever `docs/faults.md` names, wherever it lies; it may be `fast` all the same.
+    """
+    named, files = suite_on(FAULTS_PAGE.read_text())
     for item in items:
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in _MARK_OF_FIXTURE:
                 item.add_marker(_MARK_OF_FIXTURE[fixture])
         if not any(item.get_closest_marker(name) for name in _NOT_FAST):
             item.add_marker("fast")
+        if item.path.name in files or f"{item.path.name}::{item.name.partition('[')[0]}" in named:
+            item.add_marker("faults")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,19 @@ import pytest
 from tests.faults.__main__ import DOCS
 from tests.faults.collected import FAULTS, ROOT, Collected, collected
 from tests.faults.report import Report, Row, Run
-from tests.faults.table import BEGIN, END, Line, lines_of, lines_on, named_on, not_run_on, rendered, runs_of, write_docs
+from tests.faults.table import (
+    BEGIN,
+    END,
+    Line,
+    lines_of,
+    lines_on,
+    named_on,
+    not_run_on,
+    rendered,
+    runs_of,
+    suite_on,
+    write_docs,
+)
 
 STALLS, KILLS, GONE = "test_a.py::test_stalls", "test_b.py::test_kills", "test_b.py::test_gone"
 
@@ -94,6 +107,11 @@ def test_a_name_alone_is_of_the_file_before_it() -> None:
     assert named_on("`::test_of_no_file`") == {"::test_of_no_file"}
 
 
+def test_the_suite_is_what_rows_name_and_not_what_guards_name() -> None:
+    page = "`test_a.py::test_one`, `::test_two` and `faults/test_b.py`\n## Guards taken away\n`test_c.py::test_four`"
+    assert suite_on(page) == ({"test_a.py::test_one", "test_a.py::test_two"}, {"test_b.py"})
+
+
 @pytest.fixture(scope="module")
 def there() -> Collected:
     """The tests of faults, and those of all files of which the page names a test."""
@@ -104,8 +122,24 @@ def there() -> Collected:
 
 @pytest.mark.slow
 def test_every_test_that_the_page_names_is_there(there: Collected) -> None:
-    known = {f"{name.partition('::')[0]}::{name.rpartition('::')[2]}" for name in there.tests}
-    assert named_on(DOCS.read_text()) - known == set()
+    assert named_on(DOCS.read_text()) - without_classes(there.tests) == set()
+
+
+@pytest.mark.slow
+def test_every_row_is_of_the_suite_wherever_it_lies(there: Collected) -> None:
+    """And what only a guard names is not: the mark comes from the page."""
+    named, files = suite_on(DOCS.read_text())
+    marked = without_classes(there.marked)
+    assert named - marked == set()
+    assert {name for name in without_classes(there.tests) if name.partition("::")[0] in files} <= marked
+    assert "test_score.py::test_a_gpu_without_room_is_told_from_one_that_fails" in marked
+    elsewhere = without_classes(there.tests) - marked
+    assert elsewhere & (named_on(DOCS.read_text()) - named), "guards have tests that are no faults"
+
+
+def without_classes(names: Iterable[str]) -> set[str]:
+    """As the page has them: a file and a function."""
+    return {f"{name.partition('::')[0]}::{name.rpartition('::')[2]}" for name in names}
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FAULTS = "tests/faults"
-_THERE, _SAID = "there: ", "to show: "
+_THERE, _SAID, _MARKED = "there: ", "to show: ", "a fault: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +26,12 @@ class Collected:
     Attributes:
         tests: the names of all tests, as `short` gives them.
         cases: how many cases each test has that has something to show, in the order of the files.
+        marked: the names of those that `make faults` runs.
     """
 
     tests: frozenset[str]
     cases: Counter[str]
+    marked: frozenset[str]
 
 
 def short(node: str) -> str:
@@ -43,6 +45,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         print(f"{_THERE}{short(item.nodeid)}")
         if "report" in getattr(item, "fixturenames", ()):
             print(f"{_SAID}{short(item.nodeid)}")
+        if item.get_closest_marker("faults"):
+            print(f"{_MARKED}{short(item.nodeid)}")
 
 
 def collected(*beside: str) -> Collected:
@@ -53,8 +57,10 @@ def collected(*beside: str) -> Collected:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-2_000:]
     lines = done.stdout.splitlines()
-    there, said = ([line.removeprefix(mark) for line in lines if line.startswith(mark)] for mark in (_THERE, _SAID))
-    return Collected(frozenset(there), Counter(said))
+    there, said, marked = (
+        [line.removeprefix(mark) for line in lines if line.startswith(mark)] for mark in (_THERE, _SAID, _MARKED)
+    )
+    return Collected(frozenset(there), Counter(said), frozenset(marked))
 
 
 def cases() -> Counter[str]:

@@ -22,6 +22,8 @@ BEGIN: Final = "<!-- faults: begin; written by python -m tests.faults --write-do
 END: Final = "<!-- faults: end -->"
 _NOT_RUN: Final = "Without a row yet: "
 _PART: Final = "Not every case of: "
+_GUARDS: Final = "## Guards taken away"
+_FILE: Final = re.compile(r"`(?:\w+/)*(test_\w+\.py)`")
 _NAMED: Final = re.compile(r"`(?:(?:\w+/)*(test_\w+\.py))?(?:::\w+)*::(\w+)")
 _HEAD: Final = ("| fault | runs | times | invariant | result | of | test |", "|---|---|---|---|---|---|---|")
 
@@ -138,6 +140,15 @@ def named_on(page: str) -> set[str]:
         file = path or file
         found.add(f"{file}::{name}")
     return found
+
+
+def suite_on(page: str) -> tuple[set[str], set[str]]:
+    """The suite of faults: the tests that the rows of a page name, as `named_on` says them, and the files as a whole.
+
+    Tests that only the table of guards names are not of it.
+    """
+    rows = page.partition(_GUARDS)[0]
+    return named_on(rows), set(_FILE.findall(rows))
 
 
 def write_docs(path: Path, run: Run, cases: Mapping[str, int]) -> list[Line]:
