@@ -10,16 +10,25 @@ import pytest
 
 DEADLINE_S = 30.0
 CHILD = """
-import ctypes, signal, sys
+import ctypes, sys, threading, time
 from consumer.app import stop_on_signals
-ends = sys.argv[1] == "ends"
+ends, is_stuck = (sys.argv[1] == what for what in ("ends", "stuck"))
 stop_on_signals((lambda: sys.exit(0)) if ends else (lambda: None), 60.0 if ends else 0.1)
-print("ready", flush=True)
-lock, lock_it = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
-while sys.argv[1] == "stuck":
+lock, lock_it, told = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock, threading.Event()
+
+def tell():
+    told.wait()
+    print("ready", flush=True)
+
+threading.Thread(target=tell, daemon=True).start()
+sys.setswitchinterval(1000.0)  # so the thread is heard once this one waits, and not before
+if is_stuck:
+    lock_it(lock)
+told.set()
+if is_stuck:
     lock_it(lock)  # the second time for ever
 while True:
-    signal.pause()
+    time.sleep(0.01)  # a signal just before a longer wait would not end it
 """
 
 
