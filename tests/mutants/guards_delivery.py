@@ -15,6 +15,7 @@ _CONTRACT: Final = "tests/test_kafka_contract.py"
 _PIPED: Final = "tests/test_pipeline.py"
 _SECURITY: Final = "tests/test_kafka_security.py"
 _KILLS: Final = "tests/faults/test_kills.py::test_a_worker_that_is_killed_at_a_step_loses_and_repeats_nothing"
+_REFUSED: Final = "tests/faults/test_refused_records.py"
 _BROKER: Final = "tests/faults/test_outages.py::test_a_broker_that_dies_in_a_transaction_costs_nothing"
 _ONE: Final = "1: one outcome a record"
 
@@ -155,7 +156,7 @@ DELIVERY: Final = (
         _LOOP,
         "        self._forget_ahead()\n        now = self._clock()",
         "        now = self._clock()",
-        (f"{_BROKER}[after_produce-exactly_once]",),
+        (f"{_REFUSED}::test_while_replicas_are_missing_decisions_wait",),
     ),
     Guard(
         "flushing before offsets are committed, at least once",
@@ -163,7 +164,9 @@ DELIVERY: Final = (
         _PUBLISHER,
         "with _lost_when_fatal():\n            self._flush()",
         'with _lost_when_fatal():\n            self._step("after_flush")',
-        (f"{_KILLS}[in_commit-at_least_once]",),
+        (
+            f"{_REFUSED}::test_what_a_topic_finds_too_large_for_a_while_is_published_once_it_takes_it[decisions-at_least_once]",
+        ),
     ),
     Guard(
         "rewinding after a batch that failed",
@@ -171,7 +174,7 @@ DELIVERY: Final = (
         _LOOP,
         "if self._must_rewind:\n            self._source.rewind()",
         "if self._must_rewind:\n            pass",
-        (f"{_BROKER}[in_commit-exactly_once]",),
+        (f"{_REFUSED}::test_while_replicas_are_missing_decisions_wait",),
     ),
     Guard(
         "a new producer after a commit of unknown outcome",

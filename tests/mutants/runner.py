@@ -66,6 +66,12 @@ class Copy:
             path.write_text(whole)
             os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
+    def warm(self) -> None:
+        """Compile what a worker then loads, so that no test waits for it."""
+        paths = os.environ | {"PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": ""}
+        for module in ("features.warm", "models.warm"):
+            subprocess.run([sys.executable, "-m", module], cwd=self.root, env=paths, check=True)
+
     def log(self) -> str:
         """What pytest said last."""
         return (self.root / "pytest.log").read_text()
@@ -117,7 +123,8 @@ def take_away(
 ) -> list[Found]:
     """Take each guard away in turn, in `jobs` copies at once; `tell` hears of each, on the thread that tried it.
 
-    Before that every test that is named is run on the tree as it is: whose tests are not green is broken.
+    Before that every test that is named is run on the tree as it is: whose tests are not green is broken. A whole tree
+    (no `files`) is compiled first.
 
     Raises:
         Rotten: a guard's text is not in the tree, or not once; nothing is run then.
@@ -126,6 +133,11 @@ def take_away(
         guard.without(root)
     names = tracked(root) if files is None else files
     with _copies(root, names, jobs) as copies:
+        if files is None:
+            for _ in range(jobs):
+                copy = copies.get()
+                copy.warm()
+                copies.put(copy)
         red = _red(guards, copies, jobs)
 
         def tried(guard: Guard) -> Found:
