@@ -178,10 +178,10 @@ def run(settings: Settings) -> int:
     catalog = load_catalog(settings.features.catalog)
     telemetry, health = Telemetry(), Health(stale_after_s=settings.kafka.max_poll_interval_ms / 1000)
     _LOG.info("starting", step="the model is verified, and what computes is compiled where that was not done before")
+    store = open_store(settings, catalog)
+    check_store(store)  # before what takes long
     audit = BackgroundAudit(settings.kafka, settings.topics.audit) if settings.audit.enabled else None
     models = ModelLoader(settings, catalog, telemetry, _untold if audit is None else partial(_rolled_back, audit))
-    store = open_store(settings, catalog)
-    check_store(store)
     warm_up()
     warm_up_models()
     champion = models.current().champion
@@ -299,9 +299,9 @@ def check_store(store: StateStore) -> None:
     for attempt in range(STORE_CHECK_TRIES):
         try:
             store.check()
-        except StoreUnavailable:
+        except StoreUnavailable as error:
             if attempt == STORE_CHECK_TRIES - 1:
-                raise
+                raise StoreUnavailable(f"{str(error).rstrip('.')}; check store.url and the network.") from error
             time.sleep(0.2 * (attempt + 1))
         else:
             return
