@@ -48,7 +48,7 @@ demo: setup ## Watch fraud being caught; needs nothing but Python
 test: warm ## Run the whole suite in JOBS=2 processes; ARGS="-k name" narrows it, REQUIRE_KAFKA=1 forbids skipping
 	$(BIN)/pytest --numprocesses=$(JOBS) --dist=loadfile $(ARGS)
 
-warm: setup # compile once what all processes then load
+warm: setup ## Compile once what every process then loads; make test does it too
 	@$(BIN)/python -m features.warm && $(BIN)/python -m models.warm
 
 test-fast: setup ## Run the tests that need nothing but Python
