@@ -299,9 +299,9 @@ def check_store(store: StateStore) -> None:
     for attempt in range(STORE_CHECK_TRIES):
         try:
             store.check()
-        except StoreUnavailable as error:
+        except StoreUnavailable:
             if attempt == STORE_CHECK_TRIES - 1:
-                raise StoreUnavailable(f"{str(error).rstrip('.')}; check store.url and the network.") from error
+                raise
             time.sleep(0.2 * (attempt + 1))
         else:
             return
