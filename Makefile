@@ -1,7 +1,7 @@
 # Everything a person or CI does here. Needs make and Python 3.11 or newer; `make test` runs what the machine offers.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup warm demo test test-fast check audit sbom docs bench faults fuzz soak lock
+.PHONY: help setup warm demo test test-fast check audit sbom docs bench faults fuzz services soak lock
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -48,7 +48,7 @@ demo: setup ## Watch fraud being caught; needs nothing but Python
 test: warm ## Run the whole suite in JOBS=2 processes; ARGS="-k name" narrows it, REQUIRE_KAFKA=1 forbids skipping
 	$(BIN)/pytest --numprocesses=$(JOBS) --dist=loadfile $(ARGS)
 
-warm: setup # compile once what all processes then load
+warm: setup ## Compile once what every process then loads; make test does it too
 	@$(BIN)/python -m features.warm && $(BIN)/python -m models.warm
 
 test-fast: setup ## Run the tests that need nothing but Python
@@ -87,6 +87,9 @@ fuzz: warm ## Fuzz what reads untrusted input: each target for SECONDS=60, the a
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/pytest -q tests/test_dashboard_api.py || status=$$?; \
 	$(BIN)/python -m tests.fuzz.million --payments $(PAYMENTS) || status=$$?; \
 	exit $$status
+
+services: setup ## Start a Kafka and a Redis on this machine until Ctrl-C, and say where they listen
+	@$(BIN)/python -m tests.services
 
 soak: setup ## Run for long on real Kafka and Redis and judge what grows; ARGS="--minutes 30 --rate 1000"
 	$(BIN)/python -m bench.soak $(ARGS)

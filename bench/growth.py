@@ -53,7 +53,8 @@ def measure(stack: Stack, *, quick: bool) -> dict[str, Any]:
     Returns:
         `points`: for each `axis` and `value` (axis None: as usual) what `saturation.run_once` says, and `cell`, what
         `latency.run_cell` says, and how many `features` and `trees` there were; `skipped`: what there was no memory
-        for. `processes`: a list of rounds of `one`, `two` and `loops`. `backlog`: what `growth_backlog.outage` says.
+        for. `processes`: a list of rounds, by how many there were (`1`, `2`) and with a `cell` too, and `loops`.
+        `backlog`: what `growth_backlog.outage` says.
     """
     most = most_cards(psutil.virtual_memory().available)
     plan = points(quick=quick, most_cards=most)

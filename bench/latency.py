@@ -111,11 +111,11 @@ def _together(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if len(results) == 1:
         return results[0]
     events, batches = (sum(each[what] for each in results) for what in ("events", "batches"))
-    counts = {
-        what: dict(sum((Counter[str](each[what]) for each in results), Counter[str]()))
-        for what in ("tiers", "transactions")
-    }
-    return {"mean_batch": events / batches, "stage_s": [each["stage_s"] for each in results]} | counts
+    counts = {what: Counter[str]() for what in ("tiers", "transactions", "stage_s")}
+    for each in results:
+        for what, count in counts.items():
+            count.update(each[what])
+    return {"mean_batch": events / batches} | {what: dict(count) for what, count in counts.items()}
 
 
 def _reader(stack: Stack, names: Names, cell: Cell, home: Path) -> Child:

@@ -67,8 +67,7 @@ def soak(section: Results) -> list[str]:
         *lines,
         f"Redis went from {number(redis['first_mib'])} MiB and {redis['first_keys']:,.0f} keys to "
         f"{number(redis['mib'])} MiB and {redis['keys']:,.0f}: {redis['bytes_a_key']:,.0f} bytes a key. "
-        f"The longest log of an entity has {redis['longest_log']:,} bytes, {redis['bound_bytes']:,} at most "
-        f"({_yes(redis['longest_log'] <= redis['bound_bytes'])}). The largest lag was {section['lag_largest']:,.0f} "
+        f"The longest log of an entity has {_longest(redis)}. The largest lag was {section['lag_largest']:,.0f} "
         f"records. The worker's collector ran {collections.get('count', 0):,.0f} times over all it holds, "
         f"{number(collections.get('spent_s', 0.0))} s in all.",
         "",
@@ -103,9 +102,15 @@ def wrong(section: Results) -> list[str]:
     growing = [name for name, told in section["memory"].items() if told["verdict"] == "growing"]
     found += [f"{NAMES[name]}: memory grows" for name in growing]
     found += [f"{NAMES[name]}: descriptors grow" for name, told in section["files"].items() if not told["flat"]]
-    if redis["longest_log"] > redis["bound_bytes"]:
+    if redis["longest_log"] is not None and redis["longest_log"] > redis["bound_bytes"]:
         found.append(f"a log in Redis has {redis['longest_log']:,} bytes, {redis['bound_bytes']:,} at most are due")
     return found + section["failures"]
+
+
+def _longest(redis: Results) -> str:
+    longest, most = redis["longest_log"], redis["bound_bytes"]
+    known = "an unknown length" if longest is None else f"{longest:,} bytes"
+    return f"{known}, {most:,} at most ({_yes(longest is not None and longest <= most)})"
 
 
 def _met(holds: bool) -> str:

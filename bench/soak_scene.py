@@ -225,7 +225,7 @@ def _tiers(metrics: str) -> Counter[str]:
 
 
 def longest_log(redis: RedisServer, namespace: str) -> int:
-    """Bytes of the longest log of an entity."""
+    """Bytes of the longest log of an entity. Raises BenchError: there is none."""
     longest = 0
     with redis.client(timeout_s=LOOK_S) as client:
         keys = client.scan_iter(match=f"{namespace}:*:[cmatdi]:*", count=SCANNED)
@@ -234,6 +234,9 @@ def longest_log(redis: RedisServer, namespace: str) -> int:
                 for key in some:
                     pipeline.strlen(key)
                 longest = max(longest, *pipeline.execute())
+    if not longest:
+        message = f"There is no log of an entity in {namespace}."
+        raise BenchError(message)
     return longest
 
 

@@ -110,10 +110,10 @@ def _with_bundle(loaded: Settings, bundle: Path | None) -> Settings:
 
 def _prove(loaded: Settings, asked: Asked, out: Path | None, *, as_json: bool) -> int:
     from consumer.prove.names import new_run
-    from consumer.prove.report import report, write
+    from consumer.prove.report import machine, report, write
     from consumer.prove.run import prove as run_proof
 
-    run = new_run()
+    run, load_before = new_run(), os.getloadavg()[0]
     folder = out or Path(run.prefix)
     is_ours = _make_folder(folder)
     began_s = time.time()
@@ -123,6 +123,8 @@ def _prove(loaded: Settings, asked: Asked, out: Path | None, *, as_json: bool) -
             sys.stderr.write(f"{time.time() - began_s:5.0f} s  {text}\n")
             sys.stderr.flush()
 
+    if load_before > (cores := int(machine()["cores"])):
+        tell(f"this machine is busy (load average {load_before:.1f} on {cores} cores): what is measured may be its own")
     tell(f"run {run.run}; its topics, group and keys begin with {run.prefix}")
     try:
         evidence = run_proof(run, loaded, replace(asked, out=folder), tell)
@@ -130,7 +132,8 @@ def _prove(loaded: Settings, asked: Asked, out: Path | None, *, as_json: bool) -
         if is_ours:
             _remove_if_empty(folder)
         raise
-    made = report(run, loaded, asked, evidence, began_s=began_s, seconds=time.time() - began_s)
+    seconds = time.time() - began_s
+    made = report(run, loaded, asked, evidence, began_s=began_s, seconds=seconds, load_before=load_before)
     files = write(made, folder)
     if as_json:
         print_json(_plain(made))
@@ -140,7 +143,9 @@ def _prove(loaded: Settings, asked: Asked, out: Path | None, *, as_json: bool) -
 
 
 def _make_folder(out: Path) -> bool:
-    """Whether it was not there before. Raises ConfigError where nothing can be written to it."""
+    """Whether it was not there before. Raises ConfigError where nothing can be written to it, or a report is in it."""
+    from consumer.prove.report import DOCUMENT, PAGE
+
     is_new = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -148,6 +153,8 @@ def _make_folder(out: Path) -> bool:
         raise ConfigError(f"The report can't be written to {out}, which is a file: give --out a folder.") from None
     except OSError as error:
         raise ConfigError(f"The report can't be written to {out} ({error.strerror}).") from None
+    if any((out / name).exists() for name in (DOCUMENT, PAGE)):
+        raise ConfigError(f"There is a report in {out} already: give --out another folder.")
     if not os.access(out, os.W_OK | os.X_OK):
         raise ConfigError(f"The report can't be written to {out}: this user may not write there.")
     return is_new
@@ -170,6 +177,11 @@ def _show(made: Report, files: list[Path]) -> None:
     print_table("What README promises", ("verdict", "promise", "what was seen"), rows, as_json=False)
     if made.latency is not None:
         print_mapping("Latency, from when each payment was due", _latency(made.latency), as_json=False)
+    if (load := float(made.machine["load_before"])) > (cores := int(made.machine["cores"])):
+        typer.echo(
+            f"The machine was busy before the proof began (load average {load:g} on {cores} cores): a budget that was "
+            "missed and payments without features may be its own."
+        )
     told = {name: sum(each.verdict == name for each in made.promises) for name in ("held", "broken", "not tested")}
     typer.echo(f"{', '.join(f'{count} {name}' for name, count in told.items())}: {made.verdict}")
     typer.echo(f"The report: {files[-1]}")

@@ -15,6 +15,7 @@ import pytest
 
 from bench import soak, soak_load
 from bench.loadgen import SENT
+from bench.processes import BenchError
 from bench.reader import RECEIVED
 from bench.report import render
 from bench.report_soak import wrong
@@ -290,7 +291,8 @@ def test_the_longest_log_is_found_among_all_of_its_namespace(redis_server: Redis
         client.set("soak-x:v1:{s0}:position", b"x" * 2_000)
         client.set("soak-y:v1:{s0}:c:card", b"x" * 3_000)
     assert longest_log(redis_server, "soak-x") == 900
-    assert longest_log(redis_server, "soak-none") == 0
+    with pytest.raises(BenchError, match="There is no log"):
+        longest_log(redis_server, "soak-none")
 
 
 @pytest.mark.parametrize(

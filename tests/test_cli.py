@@ -129,6 +129,15 @@ def test_a_mistake_gets_one_line_and_status_2(arguments: str, part: str, fraudli
     assert part in err
 
 
+@pytest.mark.parametrize("name", ["report.json", "report.html"])
+def test_the_report_of_another_proof_is_not_written_over(name: str, fraudline: Run, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("of another run")
+    status, _, err = fraudline("prove", "--out", str(tmp_path))
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"There is a report in {tmp_path} already: give --out another folder." in err
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [(name, "of another run")]
+
+
 def test_an_unknown_variable_is_a_mistake(fraudline: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRAUDLINE_STORE__URI", "redis://:hunter2@h")
     status, _, err = fraudline("config", "show")

@@ -108,14 +108,16 @@ def test_a_name_alone_is_of_the_file_before_it() -> None:
 
 
 def test_the_suite_is_what_rows_name_and_not_what_guards_name() -> None:
-    page = "`test_a.py::test_one`, `::test_two` and `faults/test_b.py`\n## Guards taken away\n`test_c.py::test_four`"
+    rows = "see `test_d.py::test_five`\n| x | `test_a.py::test_one`, `::test_two` and `faults/test_b.py` |\n"
+    page = f"{rows}\n## Guards taken away\n| `test_c.py::test_four` |"
     assert suite_on(page) == ({"test_a.py::test_one", "test_a.py::test_two"}, {"test_b.py"})
 
 
 @pytest.fixture(scope="module")
 def there() -> Collected:
     """The tests of faults, and those of all files of which the page names a test."""
-    files = {name.partition("::")[0] for name in named_on(DOCS.read_text())}
+    page = DOCS.read_text()
+    files = {name.partition("::")[0] for name in named_on(page)} | suite_on(page)[1]
     beside = sorted(file for file in files if not (ROOT / FAULTS / file).exists())
     return collected(*(f"tests/{file}" for file in beside))
 

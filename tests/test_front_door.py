@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 LOCKS = ("requirements.txt", "requirements-dev.txt", "requirements-cuda.txt")
 TARGETS = {
     *("help", "setup", "demo", "test", "test-fast", "check", "bench", "faults", "lock"),
-    *("fuzz", "soak"),
+    *("fuzz", "soak", "services", "warm"),
     *("audit", "sbom", "docs"),
 }
 
@@ -74,6 +74,7 @@ def made(tmp_path: Path, *words: str, **statuses: int) -> tuple[int, list[str]]:
     return done.returncode, calls.read_text().splitlines()
 
 
+WARMED = [["python", "-m", "features.warm"], ["python", "-m", "models.warm"]]
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
 
 
@@ -82,7 +83,7 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="no make he
 def test_a_finding_of_the_fuzzers_does_not_keep_the_others_from_running(tmp_path: Path, broken: str) -> None:
     status, calls = made(tmp_path, "fuzz", **{broken: 1})
     assert [call.split()[:3] for call in calls] == [
-        ["python", "-m", "tests.fuzz.run"], ["pytest", "-q", "tests/test_dashboard_api.py"],
+        *WARMED, ["python", "-m", "tests.fuzz.run"], ["pytest", "-q", "tests/test_dashboard_api.py"],
         ["python", "-m", "tests.fuzz.million"],
     ]  # fmt: skip
     assert status != 0
@@ -94,7 +95,11 @@ def test_what_is_for_pytest_alone_is_not_given_to_who_takes_guards_away(tmp_path
     status, calls = made(tmp_path, "faults", "ARGS=-x -n 2", "ONLY=drain or kill")
     assert (status, calls) == (
         0,
-        ["pytest -m faults -k drain or kill -x -n 2", "python -m tests.mutants -k drain or kill"],
+        [
+            *map(" ".join, WARMED),
+            "pytest -m faults -k drain or kill -x -n 2",
+            "python -m tests.mutants -k drain or kill",
+        ],
     )
     assert made(tmp_path, "faults", pytest=1)[0] != 0
     assert made(tmp_path, "faults", pytest=5)[0] == 0

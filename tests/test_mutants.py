@@ -13,7 +13,7 @@ import pytest
 from tests.mutants.guard import Guard, Rotten
 from tests.mutants.guards import GUARDS
 from tests.mutants.runner import ROOT, take_away, tracked
-from tests.mutants.table import BEGIN, END, Row, cells, kept, lines_on, rendered, write_docs, write_json
+from tests.mutants.table import BEGIN, END, Row, cells, kept, lines_on, not_tried_on, rendered, write_docs, write_json
 from tests.mutants.verdict import BROKEN, CAUGHT, SURVIVED
 
 CHEAP = (  # in the order of the table; those whose tests compile nothing
@@ -126,6 +126,22 @@ def test_guards_of_the_product_are_caught() -> None:
     assert [(each.guard.name, each.verdict.result) for each in found] == [(name, CAUGHT) for name in CHEAP], found
 
 
+def test_a_whole_tree_is_compiled_before_its_tests(shop: Path) -> None:
+    """Else the first test of a copy would wait for what it needs, and fail."""
+    for package in ("features", "models"):
+        (shop / package).mkdir()
+        (shop / package / "__init__.py").touch()
+        (shop / package / "warm.py").write_text(f"open('{package}-is-warm', 'w').close()\n")
+    (shop / "checks" / "test_shop.py").write_text(
+        "from pathlib import Path\nfrom shop import price\n\ndef test_a_price():\n"
+        "    assert all(Path(f'{package}-is-warm').exists() for package in ('features', 'models'))\n"
+        "    assert price(7) == 7\n"
+    )
+    subprocess.run(["git", "init", "-q"], cwd=shop, check=True)
+    (found,) = take_away([guard("a price", "return amount", "return 0", "test_a_price")], root=shop)
+    assert found.verdict.result == CAUGHT, found.verdict.why
+
+
 def test_the_table_is_kept_from_run_to_run(shop: Path) -> None:
     one, two = (guard(name, "if amount > 100:", "if False:", "test_a_price") for name in ("one", "two"))
     found = take_away([one, two], root=shop, files=FILES)
@@ -160,11 +176,18 @@ def test_a_run_replaces_its_own_rows_on_the_page_and_no_others(tmp_path: Path) -
 
 def test_what_the_page_says_is_of_guards_as_they_are() -> None:
     """Each row is one of the list's, which was caught; what was changed since has to be run again."""
-    rows = lines_on((ROOT / "docs" / "faults.md").read_text())
+    page = (ROOT / "docs" / "faults.md").read_text()
+    rows = lines_on(page)
     known = {f"{cells(each.name, each.promise, each.file, each.tests)} | {CAUGHT}" for each in GUARDS}
     assert rows
     told = [row.rsplit(" | ", 1)[0] for row in rows]
     assert [row for row in told if row not in known] == [], "run python -m tests.mutants --write-docs"
+    silent = [
+        each.name
+        for each in GUARDS
+        if f"{cells(each.name, each.promise, each.file, each.tests)} | {CAUGHT}" not in told
+    ]
+    assert silent == not_tried_on(page), "run python -m tests.mutants --write-docs"
 
 
 def test_a_text_that_no_guard_has_is_said_with_pytests_own_status() -> None:

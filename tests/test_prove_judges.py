@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
-from consumer.cli_prove import EXIT_OF
+from consumer.cli_prove import EXIT_OF, _show
 from consumer.prove import judge, judge_budget, judge_replay
 from consumer.prove.canaries import Search, secrets_of
 from consumer.prove.evidence import Alerted, Decided, Evidence, Letter, Numbered, Section, Sent, read
@@ -451,6 +451,26 @@ def test_decisions_without_features_are_told_and_verify_nothing() -> None:
     assert status_of(evidence, "replay") == "broken"
 
 
+def test_a_few_decisions_with_features_are_no_evidence_for_the_rest() -> None:
+    """A processor that lost its state in the first seconds of a proof, and did not get it back."""
+    evidence = sound()
+    evidence.flushed_ns = None
+    whole, half = list(evidence.decisions), len(evidence.decisions) // 2
+    for featured, status in ((half, "held"), (half - 1, "not tested")):
+        evidence.decisions = whole[:featured] + [each._replace(tier="no_features") for each in whole[featured:]]
+        assert judge_replay.replayed(evidence).status == status
+    assert f"only {half - 1} of {len(whole)} payments were decided with" in judge_replay.replayed(evidence).evidence
+    assert status_of(evidence, "labels") == "not tested"
+
+
+def test_a_machine_that_was_busy_before_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    made = reported(sound())
+    cores = int(made.machine["cores"])
+    for load, is_told in ((cores, False), (cores + 0.5, True)):
+        _show(reported(sound(), load_before=load), [Path("report.json")])
+        assert ("The machine was busy before the proof began" in capsys.readouterr().out) is is_told
+
+
 def test_features_of_payments_after_the_flush_verify_nothing_before() -> None:
     evidence = sound()
     without_features(evidence)
@@ -527,9 +547,9 @@ def test_who_ended_before_anybody_was_killed_did_not_end_through_a_kill() -> Non
     assert status_of(evidence, "drain") == "broken"
 
 
-def reported(evidence: Evidence) -> Report:
+def reported(evidence: Evidence, load_before: float = 0.0) -> Report:
     asked = Asked(config=None, rate=100.0, seconds=1.0, faults=False, kills=1, seed=1, out=Path())
-    return report(Run("0123456789ab"), Settings(), asked, evidence, began_s=1.8e9, seconds=5.0)
+    return report(Run("0123456789ab"), Settings(), asked, evidence, began_s=1.8e9, seconds=5.0, load_before=load_before)
 
 
 def without_a_certificate(e: Evidence) -> None:

@@ -9,11 +9,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import psutil
 import pytest
 from confluent_kafka import KafkaError, Producer
+from confluent_kafka.admin import AdminClient
+from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -94,6 +97,28 @@ def test_a_reader_that_waits_in_vain_says_so(kafka: KafkaBroker, topics: Topics)
 
 def _producer(bootstrap: str) -> Producer:
     return Producer({"bootstrap.servers": bootstrap, "reconnect.backoff.max.ms": 200, "log_level": 0})
+
+
+@pytest.mark.kafka
+@pytest.mark.redis
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_services_for_people_listen_where_they_say_and_are_gone_afterwards(number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "tests.services"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as child:
+        assert child.stdout is not None
+        try:
+            said = dict(line.removeprefix("export ").strip().split("=", 1) for line in islice(child.stdout, 2))
+            brokers, url = said["FRAUDLINE_KAFKA__BROKERS"], said["FRAUDLINE_STORE__URL"]
+            child.stdout.readline()
+            assert AdminClient({"bootstrap.servers": brokers}).list_topics(timeout=10.0).brokers
+            with Redis.from_url(url) as client:
+                assert client.ping()
+            started = psutil.Process(child.pid).children(recursive=True)
+            child.send_signal(number)
+            assert child.wait(30.0) == 0
+            assert psutil.wait_procs(started, timeout=10.0)[1] == []
+        finally:
+            child.kill()
 
 
 @pytest.mark.faults

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from consumer.prove.evidence import FEATURED, Evidence
 from consumer.prove.verdict import Verdict, held_if, not_tested, where_is
+
+LEAST_FEATURED: Final = 0.5  # of the payments before the flush: a few of the first ones are no evidence for the rest
 
 
 def replayed(evidence: Evidence) -> Verdict:
@@ -32,6 +34,11 @@ def replayed(evidence: Evidence) -> Verdict:
     featured = sum(tier in FEATURED for tier in tier_of.values())
     if not (wrong or featured):
         return not_tested("every payment was decided without features, so that a replay says nothing of them")
+    if not wrong and featured < LEAST_FEATURED * len(tier_of):
+        return not_tested(
+            f"only {featured:,} of {len(tier_of):,} payments were decided with features, and a replay of fewer than "
+            f"{LEAST_FEATURED:.0%} says too little of them: Redis did not answer in time, or the machine was busy"
+        )
     return held_if(
         wrong,
         f"fraudline certify made {told['equal']:,} of {told['decisions']:,} decisions again, from the logs, "

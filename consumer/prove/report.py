@@ -122,8 +122,9 @@ def report(
     *,
     began_s: float,
     seconds: float,
+    load_before: float,
 ) -> Report:
-    """Judge the evidence, and say what it was made on."""
+    """Judge the evidence, and say what it was made on. `load_before` is the machine's load average before it began."""
     promises = tuple(
         JudgedPromise(each.id, each.sentence, each.how, v.status, v.evidence, dict(v.figures), v.examples)
         for each, v in judged(evidence)
@@ -148,7 +149,7 @@ def report(
         },
         models=tuple(ModelFacts(*who, count) for who, count in evidence.models.items()),
         versions={"fraudline": __version__, "python": platform.python_version(), **{n: version(n) for n in LIBRARIES}},
-        machine=machine(),
+        machine=machine() | {"load_before": round(load_before, 2)},
         settings=tuple(Setting(*row) for row in describe(real)),
     )
 

@@ -24,7 +24,7 @@ _TRANSIENT: Final = (
 )
 
 _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"})
-_SILENT: Final = "did not answer in time or can't be reached"
+_SILENT: Final = "did not answer in time or can't be reached: check store.url and the network"
 _DENIED: Final = (
     "NOPERM",
     "no permissions",

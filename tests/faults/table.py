@@ -147,7 +147,7 @@ def suite_on(page: str) -> tuple[set[str], set[str]]:
 
     Tests that only the table of guards names are not of it.
     """
-    rows = page.partition(_GUARDS)[0]
+    rows = "\n".join(line for line in page.partition(_GUARDS)[0].splitlines() if line.startswith("|"))
     return named_on(rows), set(_FILE.findall(rows))
 
 

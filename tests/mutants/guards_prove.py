@@ -219,6 +219,22 @@ PROVE: Final = (
         (f"{_JUDGED}::test_decisions_without_features_are_told_and_verify_nothing",),
     ),
     Guard(
+        "a few payments with features verify nothing of the rest",
+        _SAID,
+        _JUDGE_REPLAY,
+        "    if not wrong and featured < LEAST_FEATURED * len(tier_of):\n",
+        "    if False:\n",
+        (f"{_JUDGED}::test_a_few_decisions_with_features_are_no_evidence_for_the_rest",),
+    ),
+    Guard(
+        "a proof is not written over another",
+        "a proof touches nothing of others",
+        "consumer/cli_prove.py",
+        "if any((out / name).exists() for name in (DOCUMENT, PAGE)):",
+        "if False:",
+        ("tests/test_cli.py::test_the_report_of_another_proof_is_not_written_over",),
+    ),
+    Guard(
         "features after the flush verify nothing before it",
         _SAID,
         _JUDGE_REPLAY,

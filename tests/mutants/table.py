@@ -92,6 +92,13 @@ def lines_on(page: str) -> list[str]:
     return [line for line in between(page, BEGIN, END).splitlines() if line.startswith("| ")][1:]
 
 
+def not_tried_on(page: str) -> list[str]:
+    """The names of the guards of which a page says that they have no row yet."""
+    said = " ".join(between(page, BEGIN, END).split("\n\n")[0].split())
+    names = said.partition(_NOT_TRIED)[2].removesuffix(".")
+    return names.split("; ") if names else []
+
+
 def write_docs(path: Path, rows: Iterable[Row], guards: Sequence[Guard]) -> None:
     """Put rows into the page, between its marks. Raises ValueError where they are not there."""
     lines = [*lines_on(path.read_text()), *map(rendered, rows)]  # of two of one guard the later one counts
