@@ -178,10 +178,10 @@ def run(settings: Settings) -> int:
     catalog = load_catalog(settings.features.catalog)
     telemetry, health = Telemetry(), Health(stale_after_s=settings.kafka.max_poll_interval_ms / 1000)
     _LOG.info("starting", step="the model is verified, and what computes is compiled where that was not done before")
-    store = open_store(settings, catalog)
-    check_store(store)  # before what takes long
     audit = BackgroundAudit(settings.kafka, settings.topics.audit) if settings.audit.enabled else None
     models = ModelLoader(settings, catalog, telemetry, _untold if audit is None else partial(_rolled_back, audit))
+    store = open_store(settings, catalog)
+    check_store(store)
     warm_up()
     warm_up_models()
     champion = models.current().champion

@@ -110,7 +110,7 @@ def _with_bundle(loaded: Settings, bundle: Path | None) -> Settings:
 
 def _prove(loaded: Settings, asked: Asked, out: Path | None, *, as_json: bool) -> int:
     from consumer.prove.names import new_run
-    from consumer.prove.report import machine, report, write
+    from consumer.prove.report import report, write
     from consumer.prove.run import prove as run_proof
 
     run, load_before = new_run(), os.getloadavg()[0]
@@ -123,8 +123,6 @@ def _prove(loaded: Settings, asked: Asked, out: Path | None, *, as_json: bool) -
             sys.stderr.write(f"{time.time() - began_s:5.0f} s  {text}\n")
             sys.stderr.flush()
 
-    if load_before > (cores := int(machine()["cores"])):
-        tell(f"this machine is busy (load average {load_before:.1f} on {cores} cores): what is measured may be its own")
     tell(f"run {run.run}; its topics, group and keys begin with {run.prefix}")
     try:
         evidence = run_proof(run, loaded, replace(asked, out=folder), tell)
