@@ -74,14 +74,12 @@ def measure(stack: Stack, *, quick: bool) -> dict[str, Any]:
     }
 
 
-def _open_loop(*, quick: bool) -> tuple[int, int]:
-    """Seconds that are measured, and payments a second."""
-    return (QUICK_SECONDS, QUICK_RATE) if quick else (SECONDS, RATE)
+def _open_loop(*, quick: bool) -> Cell:
+    return Cell(DELIVERY, QUICK_RATE, QUICK_SECONDS) if quick else Cell(DELIVERY, RATE, SECONDS)
 
 
 def _point(stack: Stack, point: Point, payments: int, *, quick: bool) -> dict[str, Any]:
-    seconds, rate = _open_loop(quick=quick)
-    cell = Cell(DELIVERY, rate, seconds)
+    cell = _open_loop(quick=quick)
     here = stack_of(stack, point, payments=max(payments, cell.payments))
     name = "usual" if point.axis is None else f"{point.axis.replace(' ', '-')}-{point.value}"
     run = saturation.run_once(here, DELIVERY, f"growth-{name}", payments)
@@ -90,7 +88,7 @@ def _point(stack: Stack, point: Point, payments: int, *, quick: bool) -> dict[st
         with stack.redis.client(timeout_s=FLUSH_S) as client:  # millions of keys take their time to go
             client.flushall()
     print(
-        f"  {name}: {run['eps']:,.0f}/s, {run['eps_per_cpu_s']:,.0f} a CPU-second, p99 at {rate:,}/s "
+        f"  {name}: {run['eps']:,.0f}/s, {run['eps_per_cpu_s']:,.0f} a CPU-second, p99 at {cell.rate:,}/s "
         f"{opened['latency']['p99_ms']:.0f} ms",
         flush=True,
     )
@@ -102,16 +100,15 @@ def _point(stack: Stack, point: Point, payments: int, *, quick: bool) -> dict[st
 
 def _processes(stack: Stack, at: int, payments: int, *, quick: bool) -> dict[str, Any]:
     """One process, two, each saturated and in an open loop, and what two cores allow two loops that share nothing."""
-    seconds, rate = _open_loop(quick=quick)
+    cell = _open_loop(quick=quick)
     found: dict[str, Any] = {}
     for count in PROCESSES if at % 2 == 0 else PROCESSES[::-1]:
         each = shared(stack, f"growth-processes-{at}-{count}", payments, count)
         print(f"  {count} processes: {each['eps']:,.0f}/s, {each['eps_per_cpu_s']:,.0f} a CPU-second", flush=True)
-        cell = Cell(DELIVERY, rate, seconds)
         opened = latency.run_cell(
             replace(stack, partitions=SHARED_PARTITIONS), cell, processes=count, labels=SHARED_LABELS
         )
-        print(f"    p99 at {rate:,}/s {opened['latency']['p99_ms']:.0f} ms", flush=True)
+        print(f"    p99 at {cell.rate:,}/s {opened['latency']['p99_ms']:.0f} ms", flush=True)
         found[str(count)] = each | {"cell": opened}
     return found | {"loops": loops()}
 

@@ -37,12 +37,12 @@ from bench.saturation import run_once
 from bench.soak_judge import FEWEST_BLOCKS, files_are_flat, held, more_files, slope
 from bench.soak_load import TEMPLATES, card_numbers, templates
 from bench.soak_plot import draw
-from bench.soak_scene import LABEL_PARTITIONS, Scene, longest_log
+from bench.soak_scene import LABEL_PARTITIONS, Scene
 from bench.soak_watch import EVERY_S, Calendar, Watch
 from bench.stack import Names, Stack, running
 from tests.services import kafka, redis
 from tests.services.process import ServiceError
-from tests.support.bounds import LOG_BYTES
+from tests.support.bounds import LOG_BYTES, longest_log
 
 MINUTES: Final = 30.0
 RATE: Final = 1_000

@@ -15,7 +15,6 @@ import urllib.request
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack, closing, contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -29,7 +28,6 @@ from features.catalog import DEFAULT
 from models.manifest import MANIFEST
 from models.registry import Registry
 from tests.services.process import free_ports
-from tests.services.redis import RedisServer
 
 START_S: Final = 300.0
 JOIN_S: Final = 120.0
@@ -38,7 +36,6 @@ END_S: Final = 40.0
 VISIT_S: Final = 20.0
 LOOK_S: Final = 5.0
 POLL_S: Final = 2
-SCANNED: Final = 5_000  # keys at a time
 _ASSIGNED: Final = re.compile(r"^fraudline_assigned_partitions (\S+)$", re.MULTILINE)
 _TIER: Final = re.compile(r'^fraudline_decisions_total\{decision="\w+",tier="(\w+)"\} (\S+)$', re.MULTILINE)
 
@@ -222,22 +219,6 @@ def _tiers(metrics: str) -> Counter[str]:
     for tier, count in found:
         counts[tier] += round(float(count))
     return counts
-
-
-def longest_log(redis: RedisServer, namespace: str) -> int:
-    """Bytes of the longest log of an entity. Raises BenchError: there is none."""
-    longest = 0
-    with redis.client(timeout_s=LOOK_S) as client:
-        keys = client.scan_iter(match=f"{namespace}:*:[cmatdi]:*", count=SCANNED)
-        while some := list(islice(keys, SCANNED)):
-            with client.pipeline(transaction=False) as pipeline:
-                for key in some:
-                    pipeline.strlen(key)
-                longest = max(longest, *pipeline.execute())
-    if not longest:
-        message = f"There is no log of an entity in {namespace}."
-        raise BenchError(message)
-    return longest
 
 
 def _two_bundles(bundle: Path, home: Path) -> tuple[Path, Path]:

@@ -15,19 +15,19 @@ import pytest
 
 from bench import soak, soak_load
 from bench.loadgen import SENT
-from bench.processes import BenchError
 from bench.reader import RECEIVED
 from bench.report import render
 from bench.report_soak import wrong
 from bench.soak_judge import Slope, files_are_flat, held, slope
 from bench.soak_load import Endless, Template, card_numbers
 from bench.soak_plot import draw
-from bench.soak_scene import dismiss, longest_log
+from bench.soak_scene import dismiss
 from bench.soak_watch import Calendar, Watch
 from consumer.decode import Decoder
 from consumer.telemetry import Health, Telemetry, serve
 from features.event import Label, Payment
 from tests.services.redis import RedisServer
+from tests.support.bounds import longest_log
 from tests.support.page import until
 
 SECONDS = np.arange(1_500.0)
@@ -291,7 +291,7 @@ def test_the_longest_log_is_found_among_all_of_its_namespace(redis_server: Redis
         client.set("soak-x:v1:{s0}:position", b"x" * 2_000)
         client.set("soak-y:v1:{s0}:c:card", b"x" * 3_000)
     assert longest_log(redis_server, "soak-x") == 900
-    with pytest.raises(BenchError, match="There is no log"):
+    with pytest.raises(ValueError, match="There is no log"):
         longest_log(redis_server, "soak-none")
 
 

@@ -16,7 +16,7 @@ from tests.faults.report import Report
 from tests.poison import CARD_NUMBER, POISON
 from tests.services.kafka import KafkaBroker
 from tests.services.redis import RedisServer
-from tests.support.bounds import LOG_BYTES
+from tests.support.bounds import LOG_BYTES, longest_log
 
 DAY_MS = 86_400_000
 LATE_MS = (60_000, 3_600_000, DAY_MS, 120 * DAY_MS)
@@ -108,8 +108,7 @@ def test_nine_payments_of_ten_are_of_one_card(scene: MakeScene, redis_server: Re
     stage.worker()
     stage.produce(hot(1_500, seed=55))
     stage.finish()
-    with redis_server.client() as client:
-        longest = max(client.strlen(key) for key in client.scan_iter(f"{stage.group}:*:[cmatdi]:*"))
+    longest = longest_log(redis_server, stage.group)
     found = [f"a log of {longest:,} bytes"] if longest > LOG_BYTES else []
     report.judged("90 % of all payments are of one card", 1_500, found + stage.violations(), "1-3, 5: and logs bounded")
 
