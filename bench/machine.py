@@ -35,6 +35,7 @@ def machine() -> dict[str, Any]:
         "redis-server": _first(r"v=(\S+)", _said("redis-server", "--version")),
         "java": _first(r'version "([^"]+)"', _said("java", "-version")),
         "librdkafka": libversion()[0],
+        "tcp": _congestion_control(),
         **{("redis-py" if name == "redis" else name): version(name) for name in LIBRARIES},
     }
 
@@ -53,6 +54,12 @@ def _cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     text = info.read_text() if sys.platform == "linux" and info.exists() else ""
     return _first(r"model name\s*:\s*(.+)", text) if text else platform.processor()
+
+
+def _congestion_control() -> str:
+    """What slows connections down, of loopback too: with `bbr` a reply of some hundred kilobytes may take 50 ms."""
+    setting = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+    return setting.read_text().strip() if setting.exists() else "unknown"
 
 
 def _commit() -> str:
