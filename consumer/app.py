@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FrameType
 from typing import Final
@@ -36,6 +36,7 @@ from consumer.settings import Settings
 from consumer.spotcheck import SpotCheck
 from consumer.state import StateKeeper
 from consumer.telemetry import Health, Telemetry, serve
+from consumer.trust import trust_of
 from features.catalog import Catalog
 from features.enrich import Enricher
 from features.errors import KafkaRefused, StoreUnavailable
@@ -44,6 +45,7 @@ from features.profiles import load_catalog
 from features.redis_store import RedisStore, Tls
 from features.store import StateStore
 from features.warm import warm_up
+from models.bundle import read_files
 from models.lists import Lists
 from models.warm import warm_up as warm_up_models
 
@@ -177,20 +179,28 @@ def run(settings: Settings) -> int:
     """Run the processor until SIGTERM or SIGINT; returns the exit code. Raises FraudlineError."""
     catalog = load_catalog(settings.features.catalog)
     telemetry, health = Telemetry(), Health(stale_after_s=settings.kafka.max_poll_interval_ms / 1000)
-    _LOG.info("starting", step="the model is verified, and what computes is compiled where that was not done before")
-    audit = BackgroundAudit(settings.kafka, settings.topics.audit) if settings.audit.enabled else None
-    models = ModelLoader(settings, catalog, telemetry, _untold if audit is None else partial(_rolled_back, audit))
+    # compiling takes most of a minute the first time: what can be refused without it is refused before
+    if not settings.model.registry:
+        read_files(settings.model.bundle, trust=trust_of(settings.model))
     store = open_store(settings, catalog)
     check_store(store)
-    warm_up()
-    warm_up_models()
-    champion = models.current().champion
-    first = champion.reference
-    telemetry.model(name=first.name, version=first.version, digest=first.digest, device=champion.device)
-    server = serve(telemetry, health, settings.telemetry.host, settings.telemetry.port)
-    lists = ListsReader(CompactedReader(settings.kafka, settings.topics.lists), telemetry)
-    try:
+    with ExitStack() as at_end:
+        lists = ListsReader(CompactedReader(settings.kafka, settings.topics.lists), telemetry)
+        at_end.callback(lists.stop)
         lists.start()
+        _LOG.info("starting", step="the model is tried, and what computes is compiled where that was not done before")
+        audit = BackgroundAudit(settings.kafka, settings.topics.audit) if settings.audit.enabled else None
+        if audit is not None:
+            at_end.callback(audit.stop)
+        models = ModelLoader(settings, catalog, telemetry, _untold if audit is None else partial(_rolled_back, audit))
+        at_end.callback(models.stop)
+        warm_up()
+        warm_up_models()
+        champion = models.current().champion
+        first = champion.reference
+        telemetry.model(name=first.name, version=first.version, digest=first.digest, device=champion.device)
+        server = serve(telemetry, health, settings.telemetry.host, settings.telemetry.port)
+        at_end.callback(server.close)
         processor = Processor(
             settings,
             model=models.current,
@@ -217,12 +227,6 @@ def run(settings: Settings) -> int:
                 processor.run()
         finally:
             processor.close()
-    finally:
-        models.stop()
-        if audit is not None:
-            audit.stop()
-        lists.stop()
-        server.close()
     _LOG.info("stopped")
     return 0
 

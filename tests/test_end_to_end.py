@@ -445,6 +445,17 @@ def test_a_redis_that_does_not_answer_is_named(plant: Plant) -> None:
     assert "secret-canary" not in line
 
 
+@pytest.mark.parametrize("missing", ["FRAUDLINE_KAFKA__BROKERS", "FRAUDLINE_STORE__URL"])
+def test_a_backend_that_does_not_answer_is_named_before_anything_is_compiled(
+    plant: Plant, tmp_path: Path, missing: str
+) -> None:
+    (port,) = free_ports(1)
+    address = f"127.0.0.1:{port}" if "BROKERS" in missing else f"redis://127.0.0.1:{port}/0"
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path), "FRAUDLINE_KAFKA__REQUEST_TIMEOUT_MS": "2000"}
+    assert f"127.0.0.1:{port}" in plant.refused(**{missing: address} | cache)
+    assert not [*tmp_path.rglob("*.nb[ic]")]
+
+
 @pytest.mark.parametrize(
     ("config", "mend"),
     [
