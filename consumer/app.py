@@ -179,12 +179,12 @@ def run(settings: Settings) -> int:
     """Run the processor until SIGTERM or SIGINT; returns the exit code. Raises FraudlineError."""
     catalog = load_catalog(settings.features.catalog)
     telemetry, health = Telemetry(), Health(stale_after_s=settings.kafka.max_poll_interval_ms / 1000)
-    # compiling takes most of a minute the first time: what can be refused without it is refused before
+    # compiling takes most of a minute the first time: a forged bundle, no Redis or no Kafka is told before it
     if not settings.model.registry:
         read_files(settings.model.bundle, trust=trust_of(settings.model))
     store = open_store(settings, catalog)
     check_store(store)
-    with ExitStack() as at_end:
+    with ExitStack() as at_last, ExitStack() as at_end:
         lists = ListsReader(CompactedReader(settings.kafka, settings.topics.lists), telemetry)
         at_end.callback(lists.stop)
         lists.start()
@@ -200,7 +200,7 @@ def run(settings: Settings) -> int:
         first = champion.reference
         telemetry.model(name=first.name, version=first.version, digest=first.digest, device=champion.device)
         server = serve(telemetry, health, settings.telemetry.host, settings.telemetry.port)
-        at_end.callback(server.close)
+        at_last.callback(server.close)  # probes are answered to the end
         processor = Processor(
             settings,
             model=models.current,

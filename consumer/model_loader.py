@@ -118,7 +118,7 @@ class ModelLoader:
         self._registry = Registry(self._options.registry) if self._options.registry else None
         self._refused: set[tuple[str, int]] = set()
         self._reported: str | None = None
-        self._tried_one = False  # since the last look
+        self._freed = False  # something, since the last look
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True, name="models")
         telemetry.registry_up.set(1)
@@ -148,8 +148,8 @@ class ModelLoader:
         """Ask the registry once, and take what it newly names. Never raises."""
         if self._registry is None:
             return
-        if self._tried_one:  # at the look before: the pipeline has let go of the old one meanwhile
-            self._tried_one = False
+        if self._freed:  # by the look before, and by the pipeline, which lets go of the old model with its next batch
+            self._freed = False
             _give_memory_back()
         try:
             self._take_champion(self._registry)
@@ -193,6 +193,7 @@ class ModelLoader:
         if promotion is None:
             if trial is not None:
                 self._current = LineUp(self._current.champion)
+                self._freed = True
                 _LOG.info("challenger_withdrawn", model=trial.model.reference.version)
             return
         known = None if trial is None else (trial.canary.digest, trial.canary.promoted_ms)
@@ -234,9 +235,9 @@ class ModelLoader:
         key = promotion.digest, promotion.at_ms
         if key in self._refused:
             return None
-        self._tried_one = True
         try:
             with registry.bundle(promotion.bundle) as path, _yielding():
+                self._freed = True
                 return self._loaded(path, promotion.digest)
         except RegistryUnavailable:
             raise
