@@ -46,6 +46,7 @@ from features.redis_store import RedisStore, Tls
 from features.store import StateStore
 from features.warm import warm_up
 from models.bundle import read_files
+from models.gpu import cupy
 from models.lists import Lists
 from models.warm import warm_up as warm_up_models
 
@@ -179,9 +180,11 @@ def run(settings: Settings) -> int:
     """Run the processor until SIGTERM or SIGINT; returns the exit code. Raises FraudlineError."""
     catalog = load_catalog(settings.features.catalog)
     telemetry, health = Telemetry(), Health(stale_after_s=settings.kafka.max_poll_interval_ms / 1000)
-    # compiling takes most of a minute the first time: a forged bundle, no Redis or no Kafka is told before it
+    # compiling takes most of a minute the first time: a forged bundle, no GPU, Redis or Kafka is told before it
     if not settings.model.registry:
         read_files(settings.model.bundle, trust=trust_of(settings.model))
+    if settings.model.device == "cuda":
+        cupy()
     store = open_store(settings, catalog)
     check_store(store)
     with ExitStack() as at_last, ExitStack() as at_end:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
@@ -50,6 +51,7 @@ from features.errors import ConfigError, FraudlineError
 EXIT_FAILED: Final = 1
 EXIT_MISUSED: Final = 2
 EXIT_INTERRUPTED: Final = 130
+AGAIN_S: Final = 0.01  # until a signal whose exception was lost raises it again
 
 app = typer.Typer(
     name="fraudline",
@@ -213,6 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     signal.signal(signal.SIGTERM, _terminated)  # `run` and `replay` put handlers of their own in its place
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # `nohup` has it ignored
         signal.signal(signal.SIGHUP, _terminated)
+    sys.unraisablehook = _ignored
     status = exit_status(sys.argv[1:] if arguments is None else arguments)
     sys.exit(status)
 
@@ -220,6 +223,24 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _terminated(number: int, _frame: object) -> NoReturn:
     """Leave as after an exception, so that files of work go too; with the status that a shell gives such an end."""
     sys.exit(128 + number)
+
+
+def _ignored(raised: sys.UnraisableHookArgs) -> None:
+    """Hear of an exception that Python ignores, and raise it again a moment later if it is that of a signal.
+
+    What a handler raises is lost where it interrupts a destructor or what a C library calls: XGBoost would train on.
+    """
+    error = raised.exc_value
+    is_main = threading.current_thread() is threading.main_thread()
+    if not (is_main and isinstance(error, SystemExit | KeyboardInterrupt)):
+        sys.__unraisablehook__(raised)
+        return
+
+    def again(_number: int, _frame: object) -> NoReturn:
+        raise error
+
+    signal.signal(signal.SIGALRM, again)
+    signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
 
 
 def exit_status(arguments: Sequence[str]) -> int:
