@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 import xgboost
-from xgboost.core import XGBoostError
 
 from features.errors import ConfigError
 from models.dataset import CHUNK_ROWS, Mask, Progress, Values
@@ -185,15 +185,18 @@ def _room(part: Part, names: tuple[str, ...], memory_mb: int) -> Iterator[str | 
 
 
 def _matrix(kind: Callable[..., Any], chunks: _Chunks, **options: Any) -> Any:
-    """A matrix of these chunks; or whatever happened while they were read."""
-    try:
-        made = kind(chunks, **options)
-    except XGBoostError:
-        if chunks.stopped_by is None:
+    """A matrix of these chunks.
+
+    XGBoost asks for them by a callback, and what a signal's handler raises in one is lost, its answer with it: memory
+    was corrupted. Handlers run in the main thread only, so the matrix is made in another.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="matrix") as other:
+        made = other.submit(kind, chunks, **options)
+        try:
+            return made.result()
+        except BaseException:
+            chunks.end()
             raise
-    if chunks.stopped_by is not None:
-        raise chunks.stopped_by
-    return made
 
 
 class _Chunks(xgboost.DataIter):  # type: ignore[misc]  # xgboost ships no complete types
@@ -201,24 +204,23 @@ class _Chunks(xgboost.DataIter):  # type: ignore[misc]  # xgboost ships no compl
 
     def __init__(self, part: Part, names: tuple[str, ...], files: str | None = None) -> None:
         super().__init__(cache_prefix=files)
-        self._part, self._names, self._at = part, list(names), 0
-        self.stopped_by: BaseException | None = None
+        self._part, self._names, self._at, self._is_wanted = part, list(names), 0, True
 
     def next(self, input_data: Callable[..., None]) -> bool:
-        try:
-            if self._at >= len(self._part.rows):
-                return False
-            told = self._part.fraud if self._part.soft is None else self._part.soft
-            truth = told[self._at : self._at + CHUNK_ROWS]
-            input_data(data=self._part.chunk(self._at), label=truth, feature_names=self._names)
-            self._at += CHUNK_ROWS
-        except BaseException as error:
-            self.stopped_by = error
+        if self._at >= len(self._part.rows) or not self._is_wanted:
             return False
+        told = self._part.fraud if self._part.soft is None else self._part.soft
+        truth = told[self._at : self._at + CHUNK_ROWS]
+        input_data(data=self._part.chunk(self._at), label=truth, feature_names=self._names)
+        self._at += CHUNK_ROWS
         return True
 
     def reset(self) -> None:
         self._at = 0
+
+    def end(self) -> None:
+        """Give no more rows."""
+        self._is_wanted = False
 
 
 class _Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]

@@ -52,3 +52,29 @@ def test_a_drain_ends_in_good_order_or_with_its_deadline(what: str, status: int,
             pytest.fail("it went on though its time was over")
         finally:
             child.kill()
+
+
+FITTING = """
+import signal, sys
+import numpy as np
+import xgboost
+from models.fit import Part, TreeOptions, fit
+
+read = xgboost.DataIter._next_wrapper
+
+def told_to_end(self, this):
+    signal.raise_signal(signal.SIGTERM)
+    return read(self, this)
+
+xgboost.DataIter._next_wrapper = told_to_end
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+rows = np.arange(100)
+part = Part((rows % 7.0).astype(np.float32)[:, None], rows, np.arange(1), rows % 5 == 0)
+fit(part, ("a",), TreeOptions(1, 1, 0.1, 1, 1), lambda text, share: None, 100)
+"""
+
+
+def test_a_signal_that_comes_while_a_matrix_is_made_ends_a_fit() -> None:
+    """What a handler raises in XGBoost's callback is printed and lost, and memory was corrupted."""
+    done = subprocess.run([sys.executable, "-c", FITTING], capture_output=True, check=False, timeout=DEADLINE_S)
+    assert (done.returncode, done.stdout, done.stderr) == (143, b"", b"")
