@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,9 @@ import pytest
 import xgboost
 from confluent_kafka import Producer
 
+from consumer.model_loader import ModelLoader
+from consumer.settings import ModelSettings, Settings
+from consumer.telemetry import Telemetry
 from features.catalog import DEFAULT
 from models.bundle import Bundle
 from models.manifest import MANIFEST, MODEL, NO_FEATURES, digest_of
@@ -253,3 +258,24 @@ def test_a_challenger_is_tried_on_real_topics_and_a_rollback_is_told_to_all(
     for event_id, each in shadow.items():
         by = each[each["decided_by"]]
         assert (by["model"], by["decision"]) == (decided[event_id]["model"], decided[event_id]["decision"])
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="Only glibc can be asked to give memory back.")
+def test_what_a_promotion_frees_is_given_back(registry: Registry, sound: tuple[Bundle, Bundle]) -> None:
+    """The allocator keeps what is freed below something that is not, as a model's pieces are."""
+    loader = ModelLoader(Settings(model=ModelSettings(registry=registry.url)), DEFAULT, Telemetry())
+    pieces = [b"." * 100_000 for _ in range(1_000)]
+    last = b"." * 100_000
+    full = resident_bytes()
+    del pieces
+    assert resident_bytes() > full - 50_000_000
+    registry.promote(sound[1].path, "champion", DEFAULT)
+    loader.look()
+    loader.look()
+    assert loader.current().champion.reference.version == "2"
+    assert resident_bytes() < full - 50_000_000
+    del last
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

@@ -389,6 +389,22 @@ DELIVERY: Final = (
         ),
     ),
     Guard(
+        "a matrix is made in a thread that hears no signals",
+        "a process that is told to end ends",
+        "models/fit.py",
+        "        made = other.submit(kind, chunks, **options)\n",
+        "        made = other.submit(lambda made: made, kind(chunks, **options))\n",
+        ("tests/test_signals.py::test_a_signal_that_comes_while_a_matrix_is_made_ends_a_fit",),
+    ),
+    Guard(
+        "a signal that Python ignores is raised again",
+        "a process that is told to end ends",
+        "consumer/cli.py",
+        "    sys.unraisablehook = _ignored\n",
+        "",
+        ("tests/test_cli.py::test_a_signal_that_meets_a_destructor_is_not_lost",),
+    ),
+    Guard(
         "judging what lies in the future by Kafka's clock",
         "1: no payment is refused because the worker's clock is wrong",
         "consumer/decode.py",

@@ -317,4 +317,12 @@ MODELS: Final = (
         "learn = event_time >= first_ms",
         ("tests/test_train.py::test_windows_follow_each_other_and_never_learn_from_what_they_are_judged_on",),
     ),
+    Guard(
+        "memory that a promotion frees is given back",
+        "5: memory is bounded",
+        _LOADER,
+        "        ctypes.CDLL(None).malloc_trim(0)\n",
+        "        pass\n",
+        ("tests/test_live_models.py::test_what_a_promotion_frees_is_given_back",),
+    ),
 )
