@@ -283,7 +283,7 @@ class Fragile:
 @cli.app.command("wait")
 def wait():
     Fragile()
-    time.sleep(60)
+    time.sleep(5)
 
 cli.main(["wait"])
 """
