@@ -115,6 +115,7 @@ class Processor:
             journal=self._publish_journal(topics.journal),
             telemetry=telemetry,
             allow_cold_state=settings.store.allow_cold_state,
+            step=step,
         )
         self.pipeline = Pipeline(
             decoder=decoder,

@@ -76,16 +76,18 @@ class StateKeeper:
         telemetry: Telemetry,
         allow_cold_state: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        step: Callable[[str], None] = lambda _name: None,
     ) -> None:
         """Nothing is trusted yet: call `recover` until `ready`.
 
-        `payments` and `labels` are topics (None: there are no labels); `clock` gives seconds, monotonic.
+        `payments` and `labels` are topics (None: there are no labels); `clock` gives seconds, monotonic; `step` is told
+        of each step that a crash may hit.
         """
         self._payments, self._labels = payments, labels
         self._store, self._enricher, self._decoder = store, enricher, decoder
         self._log, self._journal, self._telemetry = log, journal, telemetry
         self._allow_cold_state = allow_cold_state
-        self._clock = clock
+        self._clock, self._step = clock, step
         self._epochs: list[int] = []  # by shard; empty: not known
         self._announced: list[int] = []  # those whose descent was journaled
         self._behind: dict[Source, tuple[int, int]] | None = None  # from where to where; None: not known
@@ -251,6 +253,7 @@ class StateKeeper:
         span = Span(*source, start, reached, floor=end, labels=source[0] == self._labels)
         self._unsure[source] = start
         enriched = self._enricher.enrich(decoded.batch, (span,), self._epochs, decoded.labels)
+        self._step("in_catch_up")
         self._journal(entries(enriched.recorded))
         self._unsure[source] = reached
         self._telemetry.state_caught_up_records.inc(len(messages))

@@ -187,13 +187,12 @@ def _room(part: Part, names: tuple[str, ...], memory_mb: int) -> Iterator[str | 
 def _matrix(kind: Callable[..., Any], chunks: _Chunks, **options: Any) -> Any:
     """A matrix of these chunks.
 
-    XGBoost asks for them by a callback, and what a signal's handler raises in one is lost, its answer with it: memory
-    was corrupted. Handlers run in the main thread only, so the matrix is made in another.
+    XGBoost asks for them by a callback. What a signal's handler raises in one is dropped by ctypes, and XGBoost goes on
+    with an answer that nobody gave: memory was corrupted. Handlers run in the main thread only, so another makes it.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="matrix") as other:
-        made = other.submit(kind, chunks, **options)
         try:
-            return made.result()
+            return other.submit(kind, chunks, **options).result()
         except BaseException:
             chunks.end()
             raise

@@ -55,26 +55,60 @@ def test_a_drain_ends_in_good_order_or_with_its_deadline(what: str, status: int,
 
 
 FITTING = """
-import signal, sys
+import os, signal, sys, threading, time
 import numpy as np
 import xgboost
+import models.fit
 from models.fit import Part, TreeOptions, fit
 
-read = xgboost.DataIter._next_wrapper
+heard, asked = threading.Event(), 0
+ask, shown = xgboost.DataIter._next_wrapper, Part.chunk
 
-def told_to_end(self, this):
+def handle(number, frame):
+    heard.set()
+    sys.exit(143)
+
+def told_to_end_each_time(self, this):
     signal.raise_signal(signal.SIGTERM)
-    return read(self, this)
+    return ask(self, this)
 
-xgboost.DataIter._next_wrapper = told_to_end
-signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
-rows = np.arange(100)
+def told_to_end_once(self, start):
+    global asked
+    asked += 1
+    if asked == 1:
+        os.kill(os.getpid(), signal.SIGTERM)  # the main thread is told
+        heard.wait()
+    time.sleep(0.001)
+    return shown(self, start)
+
+if sys.argv[1] == "each":
+    xgboost.DataIter._next_wrapper = told_to_end_each_time
+else:
+    Part.chunk = told_to_end_once
+models.fit.CHUNK_ROWS = 10
+signal.signal(signal.SIGTERM, handle)
+rows = np.arange(10_000)
 part = Part((rows % 7.0).astype(np.float32)[:, None], rows, np.arange(1), rows % 5 == 0)
-fit(part, ("a",), TreeOptions(1, 1, 0.1, 1, 1), lambda text, share: None, 100)
+try:
+    fit(part, ("a",), TreeOptions(1, 1, 0.1, 1, 1), lambda text, share: None, 100)
+finally:
+    print(asked)
 """
 
 
 def test_a_signal_that_comes_while_a_matrix_is_made_ends_a_fit() -> None:
     """What a handler raises in XGBoost's callback is printed and lost, and memory was corrupted."""
-    done = subprocess.run([sys.executable, "-c", FITTING], capture_output=True, check=False, timeout=DEADLINE_S)
-    assert (done.returncode, done.stdout, done.stderr) == (143, b"", b"")
+    done = fitting("each")
+    assert (done.returncode, done.stderr) == (143, b"")
+
+
+def test_a_signal_ends_a_fit_before_the_whole_history_was_read() -> None:
+    done = fitting("once")
+    assert (done.returncode, done.stderr) == (143, b"")
+    assert 1 <= int(done.stdout) < 1_000  # chunks; XGBoost reads them all several times
+
+
+def fitting(told: str) -> subprocess.CompletedProcess[bytes]:
+    """What becomes of a process that fits, and is told to end at the first chunk or at each."""
+    command = [sys.executable, "-c", FITTING, told]
+    return subprocess.run(command, capture_output=True, check=False, timeout=DEADLINE_S)

@@ -12,6 +12,7 @@ from tests.faults.payments import history
 from tests.faults.report import Report
 from tests.faults.scene import Load
 from tests.faults.worker import Fault
+from tests.services.redis import RedisServer
 
 STEPS = ("after_apply", "after_send", "after_produce", "after_flush", "in_commit", "after_commit")
 IN_EVERY_BATCH = tuple(step for step in STEPS if step != "after_send")  # that one takes a backlog of payments
@@ -23,6 +24,7 @@ PLACES = (
     ("in_commit", "exactly_once"),
     ("after_flush", "at_least_once"),
 )
+CHUNKS = (1, 2, 3)  # that are caught up with; each partition takes one at least
 KILLS = 20 if EVERYTHING else 2  # by us, and half as many by themselves
 
 
@@ -38,6 +40,25 @@ def test_a_worker_that_is_killed_at_a_step_loses_and_repeats_nothing(
     stage.worker()
     stage.finish()
     report.judged(f"kill -9 {step}, {delivery}", len(POSITIONS), stage.violations())
+
+
+@pytest.mark.parametrize("delivery", DELIVERIES if EVERYTHING else DELIVERIES[:1])
+def test_workers_that_are_killed_while_they_catch_up_lose_and_repeat_nothing(
+    scene: MakeScene, report: Report, delivery: str
+) -> None:
+    """After some records are in the state, and before the journal tells of them; Redis lost all before each worker."""
+    with RedisServer() as redis:
+        stage = scene(redis.url, delivery=delivery)
+        stage.produce(history(400, seed=3))
+        stage.worker(fault=Fault("after_commit", 9)).wait_exit()
+        for nth in CHUNKS:
+            with redis.client() as client:
+                client.flushall()
+            worker = stage.worker(fault=Fault("in_catch_up", nth))
+            assert worker.wait_exit() == -signal.SIGKILL, worker.story()
+        stage.worker()
+        stage.finish()
+        report.judged(f"kill -9 in_catch_up, {delivery}", len(CHUNKS), stage.violations())
 
 
 @pytest.mark.parametrize("seed", range(2 if EVERYTHING else 1))

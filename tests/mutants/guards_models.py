@@ -325,4 +325,12 @@ MODELS: Final = (
         "        pass\n",
         ("tests/test_live_models.py::test_what_a_promotion_frees_is_given_back",),
     ),
+    Guard(
+        "memory is given back once the model that gave way is gone",
+        "5: memory is bounded",
+        _LOADER,
+        "self._freed = True\n                return self._loaded",
+        "_give_memory_back()\n                return self._loaded",
+        ("tests/test_live_models.py::test_what_a_promotion_frees_is_given_back",),
+    ),
 )
