@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from consumer.records import JournalEntry
 from features.enrich import Recorded
-from features.store import Position
+from features.store import Position, Run, Source
 
 
 def entries(recorded: Sequence[Recorded]) -> list[JournalEntry]:
     """One entry for each run of a shard that a batch was recorded in."""
+    return [_entry(each.shard, (each.span.topic, each.span.partition), each.run) for each in recorded]
+
+
+def told_again(positions: Sequence[Position], committed: Mapping[Source, int]) -> list[JournalEntry]:
+    """What is committed and was recorded last: who recorded it may have been killed before it could tell."""
     return [
-        JournalEntry(
-            shard=each.shard,
-            epoch=each.run.epoch,
-            sequence=each.run.sequence,
-            count=each.run.end - each.run.start,
-            topic=each.span.topic,
-            partition=each.span.partition,
-            offset=each.run.start,
-        )
-        for each in recorded
+        _entry(shard, source, run._replace(end=min(run.end, committed[source])))
+        for shard, position in enumerate(positions)
+        for source, runs in position.runs.items()
+        for run in runs
+        if run.start < committed.get(source, 0)
     ]
+
+
+def _entry(shard: int, source: Source, run: Run) -> JournalEntry:
+    topic, partition = source
+    return JournalEntry(
+        shard=shard,
+        epoch=run.epoch,
+        sequence=run.sequence,
+        count=run.end - run.start,
+        topic=topic,
+        partition=partition,
+        offset=run.start,
+    )
 
 
 def descent(shard: int, position: Position, topic: str) -> JournalEntry | None:

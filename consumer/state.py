@@ -18,7 +18,7 @@ from typing import Final, Protocol
 import structlog
 
 from consumer.decode import Decoder, Message
-from consumer.journal import descent, entries
+from consumer.journal import descent, entries, told_again
 from consumer.kafka.logreader import Extent
 from consumer.records import JournalEntry
 from consumer.survey import ahead, standing
@@ -90,6 +90,7 @@ class StateKeeper:
         self._clock, self._step = clock, step
         self._epochs: list[int] = []  # by shard; empty: not known
         self._announced: list[int] = []  # those whose descent was journaled
+        self._told: dict[tuple[int, str, int], JournalEntry] = {}  # the newest that this keeper journaled
         self._behind: dict[Source, tuple[int, int]] | None = None  # from where to where; None: not known
         self._read_ms: dict[Source, int] = {}  # Kafka timestamp of the record that was read last
         self._rounds = 0  # surveys since the doubt
@@ -214,6 +215,7 @@ class StateKeeper:
             positions = self._renew(positions)
         self._in_vain = self._in_vain + 1 if lost else 0
         self._announce(positions)
+        self._tell_again(positions, found.committed)
         self._epochs = [position.epoch for position in positions]
         self._store.adopt(found.missing)
         if found.gone:
@@ -242,6 +244,15 @@ class StateKeeper:
             self._journal(told)
         self._announced = epochs
 
+    def _tell_again(self, positions: Sequence[Position], committed: Mapping[Source, int]) -> None:
+        """Journal what was recorded last, if it was not told from here: its worker may not have lived to do so."""
+        self._tell([entry for entry in told_again(positions, committed) if self._told.get(_place(entry)) != entry])
+
+    def _tell(self, order: Sequence[JournalEntry]) -> None:
+        if order:
+            self._journal(order)
+        self._told |= {_place(entry): entry for entry in order}
+
     def _catch_up(self, deadline_s: float) -> None:
         assert self._behind is not None  # noqa: S101  `recover` has surveyed
         source = min(self._behind, key=self._turn)
@@ -254,7 +265,7 @@ class StateKeeper:
         self._unsure[source] = start
         enriched = self._enricher.enrich(decoded.batch, (span,), self._epochs, decoded.labels)
         self._step("in_catch_up")
-        self._journal(entries(enriched.recorded))
+        self._tell(entries(enriched.recorded))
         self._unsure[source] = reached
         self._telemetry.state_caught_up_records.inc(len(messages))
         if messages:
@@ -311,3 +322,8 @@ class StateKeeper:
         self._failures += 1
         self._telemetry.store_up.set(0)
         _LOG.warning("state_unavailable", error=str(error), attempt=self._failures)
+
+
+def _place(entry: JournalEntry) -> tuple[int, str, int]:
+    """Which shard numbered records of which partition."""
+    return entry.shard, entry.topic, entry.partition

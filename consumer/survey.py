@@ -15,6 +15,7 @@ class Standing:
     """How the state stands to the log. What counts is a source's lowest marker: an entity may lie in any shard.
 
     Attributes:
+        committed: the offset of each source up to which the group has committed.
         markers: the lowest marker of each source.
         missing: where to begin the sources that some shard has no marker of.
         gone: where to go on with the sources whose marker lies below what Kafka still holds.
@@ -22,6 +23,7 @@ class Standing:
         regressed: whether a marker that was there lies below what is committed.
     """
 
+    committed: Mapping[Source, int]
     markers: Mapping[Source, int]
     missing: Mapping[Source, int]
     gone: Mapping[Source, int]
@@ -45,6 +47,7 @@ def standing(
     `unsure` has offsets from which records may be applied but not journaled: they are read again too. Raises
     StoreUnsuitable when records that the state lacks are no longer in Kafka, unless `allow_cold_state`.
     """
+    due: dict[Source, int] = {}
     markers: dict[Source, int] = {}
     missing: dict[Source, int] = {}
     gone: dict[Source, int] = {}
@@ -52,7 +55,7 @@ def standing(
     regressed = False
     for source, extent in extents.items():
         known = [position.markers[source] for position in positions if source in position.markers]
-        committed = _committed(extent)
+        due[source] = committed = _committed(extent)
         regressed |= any(marker < committed for marker in known)
         if len(known) < len(positions):
             missing[source] = min(extent.low, committed)
@@ -71,7 +74,7 @@ def standing(
         if start < committed:
             behind[source] = (start, committed)
         markers[source] = marker
-    return Standing(markers, missing, gone, behind, regressed)
+    return Standing(due, markers, missing, gone, behind, regressed)
 
 
 def ahead(extents: Mapping[Source, Extent], positions: Sequence[Position]) -> str:

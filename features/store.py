@@ -117,6 +117,8 @@ class Position:
 
     `parent` is the (epoch, sequence) that the state was inherited from, when the epoch was renewed: what the parent had
     numbered below that sequence is in it, and the epoch's own numbers go on from there.
+
+    `runs` are those of each source that may still be asked for, see `Applied`: the newest call's are among them.
     """
 
     epoch: int
@@ -124,6 +126,7 @@ class Position:
     floors: Mapping[Source, int] = field(default_factory=dict)
     begun: Mapping[Source, int] = field(default_factory=dict)
     parent: tuple[int, int] | None = None
+    runs: Mapping[Source, Sequence[Run]] = field(default_factory=dict)
 
 
 class StateStore(Protocol):
@@ -213,7 +216,10 @@ class MemoryStore:
 
     def positions(self) -> list[Position]:
         """See `StateStore`."""
-        return [Position(s.epoch, dict(s.markers), dict(s.floors), dict(s.begun), s.parent) for s in self._shards]
+        return [
+            Position(s.epoch, dict(s.markers), dict(s.floors), dict(s.begun), s.parent, dict(s.runs))
+            for s in self._shards
+        ]
 
     def adopt(self, starts: Mapping[Source, int], *, force: bool = False) -> None:
         """See `StateStore`."""

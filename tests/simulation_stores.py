@@ -204,6 +204,7 @@ class Line:
         self._trusted = False
         self._fail_if(self._fault() != "")
         positions = self._inner.positions()
+        self.timeline = self._truth.timeline
         self._trusted = True
         return positions
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from copy import deepcopy
 from itertools import product
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -67,8 +68,9 @@ def test_an_older_copy_is_caught_up_with_in_new_epochs(shards: int) -> None:
     assert rig.log.reads == [(P0, 300, 600, CHUNK), (P0, 300 + CHUNK, 600, CHUNK)]
     assert descents(rig.journal) == [(shard, after[shard], 300, before[shard], 300) for shard in range(shards)]
     assert rig.journal[:shards] == [each for each in rig.journal if each.count == 0]  # before anything else
-    assert {each.epoch for each in rig.journal} == set(after)
-    assert min(each.sequence for each in rig.journal if each.count) == 300
+    numbered = [(each.epoch, each.offset) for each in rig.journal if each.count]
+    assert {epoch for epoch, offset in numbered if offset >= 300} == set(after)
+    assert {epoch for epoch, offset in numbered if offset < 300} == set(before)  # the copy's last, told again
     assert rig.count(REGRESSIONS) == 1
 
 
@@ -224,8 +226,29 @@ def test_what_was_applied_before_its_reply_was_lost_is_journaled_all_the_same(sh
     touched = {each.shard for each in rig.journal}
     assert len(touched) == shards
     for shard in touched:
-        told = [(each.offset, each.count, each.sequence) for each in rig.journal if each.shard == shard]
-        assert told == [(0, CHUNK, 0), (CHUNK, CHUNK, CHUNK), (2 * CHUNK, 600 - 2 * CHUNK, 2 * CHUNK)]
+        told = {(each.offset, each.count, each.sequence): None for each in rig.journal if each.shard == shard}
+        assert list(told) == [(0, CHUNK, 0), (CHUNK, CHUNK, CHUNK), (2 * CHUNK, 600 - 2 * CHUNK, 2 * CHUNK)]
+
+
+@SHARDS
+def test_what_a_worker_that_was_killed_did_not_tell_is_told_by_the_next(shards: int) -> None:
+    """Each dies with a chunk in the state; nothing is behind any more when the last one does."""
+
+    class Killed(BaseException): ...
+
+    def kill(_step: str) -> NoReturn:
+        raise Killed
+
+    rig = Rig([600], MemoryStore(shards))
+    rig.part(0).committed = 600
+    for _ in range(0, 600, CHUNK):
+        with pytest.raises(Killed):
+            rig.another(kill).recover(LONG_S)
+    assert rig.another().recover(LONG_S)
+    for shard in range(shards):
+        told = [each for each in rig.journal if each.shard == shard and each.count]
+        assert {each.offset - each.sequence for each in told} == {0}
+        assert {at for each in told for at in range(each.offset, each.offset + each.count)} == set(range(600))
 
 
 @SHARDS
@@ -241,7 +264,8 @@ def test_a_call_that_only_some_shards_carried_out_is_completed(shards: int) -> N
     same(rig.decide(0, 100, 200, keeper=fresh), control.decide(0, 100, 200))
     same(rig.decide(0, 200, 300, keeper=fresh), control.decide(0, 200, 300))
     assert rig.markers() == {P0: 300}
-    assert rig.runs() == []  # nothing was committed, so there was nothing to catch up with
+    assert rig.log.reads == []  # nothing was committed, so there was nothing to catch up with
+    assert set(rig.runs()) == {(P0, 0, 100)}  # what was recorded last is told again
 
 
 def test_a_missing_record_that_catching_up_cannot_bring_back_stops_the_worker() -> None:

@@ -312,10 +312,16 @@ def position_of(held: Mapping[bytes, bytes]) -> Position:
     found: dict[bytes, dict[Source, int]] = {b"m:": {}, b"f:": {}, b"b:": {}}
     for name, value in held.items():
         if name[:2] in found:
-            topic, _, partition = name[2:].decode().rpartition(":")
-            found[name[:2]][topic, int(partition)] = int(value)
+            found[name[:2]][_source(name)] = int(value)
     parent = (int(held[b"parent"]), int(held[b"since"])) if b"parent" in held else None
-    return Position(int(held[b"epoch"]), found[b"m:"], found[b"f:"], found[b"b:"], parent)
+    runs = {_source(name): wire.runs_of(value) for name, value in held.items() if name[:2] == b"r:"}
+    return Position(int(held[b"epoch"]), found[b"m:"], found[b"f:"], found[b"b:"], parent, runs)
+
+
+def _source(name: bytes) -> Source:
+    """The source that a field of a shard's hash is about."""
+    topic, _, partition = name[2:].decode().rpartition(":")
+    return topic, int(partition)
 
 
 def prefixes(namespace: str, shards: int) -> list[bytes]:

@@ -88,11 +88,12 @@ def applied(reply: list[Any], logs: Sequence[bytes | None]) -> Applied | None:
     lengths, rest = np.divmod(np.fromiter(map(len, held), np.int64, len(held)), UNIT_BYTES)
     if rest.any():
         return None
-    runs = [_runs(packed) for packed in reply[4]]
+    runs = [runs_of(packed) for packed in reply[4]]
     return Applied(b"".join(held), lengths, reply[1] == 1, reply[2], reply[3], runs, _floors(reply[5]))
 
 
-def _runs(packed: bytes) -> list[Run]:
+def runs_of(packed: bytes) -> list[Run]:
+    """A source's runs, from the hash of a shard."""
     numbers = msgspec.msgpack.decode(packed)
     return [Run(*numbers[i : i + _RUN]) for i in range(0, len(numbers), _RUN)]
 

@@ -250,7 +250,8 @@ class StoreContract:
         renewed = store.positions()
         assert not {position.epoch for position in renewed} & set(epochs)
         assert renewed == [
-            Position(p.epoch, {T0: 2}, {T0: 0}, {T0: 0}, (old, 2)) for p, old in zip(renewed, epochs, strict=True)
+            Position(p.epoch, {T0: 2}, {T0: 0}, {T0: 0}, (old, 2), {T0: [Run(0, 2, 0, old)]})
+            for p, old in zip(renewed, epochs, strict=True)
         ]
         with pytest.raises(StateBehind):
             apply(store, epochs, records([2]))

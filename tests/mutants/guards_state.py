@@ -333,4 +333,12 @@ STATE: Final = (
         "local emptying = false",
         ("tests/test_redis_reset.py::test_while_it_is_emptied_others_wait_and_once_that_was_given_up_they_say_so",),
     ),
+    Guard(
+        "what was recorded last is told again",
+        "3: each order that was recorded is published",
+        "consumer/state.py",
+        "        self._tell_again(positions, found.committed)\n",
+        "",
+        (f"{_BACK}::test_what_a_worker_that_was_killed_did_not_tell_is_told_by_the_next",),
+    ),
 )

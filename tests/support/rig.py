@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -97,8 +97,8 @@ class Rig:
         self.log = MemoryLog(partitions)
         self.keeper = self.another()
 
-    def another(self) -> StateKeeper:
-        """A keeper of a worker that has just started."""
+    def another(self, step: Callable[[str], None] = lambda _name: None) -> StateKeeper:
+        """A keeper of a worker that has just started, and tells `step` of its steps."""
         return StateKeeper(
             payments=PAYMENTS,
             labels=LABELS if self.labels else None,
@@ -110,6 +110,7 @@ class Rig:
             telemetry=self.telemetry,
             allow_cold_state=self.allow_cold_state,
             clock=self.clock,
+            step=step,
         )
 
     def part(self, partition: int) -> Partition:
