@@ -5,6 +5,9 @@ epoch, a marker below a batch's start) *every* partition of both topics is broug
 every shard, by re-reading the records and applying them without publishing anything, before features are used again.
 Any worker may do it, several at once too: the markers make it idempotent.
 
+Who was killed after a call may not have lived to journal it. Its numbers are kept with the markers until the next call
+of the partition, so whoever looks at the markers journals them.
+
 A state that went back in time would draw sequence numbers a second time, so it is given new epochs first. One worker's
 are enough: the others find epochs that they don't know, and take them.
 """
