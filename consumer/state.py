@@ -248,13 +248,14 @@ class StateKeeper:
         self._announced = epochs
 
     def _tell_again(self, positions: Sequence[Position], committed: Mapping[Source, int]) -> None:
-        """Journal what was recorded last, if it was not told from here: its worker may not have lived to do so."""
-        self._tell([entry for entry in told_again(positions, committed) if self._told.get(_place(entry)) != entry])
+        """Journal what was recorded last: its worker may not have lived to do so."""
+        self._tell(told_again(positions, committed))
 
     def _tell(self, order: Sequence[JournalEntry]) -> None:
-        if order:
-            self._journal(order)
-        self._told |= {_place(entry): entry for entry in order}
+        """Journal these, but for what was told from here the last time."""
+        if new := [entry for entry in order if self._told.get(_place(entry)) != entry]:
+            self._journal(new)
+        self._told |= {_place(entry): entry for entry in new}
 
     def _catch_up(self, deadline_s: float) -> None:
         assert self._behind is not None  # noqa: S101  `recover` has surveyed
